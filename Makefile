@@ -1,0 +1,60 @@
+# Needs Python 3.11 (or PYTHON=python3.12, python3.13) and make, nothing else.
+#
+#   make install the environment in .venv, as every other target does where it is missing
+#   make demo    a synthetic hospital, three policies on a local Ray, one report
+#                (again, elsewhere: make demo ARGS="--output_dir demo-run-2")
+#   make test    linters, types and every test
+#   make quick   the tests that need neither Ray nor minutes
+#   make lint    linters and types
+#   make format  write what the linters can mend
+#
+# Without a GPU, the first time: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# (the default torch brings gigabytes of CUDA); the environment keeps it from then on.
+
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: install demo test quick lint format clean
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/python jobs/demo.py $(ARGS)
+
+# `-m ""` lifts the markers that plain pytest leaves out.
+test: lint
+	$(BIN)/pytest -m "" --durations=10
+
+quick: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(INSTALLED): pyproject.toml cluster/constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "$(PYTHON) is not on the PATH: install Python 3.11, or name another: make PYTHON=python3.12"; \
+	    exit 1; }
+	$(PYTHON) -m venv $(VENV)
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/pip install --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' cluster/constraints.txt)"
+endif
+	$(BIN)/pip install -c cluster/constraints.txt -e '.[dev]'
+	@touch $@

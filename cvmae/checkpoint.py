@@ -1,0 +1,212 @@
+"""One folder that can resume, be evaluated, be exported; nothing in it is unpickled.
+
+A run folder holds ``config.yaml``, ``statistics/``, ``checkpoints/step_XXXXXXXX`` (the newest is
+*last*) and ``checkpoints/best``. A checkpoint is written aside and renamed, so that a folder of
+that name is always whole.
+"""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cvmae.config import Config, flatten, read_config, write_config
+from cvmae.data.fit_statistics import FittedData
+from cvmae.model.vomae import VOMAE, build_model
+
+__all__ = [
+    "Loaded",
+    "Progress",
+    "check_same_run",
+    "find_checkpoint",
+    "load_model",
+    "load_state",
+    "save_checkpoint",
+]
+
+FILES = ("config.yaml", "progress.json", "model.safetensors", "optimizer.safetensors")
+STEP_FOLDER = re.compile(r"step_(\d{8})")
+# Settings that may differ when a run is resumed: they change neither data, model nor updates.
+FREE_ON_RESUME = re.compile(
+    r"output_dir|resume|data\.(root|statistics)|train\.num_threads|(scaling|checkpoint|tracking|sweep|evaluate)\..*"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands: the step that comes next, and the history of its epochs."""
+
+    epoch: int = 0
+    step: int = 0  # in the epoch
+    global_step: int = 0
+    error_sum: float = 0.0  # over the steps of the epoch so far, all ranks
+    num_hidden: float = 0.0
+    best_mse: float = float("inf")
+    history: tuple[dict[str, float], ...] = field(default=())  # one entry a finished epoch
+
+    def is_finished(self, config: Config) -> bool:
+        """Tell whether all epochs are done."""
+        return self.epoch >= config.train.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to be used, with all that was fitted before it."""
+
+    model: VOMAE
+    config: Config
+    fitted: FittedData
+    progress: Progress
+
+
+def save_checkpoint(
+    run_folder: str | Path,
+    *,
+    config: Config,
+    fitted: FittedData,
+    progress: Progress,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    is_best: bool = False,
+) -> Path:
+    """Write a checkpoint, drop those beyond ``checkpoint.keep``, and return its folder."""
+    folder = Path(run_folder) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step_{progress.global_step:08d}"
+    aside = folder / f".writing_{uuid.uuid4().hex}"
+    try:
+        aside.mkdir()
+        save_file({name: t.contiguous() for name, t in model.items()}, aside / FILES[2])
+        save_file({name: t.contiguous() for name, t in optimizer.items()}, aside / FILES[3])
+        write_config(config, aside / FILES[0])
+        (aside / FILES[1]).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+        fitted.write(aside / "statistics")
+        _replace(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    if is_best:
+        copy = folder / f".writing_{uuid.uuid4().hex}"
+        shutil.copytree(target, copy)
+        _replace(copy, folder / "best")
+    for old in _step_folders(folder)[: -config.checkpoint.keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def find_checkpoint(path: str | Path, which: Literal["last", "best"] = "last") -> Path:
+    """Return the checkpoint that a run folder or a checkpoint folder stands for.
+
+    Raises:
+        FileNotFoundError: There is none; the message says what was looked for.
+    """
+    given = Path(path)
+    if (given / "model.safetensors").is_file():
+        _check_whole(given)
+        return given
+    folder = given / "checkpoints"
+    steps = _step_folders(folder)
+    if which == "best" and (folder / "best").is_dir():
+        return folder / "best"
+    if not steps:
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint: expected a run folder with checkpoints/step_*, or one "
+            f"checkpoint with {', '.join(FILES)}"
+        )
+    _check_whole(steps[-1])
+    return steps[-1]
+
+
+def load_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    which: Literal["last", "best"] = "last",
+) -> Loaded:
+    """Load a model for use (evaluation mode), from a run folder or a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: There is no whole checkpoint.
+        ValueError: Weights do not fit the settings beside them.
+    """
+    folder = find_checkpoint(path, which)
+    config, fitted, progress = _read_context(folder)
+    model = build_model(config.model, fitted.statistics.num_codes, seed=config.seed)
+    weights = load_file(folder / "model.safetensors", device="cpu")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: weights do not fit its config.yaml: {error}") from None
+    return Loaded(model=model.to(device).eval(), config=config, fitted=fitted, progress=progress)
+
+
+def load_state(folder: str | Path) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
+    """Return progress, weights and optimiser state of a checkpoint, for resuming."""
+    _check_whole(Path(folder))
+    model = load_file(Path(folder) / "model.safetensors", device="cpu")
+    optimizer = load_file(Path(folder) / "optimizer.safetensors", device="cpu")
+    return _read_progress(Path(folder)), model, optimizer
+
+
+def check_same_run(folder: str | Path, config: Config) -> None:
+    """Refuse to resume with settings that would make it another run.
+
+    Raises:
+        ValueError: Settings differ that change data, model or updates; the message lists them.
+    """
+    saved, given = flatten(read_config(Path(folder) / "config.yaml")), flatten(config)
+    free = ["train.epochs"] if config.optim.schedule == "constant" else []
+    changed = [
+        f"{name}: {saved[name]!r} -> {given[name]!r}"
+        for name in given
+        if saved[name] != given[name] and name not in free and not FREE_ON_RESUME.fullmatch(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"cannot resume {folder} with other settings ({'; '.join(changed)}): leave them out, "
+            "or start a new run with --base CONFIG --output_dir NEW"
+        )
+
+
+def _read_context(folder: Path) -> tuple[Config, FittedData, Progress]:
+    config = read_config(folder / "config.yaml")
+    return config, FittedData.read(folder / "statistics"), _read_progress(folder)
+
+
+def _read_progress(folder: Path) -> Progress:
+    try:
+        values: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        progress = Progress(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / 'progress.json'} is damaged ({error})") from None
+    return replace(progress, history=tuple(progress.history))
+
+
+def _check_whole(folder: Path) -> None:
+    missing = [name for name in (*FILES, "statistics") if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is no whole checkpoint: {', '.join(missing)} missing")
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name))
+
+
+def _replace(aside: Path, target: Path) -> None:
+    """Rename a whole folder into place; one that stood there goes away first."""
+    if target.exists():
+        old = target.with_name(f".old_{uuid.uuid4().hex}")
+        os.rename(target, old)
+        os.rename(aside, target)
+        shutil.rmtree(old)
+    else:
+        os.rename(aside, target)

@@ -1,0 +1,66 @@
+"""What every job does with its verb: read settings, run, print, and turn errors into one line."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cvmae.config import PRESETS, Config, override, parse, read_config
+from cvmae.distributed import setup_logging
+
+__all__ = ["load", "run_job"]
+
+
+def run_job(verb: Callable[[Config], str]) -> None:
+    """Run a verb with the settings of the command line and print what it returns.
+
+    An error of the user's making ends the process with one line and exit code 1; any other
+    keeps its traceback.
+    """
+    setup_logging()
+    config = load(sys.argv[1:])
+    try:
+        print(verb(config))
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"cvmae: {error}")
+
+
+def load(argv: Sequence[str]) -> Config:
+    """Read ``--base PRESET|FILE`` and ``--resume RUN_DIR`` anywhere, then dotted overrides.
+
+    Prints help or a message that suggests the right flag, and exits, as command lines do.
+
+    Example:
+        >>> load(["--mask.policy", "random", "--base", "tiny"]).model.width
+        32
+    """
+    base, rest = _take_option(list(argv), "--base")
+    resume, _ = _take_option(list(rest), "--resume")
+    if base and resume:
+        _exit("--base starts a new run and --resume continues one: give one of them")
+    try:
+        if resume:
+            default = override(read_config(Path(resume) / "config.yaml"), {"output_dir": resume})
+        elif base and base not in PRESETS:
+            default = override(read_config(base), {"output_dir": ""})
+        else:
+            default = PRESETS[base or "paper"]
+        return parse(default, rest)
+    except (ValueError, FileNotFoundError) as error:
+        _exit(str(error))
+
+
+def _take_option(argv: list[str], option: str) -> tuple[str, list[str]]:
+    """Return the option's value ('' where absent) and the line without it."""
+    for place, token in enumerate(argv):
+        if token == option:
+            if place + 1 == len(argv):
+                _exit(f"{option} needs a value")
+            return argv[place + 1], argv[:place] + argv[place + 2 :]
+        if token.startswith(option + "="):
+            return token.removeprefix(option + "="), argv[:place] + argv[place + 1 :]
+    return "", argv
+
+
+def _exit(message: str) -> NoReturn:
+    raise SystemExit(f"cvmae: {message}") from sys.exc_info()[1]

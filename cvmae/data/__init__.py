@@ -1,0 +1,1 @@
+"""From MEDS shards to masked, standardised, packed batches."""

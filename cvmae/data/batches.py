@@ -1,0 +1,110 @@
+"""The one currency between data and model: whole sequences as flat arrays."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "make_batch"]
+
+# Shape letters: B sequences, N measurements, V visible, M hidden (masked) measurements.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Whole sequences, concatenated; nothing is padded.
+
+    ``offsets_B[b] : offsets_B[b + 1]`` are sequence b's measurements; visible and hidden
+    measurements keep their order, so sequence b also owns a contiguous range of each, given by
+    ``visible_offsets_B`` and ``hidden_offsets_B``. Offsets have B + 1 entries.
+    Lengths are kept on the host as well: attention plans need them without a device sync.
+    """
+
+    code_index_N: Tensor  # int32
+    hours_N: Tensor  # float32, since the sequence's first measurement
+    value_N: Tensor  # float32, standardised
+    visible_V: Tensor  # int64, into N
+    hidden_M: Tensor  # int64, into N
+    offsets_B: Tensor  # int32
+    visible_offsets_B: Tensor  # int32
+    hidden_offsets_B: Tensor  # int32
+    num_visible_B: npt.NDArray[np.int64]  # host copies of the lengths
+    num_hidden_B: npt.NDArray[np.int64]
+
+    @property
+    def num_sequences(self) -> int:
+        """Return B."""
+        return len(self.num_visible_B)
+
+    @property
+    def num_measurements(self) -> int:
+        """Return N."""
+        return len(self.code_index_N)
+
+    @property
+    def num_hidden(self) -> int:
+        """Return M."""
+        return len(self.hidden_M)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Copy the tensors to a device; host lengths stay on the host."""
+        moved: dict[str, Any] = {
+            item.name: value.to(device, non_blocking=non_blocking)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def digest(self) -> str:
+        """Return a hash of the content (for tests and error reports; names no subject)."""
+        hasher = hashlib.sha256()
+        for item in fields(self):
+            value = getattr(self, item.name)
+            array = value.cpu().numpy() if isinstance(value, Tensor) else value
+            hasher.update(f"{item.name}{array.dtype}{array.shape}".encode())
+            hasher.update(array.tobytes())
+        return hasher.hexdigest()[:16]
+
+
+def make_batch(
+    *,
+    lengths_B: npt.NDArray[np.integer],
+    code_index_N: npt.NDArray[np.integer],
+    minutes_N: npt.NDArray[np.integer],
+    value_N: npt.NDArray[np.float32],
+    hidden_N: npt.NDArray[np.bool_],
+) -> Batch:
+    """Build a batch from the flat columns of whole sequences.
+
+    Raises:
+        ValueError: The columns disagree in length.
+    """
+    total = int(lengths_B.sum())
+    for name, column in (
+        ("code_index", code_index_N),
+        ("minutes", minutes_N),
+        ("value", value_N),
+        ("hidden", hidden_N),
+    ):
+        if len(column) != total:
+            raise ValueError(f"{name} has {len(column)} entries, the lengths add up to {total}")
+    offsets = np.concatenate([[0], np.cumsum(lengths_B, dtype=np.int64)])
+    hidden_before = np.concatenate([[0], np.cumsum(hidden_N, dtype=np.int64)])
+    hidden_offsets = hidden_before[offsets]
+    visible_offsets = offsets - hidden_offsets
+    return Batch(
+        code_index_N=torch.from_numpy(code_index_N.astype(np.int32)),
+        hours_N=torch.from_numpy(minutes_N.astype(np.float32) / np.float32(60)),
+        value_N=torch.from_numpy(np.ascontiguousarray(value_N, dtype=np.float32)),
+        visible_V=torch.from_numpy(np.flatnonzero(~hidden_N)),
+        hidden_M=torch.from_numpy(np.flatnonzero(hidden_N)),
+        offsets_B=torch.from_numpy(offsets.astype(np.int32)),
+        visible_offsets_B=torch.from_numpy(visible_offsets.astype(np.int32)),
+        hidden_offsets_B=torch.from_numpy(hidden_offsets.astype(np.int32)),
+        num_visible_B=np.diff(visible_offsets),
+        num_hidden_B=np.diff(hidden_offsets),
+    )

@@ -1,0 +1,269 @@
+"""Units -> bricks: masked, standardised, packed sequences of one lane for the steps of a superstep.
+
+The plain generator here is the reference that Ray Data must equal bit for bit
+(`cvmae.data.stream`), and what a single process uses.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cvmae.data.batches import Batch, make_batch
+from cvmae.data.code_statistics import CodeStatistics
+from cvmae.data.masking import evaluation_hidden, sample_hidden
+from cvmae.data.meds import Unit, read_unit
+from cvmae.data.order import Order, deal
+from cvmae.data.sequences import (
+    Sequences,
+    crop_windows,
+    cut_windows,
+    gather_index,
+    relative_minutes,
+)
+
+__all__ = [
+    "Brick",
+    "BrickReader",
+    "BrickTask",
+    "iterate_steps",
+    "plan_tasks",
+    "read_bricks",
+    "stream_bricks",
+]
+
+Ints = npt.NDArray[np.int64]
+
+# Shape letters: W sequences, N measurements, K steps (cells of a lane), C codes.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrickReader:
+    """How units become bricks: everything but which units; travels with every task."""
+
+    root: str
+    split: str
+    statistics: CodeStatistics
+    weight_C: npt.NDArray[np.float32] | None  # mask weights; None: uniform
+    ratio: float
+    seed: int
+    sequence_length: int
+    crop: bool = False
+    evaluation: bool = False  # hide by the fixed mask of comparisons
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrickTask:
+    """One read: the units of a superstep's lane (or of all a rank's lanes, where shared)."""
+
+    epoch: int
+    number: int  # of the superstep in the epoch
+    first_step: int
+    num_steps: int
+    lanes: tuple[int, ...]  # whose bricks are wanted
+    num_lanes: int  # lanes among which the sequences are dealt: 1, or all where shared
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brick:
+    """One lane's share of the steps of a superstep; cells one after another."""
+
+    epoch: int
+    number: int
+    first_step: int
+    lane: int
+    num_sequences_K: npt.NDArray[np.int32]
+    length_W: npt.NDArray[np.int32]
+    code_index_N: npt.NDArray[np.uint16]
+    minutes_N: npt.NDArray[np.int32]
+    value_N: npt.NDArray[np.float32]
+    hidden_N: npt.NDArray[np.bool_]
+
+    @property
+    def num_steps(self) -> int:
+        """Return K."""
+        return len(self.num_sequences_K)
+
+    def cell(self, step: int) -> tuple[slice, slice]:
+        """Return the sequences and the measurements of the superstep's step."""
+        first = int(self.num_sequences_K[:step].sum())
+        last = first + int(self.num_sequences_K[step])
+        begin = int(self.length_W[:first].sum())
+        return slice(first, last), slice(begin, begin + int(self.length_W[first:last].sum()))
+
+
+def plan_tasks(
+    order: Order, units: Sequence[Unit], epoch: int, step: int, rank: int, world: int
+) -> Iterator[BrickTask]:
+    """Yield the reads of one rank from (epoch, step) to the end of the epoch."""
+    mine = tuple(range(rank, order.lanes, world))
+    for superstep in order.seek(epoch, step):
+        for lanes in [mine] if superstep.shared else [(lane,) for lane in mine]:
+            yield BrickTask(
+                epoch=epoch,
+                number=superstep.number,
+                first_step=superstep.first_step,
+                num_steps=superstep.num_steps,
+                lanes=lanes,
+                num_lanes=order.lanes if superstep.shared else 1,
+                units=tuple(units[unit] for unit in superstep.lanes[lanes[0]]),
+            )
+
+
+def stream_bricks(
+    reader: BrickReader,
+    order: Order,
+    units: Sequence[Unit],
+    *,
+    epoch: int,
+    step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Brick]:
+    """Yield a rank's bricks in this process: superstep by superstep, lane by lane."""
+    for task in plan_tasks(order, units, epoch, step, rank, world):
+        yield from read_bricks(reader, task)
+
+
+def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
+    """Read, mask, standardise and pack the units of one task."""
+    parts = [_read_part(reader, unit, task.epoch) for unit in task.units]
+    length_W, subject_W, position_W, *columns = (
+        np.concatenate([part[column] for part in parts]) for column in range(len(parts[0]))
+    )
+    cell_W = deal(
+        length_W,
+        subject_W,
+        position_W,
+        num_cells=task.num_steps * task.num_lanes,
+        seed=reader.seed,
+        epoch=task.epoch,
+    )
+    step_W, lane_W = np.divmod(cell_W, task.num_lanes)
+    start_W = np.cumsum(length_W) - length_W
+    bricks = []
+    for lane in task.lanes:
+        own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
+        own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
+        index_N = gather_index(start_W[own_W], length_W[own_W])
+        code, minutes, value, hidden = (column[index_N] for column in columns)
+        bricks.append(
+            Brick(
+                epoch=task.epoch,
+                number=task.number,
+                first_step=task.first_step,
+                lane=lane,
+                num_sequences_K=np.bincount(step_W[own_W], minlength=task.num_steps).astype(
+                    np.int32
+                ),
+                length_W=length_W[own_W].astype(np.int32),
+                code_index_N=code,
+                minutes_N=minutes,
+                value_N=value,
+                hidden_N=hidden,
+            )
+        )
+    return bricks
+
+
+def iterate_steps(
+    bricks: Iterable[Brick], *, lanes: int, step: int = 0, accumulation_steps: int = 1
+) -> Iterator[list[Batch]]:
+    """Yield each step's micro-batches of one rank, from step `step` of the epoch on.
+
+    Args:
+        bricks: The rank's bricks, `lanes` of them a superstep.
+        lanes: Lanes of this rank.
+        step: First step wanted; it lies in the first superstep.
+        accumulation_steps: Micro-batches a step; the rank's cells are dealt to them in turn,
+            and some may be empty.
+
+    Raises:
+        RuntimeError: A brick is not the one that comes next.
+    """
+    group: list[Brick] = []
+    for brick in bricks:
+        group.append(brick)
+        if len(group) < lanes:
+            continue
+        first = group[0]
+        if any((b.epoch, b.number) != (first.epoch, first.number) for b in group):
+            found = [(b.epoch, b.number, b.lane) for b in group]
+            raise RuntimeError(f"bricks of different supersteps came together: {found}")
+        if not first.first_step <= step < first.first_step + first.num_steps:
+            raise RuntimeError(
+                f"superstep {first.number} of epoch {first.epoch} covers steps from "
+                f"{first.first_step} on, but step {step} is next: a brick is missing or repeated"
+            )
+        while step < first.first_step + first.num_steps:
+            yield [
+                _cells_to_batch(group[micro::accumulation_steps], step - first.first_step)
+                for micro in range(accumulation_steps)
+            ]
+            step += 1
+        group = []
+    if group:
+        raise RuntimeError(f"the data ended inside superstep {group[0].number}")
+
+
+def _read_part(reader: BrickReader, unit: Unit, epoch: int) -> tuple[npt.NDArray[np.generic], ...]:
+    """Read one unit: columns of sequences, then columns of measurements, in file order."""
+    measurements, _ = read_unit(reader.root, unit, reader.statistics.lookup, reader.split)
+    if reader.crop and not reader.evaluation:
+        windows = crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
+    else:
+        windows = cut_windows(measurements, reader.sequence_length)
+    index_N = gather_index(windows.start_W, windows.length_W)
+    code_N = measurements.code_index_N[index_N]
+    if reader.evaluation:
+        hidden_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)[index_N]
+    else:
+        hidden_N = _training_mask(reader, windows, code_N, epoch)
+    return (
+        windows.length_W,
+        windows.subject_id_W,
+        windows.first_position_W,
+        code_N.astype(np.uint16),
+        relative_minutes(
+            measurements.time_us_N[index_N],
+            measurements.time_us_N[windows.start_W],
+            windows.length_W,
+        ),
+        reader.statistics.standardise(code_N, measurements.numeric_value_N[index_N]),
+        hidden_N,
+    )
+
+
+def _training_mask(
+    reader: BrickReader, windows: Sequences, code_N: npt.NDArray[np.integer], epoch: int
+) -> npt.NDArray[np.bool_]:
+    return sample_hidden(
+        subject_id_W=windows.subject_id_W,
+        first_position_W=windows.first_position_W,
+        length_W=windows.length_W,
+        weight_N=None if reader.weight_C is None else reader.weight_C[code_N],
+        ratio=reader.ratio,
+        seed=reader.seed,
+        epoch=epoch,
+    )
+
+
+def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:
+    """Put the cells of one step together; no bricks give an empty batch."""
+    cells = [(brick, *brick.cell(step)) for brick in bricks]
+
+    def joined(
+        column: Callable[[Brick, slice, slice], npt.NDArray[Any]], dtype: npt.DTypeLike
+    ) -> npt.NDArray[Any]:
+        return np.concatenate([np.empty(0, dtype), *(column(*cell) for cell in cells)], dtype=dtype)
+
+    return make_batch(
+        lengths_B=joined(lambda brick, rows, _: brick.length_W[rows], np.int64),
+        code_index_N=joined(lambda brick, _, own: brick.code_index_N[own], np.int32),
+        minutes_N=joined(lambda brick, _, own: brick.minutes_N[own], np.int32),
+        value_N=joined(lambda brick, _, own: brick.value_N[own], np.float32),
+        hidden_N=joined(lambda brick, _, own: brick.hidden_N[own], np.bool_),
+    )

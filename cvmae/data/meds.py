@@ -1,0 +1,396 @@
+"""MEDS on disk: shards, splits, units; with `meds_files` the only room that knows the format."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.fs as pafs
+from meds.schema import data_subdirectory, subject_splits_filepath
+
+from cvmae.data.meds_files import (
+    RowGroup,
+    locate,
+    open_shard,
+    read_row_groups,
+)
+from cvmae.data.meds_rows import (
+    Block,
+    Lookup,
+    RowOrder,
+    distinct_subjects,
+    find_shared,
+    read_measurements,
+    read_subjects,
+    run_starts,
+)
+from cvmae.data.meds_splits import SPLITS, load_splits
+
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "Lookup",
+    "Measurements",
+    "Piece",
+    "RowCounts",
+    "Shard",
+    "Unit",
+    "fingerprint",
+    "load_splits",
+    "open_dataset",
+    "plan_units",
+    "read_unit",
+    "refuse_shared_subjects",
+    "require_split",
+    "scan_subjects",
+]
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Row groups of one shard, and the subjects in them that belong to the unit."""
+
+    path: str  # below root, with "/"
+    first_row_group: int
+    last_row_group: int  # inclusive
+    first_subject: int
+    last_subject: int  # inclusive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A contiguous range of subjects that one task reads."""
+
+    pieces: tuple[Piece, ...]
+    num_rows: int  # about: a subject across two row groups counts with the later unit's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One parquet file."""
+
+    path: str
+    num_rows: int
+    size_bytes: int
+    row_groups: tuple[RowGroup, ...] = ()  # those that have rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A MEDS data set as its footers and splits describe it."""
+
+    root: str
+    shards: tuple[Shard, ...]
+    num_subjects: Mapping[str, int] = field(default_factory=dict)  # of each split, by the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """Measurements of one unit and split, subject after subject, in file order.
+
+    A measurement is a row with a time, a code of the vocabulary and a finite value.
+    Letters: S subjects (with one measurement or more), N measurements.
+    """
+
+    subject_id_S: Ints
+    offsets_S: Ints  # S + 1 entries: subject s owns [offsets[s], offsets[s + 1])
+    code_index_N: npt.NDArray[np.int32]
+    time_us_N: Ints  # microseconds since 1970
+    numeric_value_N: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """What became of the rows that were read; a row is counted for its first reason only."""
+
+    num_rows: int  # rows of the split's subjects
+    num_matching: int  # rows whose code the lookup wants; of these:
+    num_null_value: int
+    num_non_finite: int
+    num_null_time: int
+    num_measurements: int  # the rest
+
+
+def open_dataset(root: str) -> Dataset:
+    """List the shards of a MEDS data set, check their columns, and count its splits.
+
+    Args:
+        root: Folder (or URI) that holds data/ and metadata/subject_splits.parquet. Shards are
+            the parquet files at any depth below data/; folder names mean nothing.
+
+    Raises:
+        FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
+        ValueError: There are no shards or no rows, a shard is not parquet, its columns are not
+            those of MEDS or its subjects are not ascending, or the splits table is not sound.
+    """
+    filesystem, location = locate(root)
+    if filesystem.get_file_info(location).type != pafs.FileType.Directory:
+        raise FileNotFoundError(f"data.root={root!r} is no folder; give that of a MEDS data set")
+    _, folder = locate(root, data_subdirectory)
+    if filesystem.get_file_info(folder).type != pafs.FileType.Directory:
+        raise FileNotFoundError(
+            f"data.root={root!r} holds no folder {data_subdirectory}/; give the folder that holds "
+            f"{data_subdirectory}/ and {subject_splits_filepath}"
+        )
+    split_index = load_splits(root)[1]
+    files = [
+        (info.path.removeprefix(location.rstrip("/") + "/"), info.size)
+        for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
+        if info.is_file and info.base_name.endswith(".parquet") and info.base_name[0] not in "._"
+    ]
+    if not files:
+        raise ValueError(f"data.root={root!r} has no .parquet file below {data_subdirectory}/")
+    with ThreadPoolExecutor(8) as pool:  # footers on remote storage cost a round trip each
+        shards = tuple(pool.map(lambda file: _open_shard(root, *file), sorted(files)))
+    if not any(shard.num_rows for shard in shards):
+        raise ValueError(f"data.root={root!r}: its {len(shards)} shards have no rows")
+    counts = np.bincount(split_index, minlength=len(SPLITS)).tolist()
+    return Dataset(root=root, shards=shards, num_subjects=dict(zip(SPLITS, counts, strict=True)))
+
+
+def require_split(dataset: Dataset, split: str) -> None:
+    """Refuse a data set without subjects in a split.
+
+    Raises:
+        ValueError: No subject is in the split.
+    """
+    if not dataset.num_subjects.get(split):
+        raise ValueError(
+            f"data.root={dataset.root!r}: {subject_splits_filepath} puts no subject in split "
+            f"{split!r} (it has {dict(dataset.num_subjects)}); splits come from this table only"
+        )
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Return what identifies a data set, to tell whether another is the same.
+
+    Covers path below the root, size and rows of every shard, and the content of the splits
+    table; not the root, so a copy elsewhere is the same data set.
+    """
+    hasher = hashlib.sha256()
+    for shard in dataset.shards:
+        hasher.update(f"{shard.path}\t{shard.size_bytes}\t{shard.num_rows}\n".encode())
+    subject_S, split_S = load_splits(dataset.root)
+    return {
+        "num_shards": len(dataset.shards),
+        "num_rows": sum(shard.num_rows for shard in dataset.shards),
+        "num_subjects": dict(dataset.num_subjects),
+        "shards_sha256": hasher.hexdigest(),
+        "splits_sha256": hashlib.sha256(subject_S.tobytes() + split_S.tobytes()).hexdigest(),
+    }
+
+
+def plan_units(dataset: Dataset, unit_rows: int) -> tuple[Unit, ...]:
+    """Cut a data set into units of about `unit_rows` rows, none within a subject.
+
+    Small shards share a unit; large ones are cut between row groups (a row group is never
+    decoded for two units, except where a subject runs across its edge). Depends on the footers
+    and `unit_rows` only.
+    """
+    units: list[Unit] = []
+    pieces: list[Piece] = []
+    num_rows = 0
+    for shard in dataset.shards:
+        begin = 0
+        for place, row_group in enumerate(shard.row_groups):
+            full = num_rows + row_group.num_rows - unit_rows > unit_rows - num_rows
+            # Within a shard only where the next row group holds a subject of its own.
+            if full and num_rows and (place == 0 or _last(shard, place) > _last(shard, place - 1)):
+                pieces += _piece(shard, begin, place)
+                units.append(Unit(pieces=tuple(pieces), num_rows=num_rows))
+                pieces, num_rows, begin = [], 0, place
+            num_rows += row_group.num_rows
+        pieces += _piece(shard, begin, len(shard.row_groups))
+    if pieces:
+        units.append(Unit(pieces=tuple(pieces), num_rows=num_rows))
+    return tuple(units)
+
+
+def scan_subjects(root: str, unit: Unit) -> Ints:
+    """Return the distinct subjects that have rows in a unit, in file order.
+
+    Raises:
+        ValueError: A file cannot be read, is not in order, or shares a subject with another
+            file of the unit.
+    """
+    found: list[Ints] = []
+    for piece in unit.pieces:
+        with _open_piece(root, piece) as (parquet, row_groups, order):
+            read = [read_subjects(parquet, index, order) for index in row_groups]
+        subject_S = distinct_subjects([subject_N[starts_S] for subject_N, starts_S in read])
+        found.append(subject_S[_within(piece, subject_S)])
+    _refuse_shared(unit, found)
+    return np.concatenate(found)
+
+
+def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[Ints]) -> None:
+    """Refuse a subject that has rows in two files.
+
+    Args:
+        root: Folder of the data set.
+        units: All units.
+        subjects: What `scan_subjects` returned for each of them.
+
+    Raises:
+        ValueError: There is one; the message names the two files.
+    """
+    shared = find_shared(subjects)
+    if shared is None:
+        return
+    subject, *places = shared
+    paths = [
+        piece.path
+        for place in places
+        for piece in units[place].pieces
+        if piece.first_subject <= subject <= piece.last_subject
+        and subject in scan_subjects(root, Unit(pieces=(piece,), num_rows=0))
+    ]
+    raise _two_files(paths[0], paths[1])
+
+
+def read_unit(root: str, unit: Unit, lookup: Lookup, split: str) -> tuple[Measurements, RowCounts]:
+    """Read the measurements of a unit that belong to a split.
+
+    Code strings are never built: `lookup` sees each row group's dictionary once. Where none of
+    a row group's subjects is in the split, only its subject_id column is read.
+
+    Args:
+        root: Folder of the data set.
+        unit: What to read.
+        lookup: Maps MEDS codes to a code_index, or -1 for codes that are not wanted.
+        split: One of `SPLITS`; subjects without a split belong to none.
+
+    Raises:
+        ValueError: A file cannot be read, or its rows are not in MEDS order.
+    """
+    subject_id, split_index = load_splits(root)
+    members = subject_id[split_index == SPLITS.index(split)]
+    blocks: list[Block] = []
+    subjects: list[Ints] = []
+    for piece in unit.pieces:
+        choose = partial(_among, piece, members)
+        with _open_piece(root, piece) as (parquet, row_groups, order):
+            read = [
+                read_measurements(parquet, index, order=order, choose=choose, lookup=lookup)
+                for index in row_groups
+            ]
+        blocks += read
+        subjects.append(distinct_subjects([block.subject_id_S for block in read]))
+    _refuse_shared(unit, subjects)
+    return _join(blocks)
+
+
+def _open_shard(root: str, path: str, size_bytes: int) -> Shard:
+    with open_shard(root, path) as parquet:
+        return Shard(
+            path=path,
+            num_rows=parquet.metadata.num_rows,
+            size_bytes=size_bytes,
+            row_groups=read_row_groups(parquet, path),
+        )
+
+
+def _last(shard: Shard, place: int) -> int:
+    return shard.row_groups[place].last_subject
+
+
+def _piece(shard: Shard, begin: int, end: int) -> list[Piece]:
+    """Return the piece that owns the subjects that are new in row groups [begin, end)."""
+    if begin == end:
+        return []
+    groups = shard.row_groups
+    first, last = groups[begin].first_subject, groups[end - 1].last_subject
+    if begin and groups[begin - 1].last_subject == first:
+        first += 1  # runs over the edge: it belongs to the unit before
+    while end < len(groups) and groups[end].first_subject == last:
+        end += 1  # likewise ours
+    return [
+        Piece(
+            path=shard.path,
+            first_row_group=groups[begin].index,
+            last_row_group=groups[end - 1].index,
+            first_subject=first,
+            last_subject=last,
+        )
+    ]
+
+
+@contextmanager
+def _open_piece(root: str, piece: Piece) -> Iterator[tuple[Any, list[int], RowOrder]]:
+    """Open a piece's file; yield it, its row groups that have rows, and the check of its order."""
+    with open_shard(root, piece.path) as parquet:
+        metadata = parquet.metadata
+        if piece.last_row_group >= metadata.num_row_groups:
+            raise ValueError(
+                f"{piece.path} has changed since the data set was listed: it has "
+                f"{metadata.num_row_groups} row groups, {piece.last_row_group + 1} or more are "
+                "expected; start anew"
+            )
+        num_rows = [metadata.row_group(i).num_rows for i in range(piece.last_row_group + 1)]
+        wanted = [i for i in range(piece.first_row_group, len(num_rows)) if num_rows[i]]
+        yield parquet, wanted, RowOrder(piece.path, sum(num_rows[: piece.first_row_group]))
+
+
+def _within(piece: Piece, subject_S: Ints) -> Bools:
+    return (subject_S >= piece.first_subject) & (subject_S <= piece.last_subject)
+
+
+def _among(piece: Piece, members: Ints, subject_S: Ints) -> Bools:
+    """Return which subjects are the piece's own and members of the split."""
+    if not len(members):
+        return np.zeros(len(subject_S), np.bool_)
+    place_S = np.searchsorted(members, subject_S).clip(max=len(members) - 1)
+    member_S: Bools = members[place_S] == subject_S
+    return member_S & _within(piece, subject_S)
+
+
+def _refuse_shared(unit: Unit, subjects: Sequence[Ints]) -> None:
+    """Refuse a subject in two files of one unit."""
+    shared = find_shared(subjects) if len(unit.pieces) > 1 else None
+    if shared is not None:
+        _, one, other = shared
+        raise _two_files(unit.pieces[one].path, unit.pieces[other].path)
+
+
+def _two_files(one: str, other: str) -> ValueError:
+    return ValueError(
+        f"a subject has rows in two files, {one} and {other}; MEDS needs all rows of a subject "
+        "in one file: write the data set again"
+    )
+
+
+def _join(blocks: Sequence[Block]) -> tuple[Measurements, RowCounts]:
+    subject_S = np.concatenate([block.subject_id_S for block in blocks])
+    count_S = np.concatenate([block.count_S for block in blocks])
+    begins_S = run_starts(subject_S)  # a subject may run over several row groups
+    total_S = np.add.reduceat(count_S, begins_S) if len(begins_S) else count_S
+    has_some_S = total_S > 0
+    offsets_S = np.concatenate([np.zeros(1, np.int64), np.cumsum(total_S[has_some_S])])
+    measurements = Measurements(
+        subject_id_S=subject_S[begins_S][has_some_S],
+        offsets_S=offsets_S,
+        code_index_N=_concatenate([block.code_index_M for block in blocks]),
+        time_us_N=_concatenate([block.time_us_M for block in blocks]),
+        numeric_value_N=_concatenate([block.numeric_value_M for block in blocks]),
+    )
+    return measurements, RowCounts(
+        num_rows=sum(block.num_rows for block in blocks),
+        num_matching=sum(block.num_matching for block in blocks),
+        num_null_value=sum(block.num_null_value for block in blocks),
+        num_non_finite=sum(block.num_non_finite for block in blocks),
+        num_null_time=sum(block.num_null_time for block in blocks),
+        num_measurements=len(measurements.code_index_N),
+    )
+
+
+def _concatenate(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    full = [array for array in arrays if len(array)]
+    return full[0] if len(full) == 1 else np.concatenate(full or arrays)

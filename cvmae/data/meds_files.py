@@ -1,0 +1,176 @@
+"""Parquet files of a MEDS data set: opening, schema, order; each failure one clear line.
+
+Beneath `cvmae.data.meds`, which everybody else imports. Row numbers in messages count from 0
+within the file; neither subject ids nor values are ever shown.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from cvmae.data.meds_rows import CODE, SUBJECT, TIME, VALUE, RowOrder, read_subjects
+
+__all__ = [
+    "RowGroup",
+    "is_text",
+    "locate",
+    "open_shard",
+    "read_row_groups",
+    "reading",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """A row group that has rows, and the subjects that they belong to."""
+
+    index: int
+    num_rows: int
+    first_subject: int
+    last_subject: int  # inclusive
+
+
+def locate(root: str, path: str = "") -> tuple[Any, str]:
+    """Return the file system and the path on it, for a local folder or a URI like s3://..."""
+    joined = f"{root.rstrip('/')}/{path}" if path else root
+    if "://" not in joined:
+        return pafs.LocalFileSystem(), joined
+    filesystem, location = pafs.FileSystem.from_uri(joined)
+    return filesystem, location
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what pyarrow raises about a file into one line that names the file.
+
+    Raises:
+        ValueError: The file has vanished, is cut short, is damaged or is not parquet.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is gone: it was there when the data set was listed; restore it or start anew"
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} cannot be read as parquet (cut short, damaged, or another format?); "
+            f"write it again: {reason}"
+        ) from error
+
+
+@contextmanager
+def open_shard(root: str, path: str) -> Iterator[Any]:
+    """Open a shard so that codes stay dictionaries of strings and small integers.
+
+    Raises:
+        ValueError: Its columns are not those of MEDS (see `check_schema`), or as `reading`, for
+            opening and for whatever is read within the block.
+    """
+    with reading(path):
+        filesystem, location = locate(root, path)
+        with filesystem.open_input_file(location) as source:
+            metadata = pq.read_metadata(source)
+            check_schema(path, metadata.schema.to_arrow_schema())
+            yield pq.ParquetFile(source, metadata=metadata, read_dictionary=[CODE])
+
+
+def check_schema(path: str, schema: Any) -> None:
+    """Refuse a shard whose columns are not those of MEDS, or cannot be aligned to them.
+
+    Aligned without loss of meaning are: large or dictionary-encoded strings as codes, times in
+    seconds, milli- or nanoseconds, and values in float64.
+
+    Raises:
+        ValueError: A column is missing, twice there, or of another type.
+    """
+    columns = {
+        SUBJECT: ("int64", _is_subject),
+        TIME: ("timestamp[us] without a time zone", _is_time),
+        CODE: ("string", is_text),
+        VALUE: ("float32", _is_value),
+    }
+    for name, (wanted, fits) in columns.items():
+        found = [field for field in schema if field.name == name]
+        if len(found) != 1:
+            what = "no column" if not found else f"{len(found)} columns"
+            raise ValueError(
+                f"{path} has {what} {name!r}; MEDS needs one of type {wanted} "
+                f"(columns there: {', '.join(map(repr, schema.names)) or 'none'})"
+            )
+        if not fits(found[0].type):
+            raise ValueError(
+                f"{path}: column {name!r} is of type {found[0].type}, MEDS needs {wanted}; "
+                "convert the column and write the file again"
+            )
+
+
+def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
+    """Return the row groups that have rows, with their first and last subject.
+
+    Uses the statistics in the footer; where they are missing or overlap, reads the subject_id
+    column up to there.
+
+    Raises:
+        ValueError: Subjects are not ascending in the file.
+    """
+    metadata = parquet.metadata
+    leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(SUBJECT)
+    row_groups: list[RowGroup] = []
+    for index in range(metadata.num_row_groups):
+        row_group = metadata.row_group(index)
+        if row_group.num_rows == 0:
+            continue
+        bounds = _bounds(row_group.column(leaf).statistics)
+        if bounds is None or (row_groups and bounds[0] < row_groups[-1].last_subject):
+            bounds = _read_bounds(parquet, path, index)
+        row_groups.append(
+            RowGroup(
+                index=index,
+                num_rows=row_group.num_rows,
+                first_subject=bounds[0],
+                last_subject=bounds[1],
+            )
+        )
+    return tuple(row_groups)
+
+
+def _bounds(statistics: Any) -> tuple[int, int] | None:
+    if statistics is None or not statistics.has_min_max:
+        return None
+    return int(statistics.min), int(statistics.max)
+
+
+def _read_bounds(parquet: Any, path: str, index: int) -> tuple[int, int]:
+    """Return first and last subject of a row group from its rows; names a row out of order."""
+    order = RowOrder(path)
+    for before in range(index + 1):
+        if parquet.metadata.row_group(before).num_rows:
+            subject_N, _ = read_subjects(parquet, before, order)
+    return int(subject_N[0]), int(subject_N[-1])
+
+
+def _is_subject(kind: Any) -> bool:
+    return bool(pa.types.is_int64(kind))
+
+
+def _is_time(kind: Any) -> bool:
+    # With a time zone, a wall-clock time would be read as another instant without a word.
+    return bool(pa.types.is_timestamp(kind)) and kind.tz is None
+
+
+def is_text(kind: Any) -> bool:
+    """Return whether a type is a string, large or dictionary-encoded ones included."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_value(kind: Any) -> bool:
+    return bool(pa.types.is_float32(kind) or pa.types.is_float64(kind))

@@ -1,0 +1,90 @@
+"""Which subject is in which split: metadata/subject_splits.parquet and nothing else."""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from meds.schema import (
+    SubjectSplitSchema,
+    held_out_split,
+    subject_splits_filepath,
+    train_split,
+    tuning_split,
+)
+
+from cvmae.data.meds_files import is_text, locate, reading
+
+__all__ = ["SPLITS", "load_splits"]
+
+# Shape letter: S subjects.
+Ints = npt.NDArray[np.int64]
+
+SPLITS = (train_split, tuning_split, held_out_split)
+SUBJECT, SPLIT = SubjectSplitSchema.subject_id_name, SubjectSplitSchema.split_name
+NO_SPLIT = 255  # a split of another name
+
+
+def load_splits(root: str) -> tuple[Ints, npt.NDArray[np.uint8]]:
+    """Return the subjects that are in a split, ascending, and which of `SPLITS` it is.
+
+    Splits come from metadata/subject_splits.parquet and from nothing else. Subjects of splits
+    with other names are left out. Kept per process until the file changes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not parquet, lacks a column, or puts a subject in two splits.
+    """
+    filesystem, location = locate(root, subject_splits_filepath)
+    info = filesystem.get_file_info(location)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(
+            f"{root}/{subject_splits_filepath} is missing; MEDS keeps there which subject is in "
+            f"which split ({', '.join(SPLITS)}): write it (columns subject_id, split)"
+        )
+    return _read_splits(root, info.size, info.mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
+    """Read the table of splits; size and time of change are there to notice a new one."""
+    path = subject_splits_filepath
+    filesystem, location = locate(root, path)
+    with reading(path):
+        table = pq.read_table(location, filesystem=filesystem)
+    columns = {}
+    for name, needed, fits in (
+        (SUBJECT, "int64", pa.types.is_int64),
+        (SPLIT, "string", is_text),
+    ):
+        found = table.schema.field(name).type if name in table.column_names else None
+        if found is None or not fits(found):
+            what = "has no column" if found is None else f"has type {found} in column"
+            raise ValueError(f"{path} {what} {name!r}; MEDS needs one of type {needed}")
+        columns[name] = table.column(name).combine_chunks()
+        if columns[name].null_count:
+            row = columns[name].is_null().index(True).as_py()
+            raise ValueError(f"{path}: row {row} (from 0) has no {name}; complete or remove it")
+    encoded = columns[SPLIT].cast(pa.string()).dictionary_encode()
+    names, name_S = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    subject_S = columns[SUBJECT].to_numpy()
+    order_S = np.argsort(subject_S, kind="stable")
+    subject_S, name_S = subject_S[order_S], name_S[order_S]
+    again_S = np.flatnonzero(subject_S[1:] == subject_S[:-1])
+    torn = again_S[name_S[again_S] != name_S[again_S + 1]]
+    if len(torn):
+        first, second = order_S[torn[0]], order_S[torn[0] + 1]
+        raise ValueError(
+            f"{path}: rows {first} and {second} (from 0) put one subject in two splits "
+            f"({names[name_S[torn[0]]]!r} and {names[name_S[torn[0] + 1]]!r}); keep one of them"
+        )
+    index_of = np.array([SPLITS.index(n) if n in SPLITS else NO_SPLIT for n in names], np.uint8)
+    split_S = index_of[name_S] if len(names) else np.empty(0, np.uint8)
+    keep_S = split_S != NO_SPLIT
+    keep_S[again_S] = False
+    subject_S, split_S = subject_S[keep_S], split_S[keep_S]
+    for shared in (subject_S, split_S):
+        shared.setflags(write=False)  # the cache hands the same arrays to everybody
+    return subject_S, split_S

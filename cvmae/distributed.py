@@ -1,0 +1,100 @@
+"""Rank, world size, sums over ranks, seeds, and the start of Ray; nobody else asks for a rank."""
+
+import logging
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from cvmae.config import ScalingConfig
+
+__all__ = [
+    "default_device",
+    "is_distributed",
+    "rank",
+    "setup_logging",
+    "start_ray",
+    "sum_over_ranks",
+    "world_size",
+]
+
+
+def setup_logging() -> None:
+    """Let this process's progress lines reach standard error."""
+    logger = logging.getLogger("cvmae")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def is_distributed() -> bool:
+    """Tell whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Return this process's rank, 0 outside a group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 outside a group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def default_device() -> torch.device:
+    """Return this rank's device: its GPU where it has one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArray[np.float64]:
+    """Return the elementwise sum over ranks in float64 (collective)."""
+    total = np.asarray(values, np.float64)
+    if world_size() == 1:
+        return total
+    tensor = torch.from_numpy(total.copy()).to(device)
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def start_ray(scaling: ScalingConfig, *, trials: int = 1) -> None:
+    """Join the running Ray cluster, or start a local one, and check that the work fits in it.
+
+    A local Ray gets at least 8 logical CPUs: workers and readers are scheduled by these, and
+    two physical cores serve them. The dashboard is on because Ray Train frees the resources of
+    a killed worker group through it; it listens on loopback.
+
+    Raises:
+        ValueError: Less than one whole CPU would be left for Ray Data, which would wait for it
+            in silence; the message shows the arithmetic.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(**options)
+        else:
+            num_cpus = max(8, os.cpu_count() or 1)
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    cpus = float(ray.cluster_resources().get("CPU", 0))
+    wanted = trials * scaling.num_workers * scaling.cpus_per_worker
+    if cpus - wanted < 1:
+        raise ValueError(
+            f"scaling.num_workers={scaling.num_workers} x scaling.cpus_per_worker="
+            f"{scaling.cpus_per_worker} x {trials} trial(s) reserve {wanted:g} of the cluster's "
+            f"{cpus:g} CPUs; Ray Data needs at least 1 whole CPU beside them: lower one of them"
+        )

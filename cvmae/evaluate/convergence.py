@@ -1,0 +1,80 @@
+"""How fast a model learns: tuning error on the fixed mask against epochs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["History", "epochs_to", "learning_curves"]
+
+History = Sequence[Mapping[str, Any]]
+
+WITHIN = 1.01  # "to 1% of": an error at most 1% above the target
+
+
+def epochs_to(history: History, target: float) -> float | None:
+    """Return the first epoch whose tuning error is at most the target, None if there is none."""
+    reached = (entry["epoch"] for entry in history if entry["tuning_mse"] <= target)
+    return next(reached, None)
+
+
+def learning_curves(runs: Mapping[str, Sequence[History]], reference: str) -> dict[str, Any]:
+    """Summarise the histories of every name's runs (seeds).
+
+    A name's curve is the mean over its runs, with their least and greatest; it ends where the
+    shortest of them does. The reference's best is the minimum of its mean curve.
+
+    Args:
+        runs: Name -> histories of its runs, one entry per epoch.
+        reference: Name whose best error others are timed against.
+    """
+    summary: dict[str, Any] = {"reference": reference, "names": {}}
+    means = {name: _curve(histories) for name, histories in runs.items()}
+    best = min(means[reference]["tuning_mse"], default=None) if reference in means else None
+    summary["reference_best"] = best
+    for name, histories in runs.items():
+        reached = [epochs_to(run, WITHIN * best) if best is not None else None for run in histories]
+        own = [
+            epochs_to(run, WITHIN * min(entry["tuning_mse"] for entry in run)) if run else None
+            for run in histories
+        ]
+        summary["names"][name] = {
+            **means[name],
+            "num_runs": len(histories),
+            "epochs_to_reference_best": _mean_epochs(reached),
+            "epochs_to_reference_best_per_run": reached,
+            "epochs_to_own_best": _mean_epochs(own),
+            "epochs_to_own_best_per_run": own,
+            "measurements_per_s": _throughput(histories),
+        }
+    return summary
+
+
+def _curve(histories: Sequence[History]) -> dict[str, list[float]]:
+    length = min((len(run) for run in histories), default=0)
+    if not length:
+        return {"epoch": [], "tuning_mse": [], "lowest": [], "highest": []}
+    errors = np.array([[entry["tuning_mse"] for entry in run[:length]] for run in histories])
+    return {
+        "epoch": [float(entry["epoch"]) for entry in histories[0][:length]],
+        "tuning_mse": errors.mean(axis=0).tolist(),
+        "lowest": errors.min(axis=0).tolist(),
+        "highest": errors.max(axis=0).tolist(),
+    }
+
+
+def _mean_epochs(reached: Sequence[float | None]) -> float | None:
+    """Return the mean over runs; None as soon as one run never got there."""
+    found = [epochs for epochs in reached if epochs is not None]
+    return float(np.mean(found)) if found and len(found) == len(reached) else None
+
+
+def _throughput(histories: Sequence[History]) -> float | None:
+    """Return the median over epochs, the first left out (it warms up) where there are others."""
+    rates = [
+        float(entry["measurements_per_s"])
+        for run in histories
+        for entry in (run[1:] if len(run) > 1 else run)
+        if entry.get("measurements_per_s") is not None
+    ]
+    return float(np.median(rates)) if rates else None

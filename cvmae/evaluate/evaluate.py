@@ -1,0 +1,155 @@
+"""The verb `evaluate`: models on the same hidden values -> results, figures and a report."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from cvmae.config import Config, resolved_path, write_config
+from cvmae.data.meds import open_dataset, plan_units
+from cvmae.data.parallel import map_units
+from cvmae.distributed import start_ray
+from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.convergence import History
+from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
+from cvmae.evaluate.reconstruction import merge
+from cvmae.evaluate.report import provenance, text_table, write_report
+from cvmae.evaluate.results import build_results, plain
+
+__all__ = ["evaluate"]
+
+
+def evaluate(config: Config) -> str:
+    """Compare checkpoints on the same hidden values; write results, figures and a report.
+
+    Returns:
+        A table for the terminal, which ends with where the report is.
+
+    Raises:
+        ValueError: A setting is missing, models cannot be compared, or nothing is to be scored.
+        FileNotFoundError: A checkpoint or the data set is not there.
+    """
+    folder = _new_folder(config.output_dir)
+    contestants = find_contestants(config.evaluate.checkpoints)
+    reference = choose_reference(contestants)
+    base = load(reference.path, reference.which, "cpu")
+    root = resolved_path(config.data.root or base.config.data.root)
+    in_process = config.scaling.num_workers == 0
+    if not in_process:
+        start_ray(config.scaling)
+    score = functools.partial(
+        score_unit,
+        root=root,
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        contestants=contestants,
+        reference=reference,
+        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+    )
+    units = plan_units(open_dataset(root), config.data.unit_rows)
+    sums = merge(map_units(score, units, config.scaling, "evaluate"))
+    if not sums.count_R.sum():
+        raise ValueError(
+            f"evaluate.split={config.evaluate.split}: {root} has no hidden value to score there "
+            f"({sums.num_subjects} subjects with codes of the vocabulary); choose another split "
+            "or data set"
+        )
+    results = build_results(
+        sums,
+        contestants,
+        statistics=base.fitted.statistics,
+        histories=_histories(contestants),
+        settings={
+            "split": config.evaluate.split,
+            "seed": config.evaluate.seed,
+            "min_scored": config.evaluate.min_scored,
+            "bootstrap_samples": config.evaluate.bootstrap_samples,
+            "mask_ratio": base.config.mask.ratio,
+            "sequence_length": base.config.data.sequence_length,
+        },
+    )
+    results["notes"] = [*results["notes"], *_notes(contestants, reference)]
+    results["provenance"] = provenance(root)
+    return _write(results, config, folder)
+
+
+def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
+    histories: dict[str, list[History]] = {}
+    for contestant in contestants:
+        if contestant.which == "last":
+            progress = load(contestant.path, "last", "cpu").progress
+            histories.setdefault(contestant.name, []).append(progress.history)
+    return histories
+
+
+def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str]:
+    """Say where models were not trained alike, since that makes a difference of its own."""
+    expected, notes = _circumstances(reference), []
+    for contestant in contestants:
+        if contestant.which == "last":
+            differing = [k for k, v in _circumstances(contestant).items() if v != expected[k]]
+            if differing:
+                notes.append(
+                    f"{contestant.name} and {reference.name} were not trained alike "
+                    f"({', '.join(differing)} differ), so the policy alone does not explain "
+                    "their difference."
+                )
+    return list(dict.fromkeys(notes))
+
+
+def _circumstances(contestant: Contestant) -> dict[str, Any]:
+    """Return what should be the same for models whose policies are compared."""
+    loaded = load(contestant.path, contestant.which, "cpu")
+    config = loaded.config
+    return {
+        "data.sequence_length": config.data.sequence_length,
+        "data.clip_quantiles": config.data.clip_quantiles,
+        "mask.ratio": config.mask.ratio,
+        "model": config.model,
+        "optim": config.optim,
+        "train.batch_sequences": config.train.batch_sequences,
+        "the number of steps": loaded.progress.global_step,
+        "the training data": loaded.fitted.fingerprint,
+    }
+
+
+def _new_folder(output_dir: str) -> Path:
+    if not output_dir:
+        raise ValueError("output_dir is empty: give a new folder for the report")
+    folder = Path(resolved_path(output_dir))
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"output_dir={output_dir} is not empty: give a new folder")
+    return folder
+
+
+def _write(results: dict[str, Any], config: Config, folder: Path) -> str:
+    results = plain(results)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    write_config(config, folder / "config.yaml")
+    text = json.dumps(results, indent=1, allow_nan=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    pq.write_table(_codes_table(results), folder / "codes.parquet")
+    report = write_report(results, folder)
+    return f"{text_table(results)}\n\nReport: {report}"
+
+
+def _codes_table(results: Mapping[str, Any]) -> pa.Table:
+    """Return the rows per code with one column per score and method, ``r2/cv``."""
+    columns: dict[str, list[Any]] = {}
+    for row in results["codes"]:
+        for key, value in row.items():
+            if key == "r2_interval":
+                for method, (low, high) in value.items():
+                    columns.setdefault(f"r2_low/{method}", []).append(low)
+                    columns.setdefault(f"r2_high/{method}", []).append(high)
+            elif isinstance(value, dict):
+                for method, score in value.items():
+                    columns.setdefault(f"{key}/{method}", []).append(score)
+            else:
+                columns.setdefault(key, []).append(value)
+    return pa.table(columns)

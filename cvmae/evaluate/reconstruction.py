@@ -1,0 +1,274 @@
+"""Reconstruction of hidden values: predictions of every method, summed per subject and code.
+
+Errors are on standardised values of the reference statistics, about clipped targets. Sums per
+(subject, code) are all that leaves a unit: they give every score, and resampling subjects gives
+every interval. They hold no subject_id, only a running number.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cvmae.data.evaluation import EvaluationBatch
+from cvmae.evaluate.baselines import BASELINES, predict_baselines
+
+__all__ = [
+    "Scores",
+    "Sums",
+    "add_batches",
+    "average_runs",
+    "merge",
+    "r2_per_code",
+    "scores",
+    "summary",
+    "total_squares",
+]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Predict = Callable[[EvaluationBatch], npt.NDArray[np.floating]]
+
+# Shape letters: B sequences, N measurements, M hidden ones, R (subject, code) pairs, C codes,
+# K methods (runs of models, then baselines).
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Sums over scored hidden values, per (subject, code) pair and per code."""
+
+    num_subjects: int
+    num_sequences: int
+    num_hidden: int
+    num_twins: int  # hidden values not scored: same subject, time and code as another row
+    measurements_C: Ints  # all measurements seen, visible and hidden
+    subject_R: Ints  # running number of the subject
+    code_R: Ints
+    count_R: Floats  # scored values
+    sum_R: Floats  # of their standardised targets
+    square_R: Floats  # of their squares
+    error_RK: Floats  # squared error, summed
+    absolute_CK: Floats  # absolute error, summed
+
+    @property
+    def num_codes(self) -> int:
+        """Return the size of the vocabulary."""
+        return len(self.measurements_C)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the sums say; NaN where a code has no spread among its scored values."""
+
+    count_C: Ints
+    subjects_C: Ints  # subjects with a scored value
+    counted_C: npt.NDArray[np.bool_]  # codes with enough scored values for macro and comparisons
+    r2_CK: Floats
+    mean_absolute_error_CK: Floats  # standardised
+    root_mean_squared_error_CK: Floats  # standardised
+    pooled_K: Floats
+    macro_K: Floats
+
+
+def add_batches(
+    batches: Iterable[EvaluationBatch], predictors: Sequence[Predict], num_codes: int
+) -> Sums:
+    """Predict every hidden value by every method and sum the errors of one unit.
+
+    Args:
+        batches: Whole sequences with their hidden values; a subject may span batches.
+        predictors: Each returns standardised predictions ``[M]`` for a batch; the baselines
+            are added behind them.
+        num_codes: Size of the vocabulary.
+    """
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    measurements_C, num_sequences, num_hidden = np.zeros(num_codes, dtype=np.int64), 0, 0
+    seen: list[Ints] = []
+    for batch in batches:
+        measurements_C += np.bincount(batch.code_index_N, minlength=num_codes)
+        num_sequences += len(batch.subject_id_B)
+        num_hidden += len(batch.scored_M)
+        seen.append(np.unique(batch.subject_id_B))
+        parts.append(_errors(batch, predictors))
+    num_methods = len(predictors) + len(BASELINES)
+    subjects = np.unique(np.concatenate(seen)) if seen else np.zeros(0, dtype=np.int64)
+    joined = _concatenate(parts, num_methods)
+    pair_M = np.searchsorted(subjects, joined["subject_id"]) * num_codes + joined["code"]
+    pair_R, place_M = np.unique(pair_M, return_inverse=True)
+    target, error = joined["target"], joined["error"]
+
+    return Sums(
+        num_subjects=len(subjects),
+        num_sequences=num_sequences,
+        num_hidden=num_hidden,
+        num_twins=num_hidden - len(target),
+        measurements_C=measurements_C,
+        subject_R=pair_R // num_codes,
+        code_R=pair_R % num_codes,
+        count_R=_total(place_M, np.ones_like(target), len(pair_R)),
+        sum_R=_total(place_M, target, len(pair_R)),
+        square_R=_total(place_M, target**2, len(pair_R)),
+        error_RK=_totals(place_M, error**2, len(pair_R)),
+        absolute_CK=_totals(joined["code"], np.abs(error), num_codes),
+    )
+
+
+def _errors(batch: EvaluationBatch, predictors: Sequence[Predict]) -> dict[str, npt.NDArray[Any]]:
+    """Return subject, code, target and error of every method, for the scored hidden values."""
+    lengths_B = batch.batch.num_visible_B + batch.batch.num_hidden_B
+    sequence_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
+    value_N = batch.batch.value_N.numpy()
+    hidden_M, scored_M = batch.batch.hidden_M.numpy(), batch.scored_M
+    hidden_N = np.zeros(len(value_N), dtype=np.bool_)
+    hidden_N[hidden_M] = True
+    baselines_MK = predict_baselines(
+        sequence_N=sequence_N,
+        code_index_N=batch.code_index_N,
+        time_us_N=batch.time_us_N,
+        value_N=value_N,
+        hidden_N=hidden_N,
+    )
+    models_MK = [np.asarray(predict(batch), dtype=np.float64) for predict in predictors]
+    predicted_MK = np.column_stack([*models_MK, baselines_MK])
+    target_M = value_N[hidden_M].astype(np.float64)
+    return {
+        "subject_id": batch.subject_id_B[sequence_N[hidden_M]][scored_M],
+        "code": np.asarray(batch.code_index_N, dtype=np.int64)[hidden_M][scored_M],
+        "target": target_M[scored_M],
+        "error": (predicted_MK - target_M[:, None])[scored_M],
+    }
+
+
+def _concatenate(
+    parts: Sequence[dict[str, npt.NDArray[Any]]], num_methods: int
+) -> dict[str, npt.NDArray[Any]]:
+    empty = {
+        "subject_id": np.zeros(0, dtype=np.int64),
+        "code": np.zeros(0, dtype=np.int64),
+        "target": np.zeros(0),
+        "error": np.zeros((0, num_methods)),
+    }
+    return {name: np.concatenate([none, *(p[name] for p in parts)]) for name, none in empty.items()}
+
+
+def _total(place_M: Ints, values_M: Floats, length: int) -> Floats:
+    return np.bincount(place_M, weights=values_M, minlength=length).astype(np.float64)
+
+
+def _totals(place_M: Ints, values_MK: Floats, length: int) -> Floats:
+    return np.stack([_total(place_M, values_M, length) for values_M in values_MK.T], axis=1)
+
+
+def merge(parts: Iterable[Sums]) -> Sums:
+    """Join the sums of units, which share no subject.
+
+    Raises:
+        ValueError: There are no parts.
+    """
+    units = list(parts)
+    if not units:
+        raise ValueError("nothing to merge: the data set has no unit")
+    first_subject = np.cumsum([0, *(unit.num_subjects for unit in units)])
+    shifted = [u.subject_R + start for u, start in zip(units, first_subject, strict=False)]
+    return Sums(
+        num_subjects=int(first_subject[-1]),
+        num_sequences=sum(unit.num_sequences for unit in units),
+        num_hidden=sum(unit.num_hidden for unit in units),
+        num_twins=sum(unit.num_twins for unit in units),
+        measurements_C=np.sum([unit.measurements_C for unit in units], axis=0),
+        subject_R=np.concatenate(shifted),
+        code_R=np.concatenate([unit.code_R for unit in units]),
+        count_R=np.concatenate([unit.count_R for unit in units]),
+        sum_R=np.concatenate([unit.sum_R for unit in units]),
+        square_R=np.concatenate([unit.square_R for unit in units]),
+        error_RK=np.concatenate([unit.error_RK for unit in units]),
+        absolute_CK=np.sum([unit.absolute_CK for unit in units], axis=0),
+    )
+
+
+def average_runs(sums: Sums, names: Sequence[str]) -> tuple[Sums, tuple[str, ...]]:
+    """Average the errors of methods that share a name (seeds), in order of first appearance.
+
+    R2 is linear in the error, so the R2 of averaged errors is the mean R2 of the runs.
+    """
+    unique = tuple(dict.fromkeys(names))
+    share_KK = np.array([[float(name == group) for group in unique] for name in names])
+    share_KK /= share_KK.sum(axis=0)
+    changed = {
+        "error_RK": sums.error_RK @ share_KK,
+        "absolute_CK": sums.absolute_CK @ share_KK,
+    }
+    return Sums(**{**vars(sums), **changed}), unique
+
+
+def scores(sums: Sums, *, min_scored: int) -> Scores:
+    """Turn sums into R2 and errors per code, pooled and macro-averaged.
+
+    R2 = 1 - SSE / SST, SST about the mean of each code's scored values. *Pooled* divides the
+    sums over all codes; *macro* is the mean over codes with ``min_scored`` values or more.
+    """
+    columns_RK = np.column_stack([sums.count_R, sums.sum_R, sums.square_R, sums.error_RK])
+    totals_CK = _totals(sums.code_R, columns_RK, sums.num_codes)
+    count_C, error_CK = totals_CK[:, 0], totals_CK[:, 3:]
+    total_C = total_squares(count_C, totals_CK[:, 1], totals_CK[:, 2])
+    r2_CK = r2_per_code(error_CK, total_C)
+    counted_C = (count_C >= min_scored) & (total_C > 0)
+    at_least_one = np.where(count_C > 0, count_C, np.nan)[:, None]
+    no_macro = np.full(error_CK.shape[1], np.nan)
+    return Scores(
+        count_C=count_C.astype(np.int64),
+        subjects_C=np.bincount(sums.code_R, minlength=sums.num_codes),
+        counted_C=counted_C,
+        r2_CK=r2_CK,
+        mean_absolute_error_CK=sums.absolute_CK / at_least_one,
+        root_mean_squared_error_CK=np.sqrt(error_CK / at_least_one),
+        pooled_K=r2_per_code(error_CK.sum(axis=0), total_C.sum()),
+        macro_K=r2_CK[counted_C].mean(axis=0) if counted_C.any() else no_macro,
+    )
+
+
+def total_squares(count: Floats, total: Floats, square: Floats) -> Floats:
+    """Return the sum of squares about the mean, exactly 0 where there is no spread."""
+    about_mean = square - np.divide(total**2, count, out=np.zeros_like(total), where=count > 0)
+    # Squares about 0 cancel: below this share of them the difference is rounding, not spread.
+    return np.where(about_mean > 1e-12 * square, about_mean, 0.0)
+
+
+def r2_per_code(error_K: Floats, total: Floats | float) -> Floats:
+    """Return 1 - SSE / SST over the last axis's methods; NaN where SST is 0."""
+    total_1 = np.asarray(total)[..., None] * np.ones_like(error_K)
+    ratio = np.divide(error_K, total_1, out=np.full_like(error_K, np.nan), where=total_1 > 0)
+    return 1.0 - ratio
+
+
+def summary(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per model, then per baseline, best pooled R2 first.
+
+    Keys: policy, kind, r2_pooled, r2_pooled_interval, r2_macro, r2_pooled_best (of the weights
+    with the least tuning error), won and num_codes (codes won against the reference, of how
+    many; None for the reference itself), epochs_to_reference_best, measurements_per_s.
+    """
+    curves = results["convergence"]["names"]
+    against = {pair["first"]: pair for pair in results["against_reference"]}
+    best = {m["of"]: m for m in results["methods"] if m["kind"] == "best weights"}
+    rows = []
+    for method in results["methods"]:
+        if method["kind"] == "best weights":
+            continue
+        name = method["name"]
+        rows.append(
+            {
+                "policy": name,
+                **{key: method[key] for key in ("kind", "r2_pooled", "r2_pooled_interval")},
+                "r2_macro": method["r2_macro"],
+                "r2_pooled_best": best.get(name, method)["r2_pooled"],
+                "won": against.get(name, {}).get("wins"),
+                "num_codes": against.get(name, {}).get("num_codes"),
+                "epochs_to_reference_best": curves.get(name, {}).get("epochs_to_reference_best"),
+                "measurements_per_s": curves.get(name, {}).get("measurements_per_s"),
+            }
+        )
+    lowest = -float("inf")
+    return sorted(rows, key=lambda r: (r["kind"] == "baseline", -(r["r2_pooled"] or lowest)))

@@ -1,0 +1,75 @@
+"""Numbers and names as readers see them, in figures, tables and sentences alike."""
+
+import math
+from collections.abc import Iterable
+
+__all__ = ["count", "noun", "number", "p_value", "short_code", "signed", "significant", "spread"]
+
+ABSENT = "-"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number with fixed digits, a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{value:.{digits}f}"
+
+
+def significant(value: float | None) -> str:
+    """Write a number with three significant digits and no exponent.
+
+    Example:
+        >>> significant(0.012345), significant(1234.5)
+        ('0.0123', '1230')
+    """
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    if value == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, digits):.{max(digits, 0)}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Write a difference with its sign.
+
+    Example:
+        >>> signed(0.0123), signed(-0.5, 1)
+        ('+0.012', '-0.5')
+    """
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{value:+.{digits}f}"
+
+
+def spread(bounds: Iterable[float | None], digits: int = 3) -> str:
+    """Write an interval as ``low to high``."""
+    return " to ".join(number(bound, digits) for bound in bounds)
+
+
+def count(value: float | None) -> str:
+    """Write a count with separated thousands."""
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def p_value(value: float | None) -> str:
+    """Write a p with its relation, e.g. ``p = 0.031`` or ``p < 0.0001``."""
+    if value is None or not math.isfinite(value):
+        return "p unknown"
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+
+
+def noun(codes: Iterable[str]) -> str:
+    """Return what to call the codes: labs, where all of them are laboratory codes."""
+    return "labs" if all(code.startswith("LAB//") for code in codes) else "codes"
+
+
+def short_code(code: str, *, unit: bool = True) -> str:
+    """Return the readable part of a MEDS code.
+
+    Example:
+        >>> short_code("LAB//RESULT//50813//mmol/L"), short_code("LAB//pH//UNK")
+        ('50813 mmol/L', 'pH')
+    """
+    parts = [part for part in code.split("//") if part not in ("LAB", "RESULT", "VITAL", "UNK")]
+    return " ".join(parts if unit else parts[:1]) or code

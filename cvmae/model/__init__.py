@@ -1,0 +1,1 @@
+"""The value-only masked autoencoder, its attention and its loss."""

@@ -1,0 +1,25 @@
+"""Useful floating-point operations of a training step, for utilisation."""
+
+import numpy as np
+import numpy.typing as npt
+
+from cvmae.config import ModelConfig
+
+__all__ = ["flops"]
+
+
+def flops(
+    config: ModelConfig, num_visible_B: npt.NDArray[np.int64], num_hidden_B: npt.NDArray[np.int64]
+) -> float:
+    """Count forward and backward operations on these sequences, as if nothing were padded.
+
+    Matrix products only (two operations a multiply-add), backward as twice forward;
+    embeddings, norms and softmax are left out, as is usual for utilisation.
+    """
+    width = config.width
+    visible, hidden = num_visible_B.astype(np.float64), num_hidden_B.astype(np.float64)
+    # Query, key, value, output: 4 D^2 multiply-adds a row; feed-forward: 8 D^2.
+    encoder = 24 * width**2 * visible + 4 * width * visible**2
+    decoder = 20 * width**2 * hidden + 4 * width**2 * visible + 4 * width * hidden * visible
+    forward = config.num_layers * encoder + config.num_decoder_layers * decoder
+    return 3 * float(forward.sum())

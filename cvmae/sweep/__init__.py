@@ -1,0 +1,1 @@
+"""Policies x epochs x seeds, side by side."""

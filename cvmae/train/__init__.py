@@ -1,0 +1,1 @@
+"""The training loop, its engine, its workers and its tracking."""

@@ -1,0 +1,64 @@
+"""Two figures of a run: how the errors fell, and how often each code was hidden."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from cvmae.checkpoint import Progress, find_checkpoint, load_state
+from cvmae.config import Config
+from cvmae.train.tracking import Tracker
+
+__all__ = ["draw_run"]
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for colour blindness
+
+
+def draw_run(config: Config, tracker: Tracker) -> None:
+    """Draw learning curves and mask rates of a finished run into its tracking."""
+    matplotlib.use("Agg")
+    progress, _, _ = load_state(find_checkpoint(config.output_dir))
+    tracker.log_figure(_learning_curves(progress), "learning_curves")
+    rates = Path(config.output_dir) / "mask_rates.parquet"
+    if rates.is_file():
+        tracker.log_artifact(str(rates))
+        tracker.log_figure(_mask_rates(rates, config.mask.ratio), "mask_rates")
+
+
+def _learning_curves(progress: Progress) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.subplots()
+    epochs = [entry["epoch"] for entry in progress.history]
+    for name, text, colour in (
+        ("train_loss", "train, under the policy's mask", GREY),
+        ("tuning_mse", "tuning, under the fixed uniform mask", BLUE),
+    ):
+        axes.plot(epochs, [entry[name] for entry in progress.history], color=colour, label=text)
+    axes.set(xlabel="epoch", ylabel="mean squared error on z")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _mask_rates(path: Path, ratio: float) -> Any:
+    import numpy as np
+    import pyarrow.parquet as pq
+    from matplotlib.figure import Figure
+
+    table = pq.read_table(path)
+    last = table["epoch"].to_numpy().max()
+    rows = table.filter(np.equal(table["epoch"].to_numpy(), last))
+    rates = rows["mask_rate"].to_numpy()
+    by_rate = np.argsort(-rates)
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.subplots()
+    axes.bar(range(len(rates)), rates[by_rate], color=BLUE, width=0.9)
+    axes.axhline(ratio, color=ORANGE, linewidth=1)
+    axes.annotate(
+        f"mask.ratio {ratio:g}", (len(rates) - 1, ratio), color=ORANGE, ha="right", va="bottom"
+    )
+    axes.set(xlabel="codes, most often hidden first", ylabel="share of values hidden", ylim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,248 @@
+"""The training loop: epochs, steps, the tuning error, checkpoints, reports; Ray-free to read.
+
+Ray Train starts it on every worker (`cvmae.train.workers`); with ``scaling.num_workers=0`` the
+calling process runs it. It knows neither: it is given bricks and told where to report.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cvmae.checkpoint import Progress, check_same_run, find_checkpoint, load_state, save_checkpoint
+from cvmae.config import Config
+from cvmae.data.batches import Batch
+from cvmae.data.bricks import Brick, BrickReader, iterate_steps, stream_bricks
+from cvmae.data.fit_statistics import FittedData
+from cvmae.data.meds import Unit
+from cvmae.data.order import Order
+from cvmae.data.read_ahead import read_ahead
+from cvmae.data.volatility import mask_weights
+from cvmae.distributed import default_device, rank, sum_over_ranks, world_size
+from cvmae.model.vomae import build_model
+from cvmae.train.engine import Engine
+from cvmae.train.meter import EpochMeter, ProgressLine
+
+__all__ = ["BrickSource", "Plan", "make_plan", "train"]
+
+# (epoch, first step) -> this rank's bricks from there to the end of the epoch
+BrickSource = Callable[[int, int], Iterator[Brick]]
+# (metrics of the epoch, realised mask rate per code) -> nothing; called on every rank
+Report = Callable[[Mapping[str, float], np.ndarray], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is read in which order: train under the policy, tuning under the fixed mask."""
+
+    train_reader: BrickReader
+    train_order: Order
+    tuning_reader: BrickReader
+    tuning_order: Order
+    units: tuple[Unit, ...]
+
+
+def make_plan(config: Config, fitted: FittedData) -> Plan:
+    """Derive readers and orders from the settings and the fitted data."""
+    weight_C = mask_weights(fitted.statistics, config.mask.policy).astype(np.float32)
+    reader = BrickReader(
+        root=config.data.root,
+        split="train",
+        statistics=fitted.statistics,
+        weight_C=None if config.mask.policy == "random" else weight_C,
+        ratio=config.mask.ratio,
+        seed=config.seed,
+        sequence_length=config.data.sequence_length,
+        crop=config.data.crop,
+    )
+    # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
+    # each policy's own mask could not be compared.
+    tuning_reader = replace(
+        reader, split="tuning", weight_C=None, seed=config.evaluate.seed, evaluation=True
+    )
+    train_order, tuning_order = (
+        Order(
+            num_sequences_U=fitted.unit_index.num_sequences[split],
+            num_measurements_U=fitted.unit_index.num_measurements[split],
+            seed=seed,
+            lanes=config.data.lanes,
+            batch_sequences=config.train.batch_sequences,
+        )
+        for split, seed in (("train", config.seed), ("tuning", config.evaluate.seed))
+    )
+    return Plan(
+        train_reader=reader,
+        train_order=train_order,
+        tuning_reader=tuning_reader,
+        tuning_order=tuning_order,
+        units=fitted.unit_index.units,
+    )
+
+
+def train(
+    config: Config,
+    fitted: FittedData,
+    *,
+    bricks: BrickSource,
+    report: Report,
+    label: str = "pretrain",
+) -> Progress:
+    """Pretrain from wherever the run folder stands to the last epoch.
+
+    Every rank calls it. Rank 0 writes checkpoints into the run folder, which all ranks can read.
+
+    Args:
+        config: With `output_dir` and `data.root` as absolute paths.
+        fitted: Statistics, vocabulary and unit index.
+        bricks: This rank's training data.
+        report: Called on every rank at the end of each epoch.
+        label: What progress lines begin with.
+
+    Raises:
+        FloatingPointError: The loss of an epoch is not finite; the last checkpoint stays.
+    """
+    torch.set_num_threads(config.train.num_threads)
+    plan = make_plan(config, fitted)
+    num_steps = [plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs)]
+    total_steps = sum(num_steps)
+    model = build_model(config.model, fitted.statistics.num_codes, config.seed)
+    engine = Engine(model, config, device=default_device(), total_steps=total_steps)
+    progress = _take_up(config, engine)
+    line = ProgressLine(
+        label, total_steps=total_steps, first_step=progress.global_step, enabled=rank() == 0
+    )
+    while not progress.is_finished(config):
+        epoch = progress.epoch
+        meter = EpochMeter(
+            fitted.statistics.num_codes,
+            engine.device,
+            before=(progress.error_sum, progress.num_hidden),
+        )
+        steps = iterate_steps(
+            bricks(epoch, progress.step),
+            lanes=config.data.lanes // world_size(),
+            step=progress.step,
+            accumulation_steps=config.train.accumulation_steps,
+        )
+        for micro_batches in meter.waiting(read_ahead(_on_device(steps, engine.device))):
+            meter.add(micro_batches, *engine.step(micro_batches, progress.global_step))
+            progress = replace(
+                progress, step=progress.step + 1, global_step=progress.global_step + 1
+            )
+            line.step(progress.global_step, meter)
+            every, is_last = (
+                config.checkpoint.every_steps,
+                progress.step == num_steps[progress.epoch],
+            )
+            if every and progress.global_step % every == 0 and not is_last:
+                error_sum, num_hidden = meter.error_and_count()
+                progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
+                _save(config, fitted, engine, progress)
+        if progress.step != num_steps[epoch]:
+            raise RuntimeError(
+                f"epoch {epoch} ended after {progress.step} of {num_steps[epoch]} "
+                f"steps: the data set changed while it was read"
+            )
+        progress = _end_epoch(config, fitted, engine, plan, meter, progress)
+        line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
+        report(progress.history[-1], meter.mask_rate())
+    line.close()
+    return progress
+
+
+def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]:
+    """Return the pooled error on z and R2 of the tuning split's fixed mask (collective).
+
+    R2 is taken about the mean of each code's hidden values, as in the evaluation.
+    """
+    bricks = stream_bricks(
+        plan.tuning_reader,
+        plan.tuning_order,
+        plan.units,
+        epoch=0,
+        rank=rank(),
+        world=world_size(),
+    )
+    steps = iterate_steps(bricks, lanes=plan.tuning_order.lanes // world_size())
+    sums_4C = torch.zeros(4, num_codes, dtype=torch.float64, device=engine.device)
+    for (batch,) in read_ahead(_on_device(steps, engine.device)):
+        target_M = batch.value_N[batch.hidden_M].double()
+        error_M = (engine.predict(batch).double() - target_M).square()
+        codes_M = batch.code_index_N[batch.hidden_M].long()
+        terms = torch.stack([error_M, torch.ones_like(target_M), target_M, target_M.square()])
+        sums_4C.index_add_(1, codes_M, terms)
+    error_C, count_C, sum_C, square_C = sum_over_ranks(sums_4C.cpu().numpy(), engine.device)
+    count = max(count_C.sum(), 1.0)
+    spread = (square_C - sum_C**2 / np.maximum(count_C, 1.0)).sum()
+    error = error_C.sum()
+    return {
+        "tuning_mse": float(error / count),
+        "tuning_r2": float(1 - error / spread) if spread > 0 else math.nan,
+    }
+
+
+def _end_epoch(
+    config: Config,
+    fitted: FittedData,
+    engine: Engine,
+    plan: Plan,
+    meter: EpochMeter,
+    progress: Progress,
+) -> Progress:
+    """Measure, note and save a finished epoch."""
+    metrics = meter.summary()
+    if not math.isfinite(metrics["train_loss"]):
+        raise FloatingPointError(
+            f"the loss of epoch {progress.epoch} is {metrics['train_loss']}: lower optim.lr, or "
+            "set optim.clip_norm and data.clip_quantiles; the last good checkpoint is kept in "
+            f"{config.output_dir}/checkpoints"
+        )
+    metrics |= tuning_error(engine, plan, fitted.statistics.num_codes)
+    metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
+    is_best = metrics["tuning_mse"] < progress.best_mse
+    progress = Progress(
+        epoch=progress.epoch + 1,
+        global_step=progress.global_step,
+        best_mse=min(progress.best_mse, metrics["tuning_mse"]),
+        history=(*progress.history, metrics),
+    )
+    _save(config, fitted, engine, progress, is_best=is_best)
+    return progress
+
+
+def _save(
+    config: Config, fitted: FittedData, engine: Engine, progress: Progress, *, is_best: bool = False
+) -> None:
+    if rank() == 0:
+        model, optimizer = engine.state()
+        save_checkpoint(
+            config.output_dir,
+            config=config,
+            fitted=fitted,
+            progress=progress,
+            model=model,
+            optimizer=optimizer,
+            is_best=is_best,
+        )
+
+
+def _take_up(config: Config, engine: Engine) -> Progress:
+    """Load the run folder's last checkpoint, if it has one."""
+    if not (Path(config.output_dir) / "checkpoints").is_dir():
+        return Progress()
+    try:
+        folder = find_checkpoint(config.output_dir)
+    except FileNotFoundError:
+        return Progress()  # stopped before its first checkpoint
+    check_same_run(folder, config)
+    progress, model, optimizer = load_state(folder)
+    engine.load_state(model, optimizer)
+    return progress
+
+
+def _on_device(steps: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+    for micro_batches in steps:
+        yield [batch.to(device) for batch in micro_batches]

@@ -1,0 +1,151 @@
+"""What an epoch amounts to: losses, throughput, waiting, masks; and the line a person sees."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cvmae.data.batches import Batch
+from cvmae.distributed import sum_over_ranks, world_size
+
+__all__ = ["EpochMeter", "ProgressLine"]
+
+Item = TypeVar("Item")
+Floats = npt.NDArray[np.float64]
+
+LINE_EVERY_S = 30.0
+logger = logging.getLogger("cvmae")
+
+
+class EpochMeter:
+    """Sums over the steps of an epoch on this rank; nothing leaves the device until asked."""
+
+    def __init__(
+        self, num_codes: int, device: torch.device, before: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        """Start an epoch; `before` holds error and count of its steps in an earlier attempt."""
+        self._device, self._before = device, before
+        self._error = torch.zeros((), dtype=torch.float64, device=device)
+        self._count = torch.zeros((), dtype=torch.float64, device=device)
+        self._seen_C = torch.zeros(num_codes, dtype=torch.float32, device=device)
+        self._hidden_C = torch.zeros(num_codes, dtype=torch.float32, device=device)
+        self._measurements = 0
+        self._waited_s, self._started_s = 0.0, time.monotonic()
+
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items and add up the time that they were waited for."""
+        iterator = iter(items)
+        while True:
+            asked_s = time.monotonic()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._waited_s += time.monotonic() - asked_s
+            yield item
+
+    def add(self, micro_batches: Iterable[Batch], error_sum: Tensor, count: Tensor) -> None:
+        """Account for one step."""
+        self._error += error_sum
+        self._count += count
+        for batch in micro_batches:
+            codes_N = batch.code_index_N.long()
+            ones_N = torch.ones_like(batch.value_N)
+            self._seen_C.index_add_(0, codes_N, ones_N)
+            self._hidden_C.index_add_(0, codes_N[batch.hidden_M], ones_N[: batch.num_hidden])
+            self._measurements += batch.num_measurements
+
+    @property
+    def measurements_per_s(self) -> float:
+        """Return this rank's throughput in the epoch so far."""
+        return self._measurements / max(time.monotonic() - self._started_s, 1e-9)
+
+    @property
+    def wait_share(self) -> float:
+        """Return the share of time that this rank waited for data."""
+        return self._waited_s / max(time.monotonic() - self._started_s, 1e-9)
+
+    def error_and_count(self) -> tuple[float, float]:
+        """Return summed error and count of the epoch so far over all ranks (collective)."""
+        error, count = sum_over_ranks(
+            np.array([self._error.item(), self._count.item()]), self._device
+        )
+        return float(error) + self._before[0], float(count) + self._before[1]
+
+    def mask_rate(self) -> Floats:
+        """Return the share of each code's values that was hidden, NaN if none (collective)."""
+        both = torch.stack([self._hidden_C, self._seen_C]).double().cpu().numpy()
+        hidden_C, seen_C = sum_over_ranks(both, self._device)
+        rate_C = np.full(len(seen_C), np.nan)
+        np.divide(hidden_C, seen_C, out=rate_C, where=seen_C > 0)
+        return rate_C
+
+    def summary(self) -> dict[str, float]:
+        """Return loss, throughput and waiting of the epoch over all ranks (collective)."""
+        error, count = self.error_and_count()
+        total, waited = sum_over_ranks(
+            np.array([self._measurements, self.wait_share]), self._device
+        )
+        wall_s = time.monotonic() - self._started_s
+        return {
+            "train_loss": error / max(count, 1.0),
+            "measurements_per_s": total / max(wall_s, 1e-9),
+            "data_wait_share": waited / world_size(),
+            "train_s": wall_s,
+        }
+
+
+class ProgressLine:
+    """A bar on a terminal; elsewhere (a job's log) a line now and then and one each epoch."""
+
+    def __init__(self, label: str, *, total_steps: int, first_step: int, enabled: bool) -> None:
+        self._label, self._enabled, self._total = label, enabled, total_steps
+        self._first, self._started_s, self._said_s = first_step, time.monotonic(), time.monotonic()
+        on_terminal = enabled and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, desc=label, unit="step", disable=not on_terminal
+        )
+
+    def step(self, global_step: int, meter: EpochMeter) -> None:
+        """Show that a step is done."""
+        self._bar.update()
+        if self._enabled and self._bar.disable and time.monotonic() - self._said_s > LINE_EVERY_S:
+            self._say(
+                global_step,
+                f"{world_size() * meter.measurements_per_s:,.0f} measurements/s, "
+                f"waiting {meter.wait_share:.1%}",
+            )
+
+    def epoch(self, global_step: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Show how an epoch went."""
+        if self._enabled:
+            self._say(
+                global_step,
+                f"epoch {metrics['epoch']:.0f}/{epochs}, train {metrics['train_loss']:.4f}, "
+                f"tuning {metrics['tuning_mse']:.4f} (R2 {metrics['tuning_r2']:.3f}), "
+                f"{metrics['measurements_per_s']:,.0f} measurements/s, "
+                f"waiting {metrics['data_wait_share']:.1%}",
+            )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.close()
+
+    def _say(self, global_step: int, what: str) -> None:
+        self._said_s = time.monotonic()
+        done = max(global_step - self._first, 1)
+        left_s = (self._said_s - self._started_s) / done * (self._total - global_step)
+        eta = time.strftime("%H:%M:%S", time.gmtime(left_s))
+        line = f"{self._label}: step {global_step}/{self._total}, {what}, ETA {eta}"
+        if self._bar.disable:
+            logger.info(line)
+        else:
+            self._bar.write(line, file=sys.stderr)

@@ -1,0 +1,159 @@
+"""The verb `pretrain`: prepare the run folder, then train here or on Ray."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cvmae.checkpoint import find_checkpoint
+from cvmae.config import Config, flatten, resolved_path, write_config
+from cvmae.data.bricks import stream_bricks
+from cvmae.data.fit_statistics import FittedData, load_or_fit
+from cvmae.data.meds import open_dataset, require_split
+from cvmae.distributed import rank, start_ray
+from cvmae.train.figures import draw_run
+from cvmae.train.loop import make_plan, train
+from cvmae.train.tracking import Tracker, open_tracker, prepare_store
+
+__all__ = ["EpochReport", "prepare_run_folder", "pretrain"]
+
+logger = logging.getLogger("cvmae")
+
+
+def pretrain(config: Config, *, parent_run_id: str = "") -> str:
+    """Pretrain one model and return its run folder.
+
+    Args:
+        config: Settings of the run; `output_dir` is new, or named by `resume`.
+        parent_run_id: Tracking run of the sweep that this run belongs to.
+
+    Raises:
+        ValueError: A setting or the data do not allow the run; nothing was started.
+        FileNotFoundError: The data set or the run to resume is not there.
+        RuntimeError: Workers were lost more often than `scaling.max_failures`.
+    """
+    config = prepare_run_folder(config)
+    workers = config.scaling.num_workers
+    if workers and config.data.lanes % workers:
+        raise ValueError(
+            f"scaling.num_workers={workers} does not divide data.lanes={config.data.lanes}: "
+            "choose a divisor, or another number of lanes for a new run"
+        )
+    if workers:
+        start_ray(config.scaling)
+    require_split(open_dataset(config.data.root), "tuning")
+    fitted = load_or_fit(config)
+    write_config(config, Path(config.output_dir) / "config.yaml")
+    config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
+    name = Path(config.output_dir).name
+    tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
+    tracker.log_params(flatten(config))
+    try:
+        if workers:
+            from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
+
+            train_on_ray(config, fitted, run_name=name, run_id=tracker.run_id)
+        else:
+            _train_here(config, fitted, tracker, name)
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    draw_run(config, tracker)
+    tracker.log_params({"checkpoint": str(find_checkpoint(config.output_dir))})
+    tracker.close("FINISHED")
+    logger.info(
+        "%s: checkpoint %s, tracking %s", name, find_checkpoint(config.output_dir), tracker.location
+    )
+    return config.output_dir
+
+
+def prepare_run_folder(config: Config) -> Config:
+    """Make paths absolute and refuse a folder that another run has written to.
+
+    Raises:
+        ValueError: `data.root` or `output_dir` is missing, or the folder is not new.
+        FileNotFoundError: The run to resume does not exist.
+    """
+    for setting, value in (("data.root", config.data.root), ("output_dir", config.output_dir)):
+        if not value:
+            raise ValueError(f"{setting} is empty: say --{setting} FOLDER")
+    config = replace(
+        config,
+        output_dir=resolved_path(config.output_dir),
+        resume=resolved_path(config.resume),
+        data=replace(
+            config.data,
+            root=resolved_path(config.data.root),
+            statistics=resolved_path(config.data.statistics),
+            codes_file=resolved_path(config.data.codes_file),
+        ),
+    )
+    folder = Path(config.output_dir)
+    if config.resume:
+        if config.resume != config.output_dir:
+            raise ValueError(
+                f"--resume {config.resume} continues in its own folder: leave out --output_dir"
+            )
+        if not (folder / "config.yaml").is_file():
+            raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no run")
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"output_dir={folder} is not empty: choose a new folder, or continue the run that is "
+            f"there with --resume {folder}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return config
+
+
+class EpochReport:
+    """Called by the loop at the end of each epoch; rank 0 writes metrics and mask rates."""
+
+    def __init__(self, config: Config, codes: tuple[str, ...], tracker: Tracker | None) -> None:
+        self._path = Path(config.output_dir) / "mask_rates.parquet"
+        self._codes, self._tracker = codes, tracker
+
+    def __call__(self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
+        """Write one epoch."""
+        if rank() != 0 or self._tracker is None:
+            return
+        epoch = int(metrics["epoch"])
+        self._tracker.log_metrics(
+            {name: value for name, value in metrics.items() if name != "epoch"}
+            | {
+                "mask_rate_lowest": float(np.nanmin(mask_rate_C)),
+                "mask_rate_highest": float(np.nanmax(mask_rate_C)),
+            },
+            step=epoch,
+        )
+        table = pa.table(
+            {
+                "epoch": pa.array([epoch] * len(self._codes), pa.int32()),
+                "code": list(self._codes),
+                "mask_rate": mask_rate_C,
+            }
+        )
+        if self._path.is_file():
+            earlier = pq.read_table(self._path)
+            earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
+            table = pa.concat_tables([earlier, table])
+        aside = self._path.with_suffix(".aside")
+        pq.write_table(table, aside)
+        os.replace(aside, self._path)
+
+
+def _train_here(config: Config, fitted: FittedData, tracker: Tracker, label: str) -> None:
+    plan = make_plan(config, fitted)
+
+    def bricks(epoch: int, step: int) -> Any:
+        return stream_bricks(
+            plan.train_reader, plan.train_order, plan.units, epoch=epoch, step=step
+        )
+
+    report = EpochReport(config, fitted.statistics.codes, tracker)
+    train(config, fitted, bricks=bricks, report=report, label=label)

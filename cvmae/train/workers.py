@@ -1,0 +1,104 @@
+"""Training workers on Ray: build and fit the TorchTrainer; the loop itself is `loop.train`."""
+
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import ray.train
+from ray.data import ExecutionOptions
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from cvmae.config import Config
+from cvmae.data.bricks import Brick
+from cvmae.data.fit_statistics import FittedData
+from cvmae.data.stream import brick_dataset, ray_bricks
+from cvmae.distributed import rank, setup_logging, world_size
+from cvmae.train.loop import make_plan, train
+from cvmae.train.pretrain import EpochReport
+from cvmae.train.tracking import open_tracker
+
+__all__ = ["train_on_ray"]
+
+logger = logging.getLogger("cvmae")
+
+
+def train_on_ray(config: Config, fitted: FittedData, *, run_name: str, run_id: str) -> None:
+    """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
+
+    A lost worker is replaced and the group goes on from the run folder's last checkpoint.
+
+    Raises:
+        RuntimeError: Workers failed more than `scaling.max_failures` times.
+    """
+    plan = make_plan(config, fitted)
+    resources = {"CPU": config.scaling.cpus_per_worker}
+    if config.scaling.use_gpu:
+        resources["GPU"] = 1
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={
+            "config": config,
+            "fitted": fitted,
+            "run_name": run_name,
+            "run_id": run_id,
+        },
+        datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
+        dataset_config=DataConfig(
+            datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=config.scaling.num_workers,
+            use_gpu=config.scaling.use_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the
+            # run folder and are taken up by the loop, so every attempt has a name of its own.
+            name=f"attempt_{uuid.uuid4().hex[:8]}",
+            storage_path=f"{config.output_dir}/ray",
+            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RuntimeError(
+            f"training of {run_name} failed: {_cause(error)}; what it has written is kept, and "
+            f"--resume {config.output_dir} continues it"
+        ) from error
+
+
+def _work(job: dict[str, Any]) -> None:
+    """Train on this worker."""
+    setup_logging()
+    config: Config = job["config"]
+    fitted: FittedData = job["fitted"]
+    get_device()  # binds the worker's GPU, where it has one
+    shard = ray.train.get_dataset_shard("train")
+    tracker = (
+        open_tracker(config, run_name=job["run_name"], run_id=job["run_id"])
+        if rank() == 0
+        else None
+    )
+    write = EpochReport(config, fitted.statistics.codes, tracker)
+
+    def bricks(epoch: int, step: int) -> Iterator[Brick]:
+        return ray_bricks(shard, epoch=epoch, step=step, rank=rank(), world=world_size())
+
+    def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
+        write(metrics, mask_rate_C)
+        ray.train.report(dict(metrics))
+
+    train(config, fitted, bricks=bricks, report=report, label=job["run_name"])
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first worker's error, or what Ray says."""
+    failures = getattr(error, "worker_failures", None)
+    cause = next(iter(failures.values())) if failures else error
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(cause).__name__

@@ -1,0 +1,11 @@
+r"""Pretrain every policy x epochs x seed side by side.
+
+ray job submit --working-dir . -- python jobs/sweep.py --base small --data.root DIR \
+    --sweep.policies random cv --sweep.epochs 10 --sweep.seeds 0 1 --output_dir OUT
+"""
+
+from cvmae.command_line import run_job
+from cvmae.sweep.driver import sweep
+
+if __name__ == "__main__":
+    run_job(sweep)

@@ -1,0 +1,11 @@
+"""Write a synthetic hospital (made-up data with known truth) as a MEDS data set.
+
+ray job submit --working-dir . -- python jobs/synthesize.py --root DIR --num_subjects 1000
+"""
+
+import sys
+
+from cvmae.data.synthetic import main
+
+if __name__ == "__main__":
+    print(main(sys.argv[1:]))

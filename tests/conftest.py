@@ -1,0 +1,54 @@
+"""Fixtures that every room of the tests may use."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvmae.config import PRESETS, Config
+from cvmae.data.synthetic import SyntheticConfig, write_hospital
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Randomness of a test: any value of CVMAE_TEST_SEED must pass."""
+    return np.random.default_rng(int(os.environ.get("CVMAE_TEST_SEED", "0")))
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A synthetic hospital of 60 subjects and 8 codes."""
+    root = tmp_path_factory.mktemp("hospital") / "meds"
+    return write_hospital(
+        SyntheticConfig(
+            root=str(root), num_subjects=60, num_codes=8, median_measurements=60, num_shards=3
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real MEDS data sets that CVMAE_REAL_DATA names."""
+    folder = os.environ.get("CVMAE_REAL_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real data not found: set CVMAE_REAL_DATA to the folder of the MEDS data sets")
+    return Path(folder)
+
+
+@pytest.fixture
+def tiny(hospital: str, tmp_path: Path) -> Config:
+    """Settings of a run of seconds, in this process."""
+    base = PRESETS["tiny"]
+    return replace(
+        base,
+        output_dir=str(tmp_path / "run"),
+        data=replace(
+            base.data, root=hospital, min_count=2, unit_rows=500, sequence_length=32, lanes=4
+        ),
+        train=replace(base.train, batch_sequences=16),
+        scaling=replace(base.scaling, num_workers=0),
+    )

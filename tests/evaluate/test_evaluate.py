@@ -1,0 +1,171 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.config import PRESETS, override
+from cvmae.data.evaluation import evaluation_batches
+from cvmae.data.fit_statistics import fit_statistics
+from cvmae.data.meds import open_dataset, plan_units
+from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.evaluate import evaluate
+from cvmae.evaluate.models import find_contestants, load, predict, score_unit
+from cvmae.train.pretrain import pretrain
+
+
+@pytest.fixture(scope="module")
+def runs(hospital, tmp_path_factory):
+    """Two models of one vocabulary, trained for two epochs, and the settings they share."""
+    folder = tmp_path_factory.mktemp("runs")
+    shared = override(
+        PRESETS["tiny"],
+        {
+            "data.root": hospital,
+            "data.min_count": 2,
+            "data.unit_rows": 500,
+            "data.sequence_length": 32,
+            "scaling.num_workers": 0,
+        },
+    )
+    fit_statistics(replace(shared, output_dir=str(folder / "statistics")))
+    shared = override(shared, {"data.statistics": folder / "statistics"})
+    for policy in ("random", "cv"):
+        pretrain(override(shared, {"mask.policy": policy, "output_dir": folder / policy}))
+    return shared, folder
+
+
+def settings_for(runs, output, *checkpoints, **changes):
+    shared, folder = runs
+    given = [f"{name}={folder / path}" for name, path in (c.split("=") for c in checkpoints)]
+    few = {"evaluate.min_scored": 10, "evaluate.bootstrap_samples": 30, "output_dir": output}
+    return override(shared, {"evaluate.checkpoints": given, **few, **changes})
+
+
+def test_evaluate_writes_results_figures_and_a_report(runs, tmp_path):
+    printed = evaluate(settings_for(runs, tmp_path / "out", "random=random", "cv=cv"))
+    written = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"results.json", "report.html", "codes.parquet", "config.yaml"} <= written
+    assert {"scores.png", "differences.png", "learning_curves.png"} <= written
+    assert printed.endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [pair["first"] for pair in results["pairs"]] == ["cv"]
+    assert results["notes"] == []
+    table = pq.read_table(tmp_path / "out" / "codes.parquet")
+    assert table.num_rows == results["data"]["num_codes"]
+    assert {"code", "cv", "cv_unclipped", "r2/cv", "mean_absolute_error/random"} <= set(
+        table.column_names
+    )
+
+
+def test_the_same_checkpoint_under_two_names_scores_the_same(runs, tmp_path):
+    evaluate(settings_for(runs, tmp_path / "out", "random=random", "again=random"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (pair,) = results["pairs"]
+    assert pair["pooled_difference"] == 0
+    assert pair["wins"] == pair["losses"] == 0
+    assert results["headline"]["title"] == "No clear difference between again and random"
+
+
+def test_scores_do_not_depend_on_how_subjects_are_cut_into_units(runs, tmp_path):
+    scores = []
+    for unit_rows in (300, 100_000):
+        out = tmp_path / str(unit_rows)
+        evaluate(settings_for(runs, out, "cv=cv", **{"data.unit_rows": unit_rows}))
+        scores.append(json.loads((out / "results.json").read_text())["methods"][0]["r2_pooled"])
+    # Other units make other batches, so other orders of float32 additions.
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
+def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs):
+    shared, folder = runs
+    loaded = load(str(folder / "cv"), "last", "cpu")
+    own = loaded.fitted.statistics
+    # Were the model's unit of every code 10 x coarser and shifted, what it reads and says in
+    # standardised values would be the same, and so would its predictions.
+    unclipped = {
+        "clip_low": np.full_like(own.mean, -np.inf),
+        "clip_high": -np.full_like(own.mean, -np.inf),
+    }
+    reference = replace(own, **unclipped)
+    wide = replace(own, mean=own.mean - 2 * own.std, std=3 * own.std, **unclipped)
+    unit = plan_units(open_dataset(shared.data.root), 10**6)[0]
+    (batch, *_) = evaluation_batches(
+        shared.data.root, unit, reference, split="train", sequence_length=32, ratio=0.25, seed=1
+    )
+    translated = predict(
+        batch,
+        loaded=replace(loaded, fitted=replace(loaded.fitted, statistics=wide)),
+        reference=reference,
+        device="cpu",
+    )
+    given = wide.standardise(batch.code_index_N, batch.numeric_value_N)
+    # z in `wide` is (z + 2) / 3 of the reference: the model must have read that ...
+    hidden = batch.batch.hidden_M.numpy()
+    np.testing.assert_allclose(given, (batch.batch.value_N.numpy() + 2) / 3, atol=1e-5)
+    # ... and what it said must have been turned back.
+    import torch
+
+    with torch.inference_mode():
+        said = loaded.model(replace(batch.batch, value_N=torch.from_numpy(given))).numpy()
+    np.testing.assert_allclose(translated, 3 * said.astype(np.float64) - 2, atol=1e-5)
+    assert len(hidden) == len(translated)
+
+
+def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
+    shared, folder = runs
+    unit = plan_units(open_dataset(shared.data.root), 10**6)[0]
+    models = [Contestant(name=name, path=str(folder / name)) for name in ("random", "cv")]
+    sums = score_unit(
+        unit,
+        root=shared.data.root,
+        split="train",
+        seed=3,
+        contestants=models,
+        reference=models[0],
+        device="cpu",
+    )
+    assert sums.error_RK.shape[1] == 2 + 3
+    assert sums.subject_R.max() == sums.num_subjects - 1
+    assert not np.allclose(sums.error_RK[:, 0], sums.error_RK[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "message"),
+    [
+        ([], "evaluate.checkpoints is empty"),
+        (["last value=cv"], "this name is taken"),
+        (["cv=nowhere"], "holds no checkpoint"),
+    ],
+)
+def test_checkpoints_that_cannot_be_compared_are_refused(runs, checkpoints, message):
+    _, folder = runs
+    entries = [f"{name}={folder / path}" for name, path in (c.split("=") for c in checkpoints)]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find_contestants(entries)
+
+
+def test_models_of_different_vocabularies_are_refused(runs, tmp_path):
+    shared, folder = runs
+    few = {"data.num_codes": 5, "data.statistics": "", "train.epochs": 1}
+    pretrain(override(shared, {**few, "output_dir": tmp_path / "few"}))
+    with pytest.raises(ValueError, match=r"another vocabulary .* 5 codes against \d+"):
+        find_contestants([f"cv={folder / 'cv'}", f"few={tmp_path / 'few'}"])
+
+
+def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"output_dir=.* is not empty"):
+        evaluate(settings_for(runs, tmp_path, "cv=cv"))
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["mine.txt"]
+
+
+def test_models_that_were_not_trained_alike_are_noted(runs, tmp_path):
+    shared, _ = runs
+    pretrain(override(shared, {"train.epochs": 1, "output_dir": tmp_path / "short"}))
+    evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"short={tmp_path / 'short'}"))
+    (note,) = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
+    assert "short and cv were not trained alike" in note
+    assert "the number of steps" in note

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score
+
+from cvmae.data.batches import make_batch
+from cvmae.data.evaluation import EvaluationBatch
+from cvmae.evaluate.baselines import BASELINES
+from cvmae.evaluate.reconstruction import add_batches, average_runs, merge, scores
+
+NUM_CODES = 4
+
+
+def make_evaluation_batch(rng, subjects, *, length=30, first_subject=1000, twins=0.0):
+    """Sequences of one length whose standardised values differ by code in mean and spread."""
+    total = length * len(subjects)
+    code = rng.integers(0, NUM_CODES, total).astype(np.int32)
+    value = (rng.normal(size=total) * (1 + code) + 0.3 * code).astype(np.float32)
+    minutes = np.tile(np.arange(length) * 60, len(subjects))
+    hidden = rng.random(total) < 0.3
+    return EvaluationBatch(
+        batch=make_batch(
+            lengths_B=np.full(len(subjects), length),
+            code_index_N=code,
+            minutes_N=minutes,
+            value_N=value,
+            hidden_N=hidden,
+        ),
+        subject_id_B=first_subject + np.array(subjects),
+        code_index_N=code,
+        numeric_value_N=value,
+        time_us_N=minutes.astype(np.int64) * 60_000_000,
+        scored_M=rng.random(int(hidden.sum())) >= twins,
+    )
+
+
+def hidden_of(batch):
+    place = batch.batch.hidden_M.numpy()
+    return batch.code_index_N[place], batch.batch.value_N.numpy()[place].astype(np.float64)
+
+
+def predict_half(batch):
+    return 0.5 * hidden_of(batch)[1]
+
+
+def predict_truth(batch):
+    return hidden_of(batch)[1]
+
+
+def predict_constant(batch):
+    return np.full(len(batch.scored_M), 0.25)
+
+
+def assert_same_sums(one, other):
+    for name, value in vars(one).items():
+        np.testing.assert_allclose(value, getattr(other, name), rtol=1e-12, err_msg=name)
+
+
+def test_r2_of_every_code_equals_scikit_learns(rng):
+    batch = make_evaluation_batch(rng, range(20))
+    found = scores(add_batches([batch], [predict_half, predict_constant], NUM_CODES), min_scored=2)
+    code, target = hidden_of(batch)
+    for index in range(NUM_CODES):
+        own = target[code == index]
+        # Sums of squares about 0 lose a digit or two against a two-pass sum.
+        assert found.r2_CK[index, 0] == pytest.approx(r2_score(own, 0.5 * own), abs=1e-9)
+        assert found.r2_CK[index, 1] == pytest.approx(
+            r2_score(own, np.full(len(own), 0.25)), abs=1e-9
+        )
+        assert found.mean_absolute_error_CK[index, 0] == pytest.approx(np.abs(0.5 * own).mean())
+    assert found.macro_K[0] == pytest.approx(found.r2_CK[:, 0].mean())
+
+
+def test_a_perfect_prediction_has_an_r2_of_one_pooled_and_per_code(rng):
+    batch = make_evaluation_batch(rng, range(5))
+    found = scores(add_batches([batch], [predict_truth], NUM_CODES), min_scored=2)
+    assert found.pooled_K[0] == 1.0
+    np.testing.assert_array_equal(found.r2_CK[:, 0], 1.0)
+
+
+def test_a_hidden_value_with_a_twin_is_counted_and_not_scored(rng):
+    batch = make_evaluation_batch(rng, range(20), twins=0.2)
+    sums = add_batches([batch], [predict_half], NUM_CODES)
+    num_twins = int((~batch.scored_M).sum())
+    assert num_twins > 0
+    assert sums.num_twins == num_twins
+    assert sums.count_R.sum() == sums.num_hidden - num_twins
+    code, target = hidden_of(batch)
+    left = batch.scored_M & (code == 0)
+    found = scores(sums, min_scored=2)
+    assert found.r2_CK[0, 0] == pytest.approx(r2_score(target[left], 0.5 * target[left]), abs=1e-9)
+
+
+def test_a_subject_that_spans_batches_is_summed_once(rng):
+    batches = [make_evaluation_batch(rng, [0, 1]), make_evaluation_batch(rng, [1, 2])]
+    sums = add_batches(batches, [predict_half], NUM_CODES)
+    assert sums.num_subjects == 3
+    assert sums.num_sequences == 4
+    pairs = sums.subject_R * NUM_CODES + sums.code_R
+    assert len(np.unique(pairs)) == len(pairs)
+
+
+def test_units_merge_to_the_sums_of_all_their_batches(rng):
+    first, second = make_evaluation_batch(rng, [0, 1]), make_evaluation_batch(rng, [2, 3])
+    together = add_batches([first, second], [predict_half], NUM_CODES)
+    apart = merge(add_batches([batch], [predict_half], NUM_CODES) for batch in (first, second))
+    assert_same_sums(apart, together)
+
+
+def test_sums_name_no_subject(rng):
+    batch = make_evaluation_batch(rng, range(3), first_subject=77_000_000)
+    sums = add_batches([batch], [predict_half], NUM_CODES)
+    assert max(np.max(value) for value in vars(sums).values()) < 77_000_000
+
+
+def test_seeds_of_a_name_enter_by_the_mean_of_their_r2(rng):
+    batch = make_evaluation_batch(rng, range(10))
+    sums = add_batches([batch], [predict_half, predict_constant, predict_truth], NUM_CODES)
+    averaged, names = average_runs(sums, ["cv", "random", "cv", *BASELINES])
+    assert names == ("cv", "random", *BASELINES)
+    one, mean = scores(sums, min_scored=2), scores(averaged, min_scored=2)
+    np.testing.assert_allclose(mean.r2_CK[:, 0], one.r2_CK[:, [0, 2]].mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(mean.r2_CK[:, 1:], one.r2_CK[:, [1, 3, 4, 5]], rtol=1e-12)
+
+
+def test_a_rare_code_enters_pooled_but_not_macro(rng):
+    batch = make_evaluation_batch(rng, range(20))
+    sums = add_batches([batch], [predict_half], NUM_CODES)
+    counts = scores(sums, min_scored=2).count_C
+    found = scores(sums, min_scored=int(counts.max()))
+    assert found.counted_C.sum() == (counts == counts.max()).sum() < NUM_CODES
+    assert found.pooled_K[0] == scores(sums, min_scored=2).pooled_K[0]
+    assert found.macro_K[0] == pytest.approx(found.r2_CK[found.counted_C, 0].mean())
+
+
+def test_a_unit_without_a_subject_of_the_split_adds_nothing(rng):
+    empty = add_batches([], [predict_half], NUM_CODES)
+    some = add_batches([make_evaluation_batch(rng, range(3))], [predict_half], NUM_CODES)
+    assert_same_sums(merge([empty, some, empty]), some)

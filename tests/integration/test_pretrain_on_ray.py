@@ -1,0 +1,133 @@
+"""Pretraining on Ray: the same data and losses as without it; killed workers; the Jobs API."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvmae.checkpoint import Progress, find_checkpoint, load_state
+from cvmae.config import Config
+from cvmae.data.bricks import stream_bricks
+from cvmae.data.fit_statistics import fit
+from cvmae.train.loop import make_plan
+from cvmae.train.pretrain import pretrain
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A local Ray as the jobs start it."""
+    from cvmae.config import ScalingConfig
+    from cvmae.distributed import start_ray
+
+    ray.shutdown()
+    start_ray(ScalingConfig(num_workers=2))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def on_ray(tiny: Config) -> Config:
+    return replace(
+        tiny,
+        train=replace(tiny.train, epochs=2, batch_sequences=8),
+        scaling=replace(tiny.scaling, num_workers=2),
+    )
+
+
+def progress_of(run: str | Path) -> Progress:
+    return load_state(find_checkpoint(run))[0]
+
+
+def test_ray_data_delivers_the_bricks_of_the_plain_generator(on_ray):
+    from cvmae.data.stream import brick_dataset, ray_bricks
+
+    for rows in (500, 60):
+        config = replace(on_ray, data=replace(on_ray.data, unit_rows=rows, lanes=2))
+        plan = make_plan(config, fit(config))
+        dataset = brick_dataset(plan.train_reader, plan.train_order, plan.units)
+        dataset.context.execution_options.preserve_order = True
+        for epoch, rank in ((0, 0), (1, 1)):
+            ours = list(ray_bricks(dataset.iterator(), epoch=epoch, step=0, rank=rank, world=2))
+            plain = list(
+                stream_bricks(
+                    plan.train_reader, plan.train_order, plan.units, epoch=epoch, rank=rank, world=2
+                )
+            )
+            assert len(ours) == len(plain) > 0
+            for a, b in zip(ours, plain, strict=True):
+                for name, value in vars(b).items():
+                    found = getattr(a, name)
+                    np.testing.assert_array_equal(found, value)
+                    assert np.asarray(found).dtype == np.asarray(value).dtype
+
+
+def test_two_workers_lose_what_one_process_loses(on_ray, tmp_path):
+    run = pretrain(on_ray)
+    alone = pretrain(
+        replace(
+            on_ray,
+            output_dir=str(tmp_path / "alone"),
+            scaling=replace(on_ray.scaling, num_workers=0),
+        )
+    )
+    ours, theirs = progress_of(run).history, progress_of(alone).history
+    assert [e["step"] for e in ours] == [e["step"] for e in theirs]
+    for name in ("train_loss", "tuning_mse"):
+        # The same gradients, summed over two ranks in another order: about 1e-6 a step,
+        # amplified by AdamW's division by small second moments.
+        np.testing.assert_allclose(
+            [e[name] for e in ours], [e[name] for e in theirs], rtol=2e-3, err_msg=name
+        )
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
+    on_ray, tmp_path
+):
+    config = replace(
+        on_ray,
+        train=replace(on_ray.train, epochs=12),
+        checkpoint=replace(on_ray.checkpoint, every_steps=5),
+    )
+    calm = pretrain(replace(config, output_dir=str(tmp_path / "calm")))
+    disturbed = str(tmp_path / "disturbed")
+    killed = threading.Event()
+
+    def kill_a_worker() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            steps = sorted(Path(disturbed, "checkpoints").glob("step_*"))
+            workers = [
+                p
+                for p in psutil.process_iter(["cmdline"])
+                if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])
+            ]
+            if len(steps) and len(workers) == 2:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.set()
+                return
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    pretrain(replace(config, output_dir=disturbed))
+    killer.join()
+    assert killed.is_set()
+    ours, theirs = (
+        load_file(find_checkpoint(run) / "model.safetensors") for run in (calm, disturbed)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [e["train_loss"] for e in progress_of(calm).history] == [
+        e["train_loss"] for e in progress_of(disturbed).history
+    ]

@@ -1,0 +1,67 @@
+"""A sweep through Ray Tune: trials side by side, one that fails, an MLflow run for each."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.sweep.driver import sweep
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def _local_ray():
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.fixture
+def config(tiny, tmp_path, monkeypatch, _local_ray):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return replace(
+        tiny,
+        output_dir=str(tmp_path / "out"),
+        scaling=replace(tiny.scaling, num_workers=2),
+        sweep=replace(tiny.sweep, policies=("random", "variance", "cv"), max_concurrent=2),
+    )
+
+
+def read_rows(config):
+    return pq.read_table(Path(config.output_dir) / "trials.parquet").to_pylist()
+
+
+def test_trials_run_side_by_side_and_a_failed_one_is_all_that_a_resumed_sweep_repeats(config):
+    """One test, because a trial on Ray takes half a minute of starting up."""
+    from mlflow import MlflowClient
+
+    # A file where the third trial's folder should be: it fails at once, and again.
+    trials = Path(config.output_dir) / "trials"
+    trials.mkdir(parents=True)
+    (trials / "cv_epochs2_seed0").write_text("in the way")
+    (Path(config.output_dir) / "config.yaml").touch()
+    config = replace(config, resume=config.output_dir)
+    with pytest.raises(ValueError, match="1 of 3 trials failed"):
+        sweep(config)
+    assert [row["status"] for row in read_rows(config)] == ["finished", "finished", "failed"]
+
+    written = sorted(trials.glob("*/checkpoints/*/*"))
+    with pytest.raises(ValueError, match=r"cv_epochs2_seed0: NotADirectoryError"):
+        sweep(config)
+    assert [row["status"] for row in read_rows(config)] == ["finished", "finished", "failed"]
+    assert sorted(trials.glob("*/checkpoints/*/*")) == written  # skipped, not repeated
+
+    client = MlflowClient(f"sqlite:///{config.output_dir}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cvmae").experiment_id])
+    children = {r.info.run_name: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    (parent,) = [r for r in runs if r.info.run_id not in {c.info.run_id for c in children.values()}]
+    assert set(children) == {"random_epochs2_seed0", "variance_epochs2_seed0"}
+    assert parent.info.status == "FAILED"
+    for run in children.values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        history = client.get_metric_history(run.info.run_id, "tuning_mse")
+        assert [point.step for point in history] == [1, 2]

@@ -1,0 +1,102 @@
+"""Ragged attention against a plain loop over sequences, and its backends against each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from cvmae.model.attention import attention, plan_attention
+
+
+def attend_one_by_one(query, key, value, num_queries, num_keys):
+    """Attend in float64, a sequence and a formula at a time."""
+    outputs, q, k = [query.new_zeros((0, *query.shape[1:])).double()], 0, 0
+    for m, n in zip(num_queries, num_keys, strict=True):
+        rows = [x[s : s + c].double() for x, s, c in ((query, q, m), (key, k, n), (value, k, n))]
+        scores = torch.einsum("qhd,khd->hqk", rows[0], rows[1]) / rows[0].shape[-1] ** 0.5
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), rows[2]))
+        q, k = q + m, k + n
+    return torch.cat(outputs)
+
+
+def draw(rng, num_queries, num_keys, num_heads=3, head_dim=8):
+    shapes = [sum(num_queries), sum(num_keys), sum(num_keys)]
+    arrays = (rng.normal(size=(n, num_heads, head_dim)).astype(np.float32) for n in shapes)
+    return [torch.from_numpy(array).requires_grad_() for array in arrays]
+
+
+LENGTHS = {
+    "self, unsorted": ([70, 3, 200, 18, 1, 69, 33], None),
+    "self, equal": ([16] * 5, None),
+    "cross": ([20, 1, 50, 6, 1, 30, 8], [70, 3, 200, 18, 1, 69, 33]),
+    "some without queries": ([0, 4, 0, 9], [7, 5, 90, 3]),
+    "some without keys": ([5, 4, 2, 9], [0, 5, 0, 3]),
+    "no keys at all": ([3, 2], [0, 0]),
+    "no queries at all": ([0, 0], [3, 2]),
+    "no sequence": ([], []),
+}
+
+
+def lengths(name):
+    num_queries, num_keys = LENGTHS[name]
+    return np.array(num_queries, np.int64), np.array(num_keys or num_queries, np.int64)
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_attention_equals_a_loop_over_sequences(rng, name):
+    num_queries, num_keys = lengths(name)
+    inputs = draw(rng, num_queries, num_keys)
+    output = attention(*inputs, plan_attention(num_queries, num_keys, "cpu"))
+    expected = attend_one_by_one(*inputs, num_queries, num_keys)
+    # float32 sums over at most 200 keys of weights that add up to one.
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in LENGTHS if "no " not in name])
+def test_gradients_equal_those_of_a_loop_over_sequences(rng, name):
+    num_queries, num_keys = lengths(name)
+    inputs = draw(rng, num_queries, num_keys)
+    output = attention(*inputs, plan_attention(num_queries, num_keys, "cpu"))
+    upstream = torch.from_numpy(rng.normal(size=output.shape))
+    grads = torch.autograd.grad(output, inputs, upstream.float())
+    expected = torch.autograd.grad(
+        attend_one_by_one(*inputs, num_queries, num_keys), inputs, upstream
+    )
+    for grad, reference in zip(grads, expected, strict=True):
+        # Sums over at most 200 queries of terms near one, in float32.
+        torch.testing.assert_close(grad, reference, atol=1e-4, rtol=1e-4)
+
+
+def test_a_sequence_that_is_not_finite_leaves_the_others_alone(rng):
+    num = np.array([20, 30, 18, 25])
+    inputs = [x.detach() for x in draw(rng, num, num)]
+    for x in inputs:
+        x[20:50] = torch.nan
+    output = attention(*inputs, plan_attention(num, num, "cpu"))
+    assert output[:20].isfinite().all()
+    assert output[50:].isfinite().all()
+
+
+def test_padding_stays_small_whatever_the_order_of_the_lengths(rng):
+    num = np.clip(np.exp(rng.normal(np.log(75), 1, size=200)), 2, 384).astype(np.int64)
+    shapes = plan_attention(num, num, "cpu").buckets.shapes
+    assert sum(b for b, _, _ in shapes) == 200
+    # Loose lengths of 16 or a quarter waste about a fifth of the scores.
+    assert sum(b * q * k for b, q, k in shapes) < 1.35 * (num**2).sum()
+    assert len(shapes) < 20
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [name for name in LENGTHS if "no " not in name])
+def test_variable_length_kernels_equal_the_bucketed_backend(rng, name):
+    num_queries, num_keys = lengths(name)
+    plan = plan_attention(num_queries, num_keys, "cuda")
+    exact = draw(rng, num_queries, num_keys, head_dim=32)
+    half = [x.detach().bfloat16().cuda().requires_grad_() for x in exact]
+    expected = attend_one_by_one(*half, num_queries, num_keys)
+    output = attention(*half, plan)
+    # bfloat16 keeps 8 bits: 0.4% of values up to about three.
+    torch.testing.assert_close(output.double(), expected, atol=0.03, rtol=0.03)
+    grads = torch.autograd.grad(output.float().sum(), half)
+    for grad, reference in zip(grads, torch.autograd.grad(expected.sum(), half), strict=True):
+        torch.testing.assert_close(grad, reference, atol=0.1, rtol=0.05)

@@ -1,0 +1,32 @@
+"""The formula against torch's own count of operations."""
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cvmae.config import ModelConfig
+from cvmae.data.batches import make_batch
+from cvmae.model.flops import flops
+from cvmae.model.loss import hidden_error
+from cvmae.model.vomae import build_model
+
+
+def test_formula_equals_the_counted_operations(rng):
+    config = ModelConfig(width=64, num_layers=2, num_heads=2, num_decoder_layers=1)
+    lengths = np.array([48, 48])  # of one length, so that nothing is padded
+    batch = make_batch(
+        lengths_B=lengths,
+        code_index_N=rng.integers(0, 5, 96),
+        minutes_N=rng.integers(0, 9_000, 96),
+        value_N=rng.normal(size=96).astype(np.float32),
+        hidden_N=np.tile(np.arange(48) < 12, 2),
+    )
+    model = build_model(config, 5, seed=0)
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
+        hidden_error(model, batch)[0].backward()
+    # Time embedding and head are in the count and not in the formula.
+    counted = counter.get_total_flops()
+    assert 1 <= counted / flops(config, batch.num_visible_B, batch.num_hidden_B) < 1.1

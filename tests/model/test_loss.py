@@ -1,0 +1,61 @@
+"""The summed error and its scale over ranks."""
+
+import numpy as np
+import pytest
+import torch
+
+from cvmae.config import ModelConfig
+from cvmae.data.batches import make_batch
+from cvmae.model.loss import hidden_error, rank_loss
+from cvmae.model.vomae import build_model
+
+CONFIG = ModelConfig(width=16, num_layers=1, num_heads=2, num_decoder_layers=1)
+
+
+def random_columns(rng, lengths, num_hidden):
+    total = sum(lengths)
+    return {
+        "code_index_N": rng.integers(0, 5, total),
+        "minutes_N": rng.integers(0, 9_000, total),
+        "value_N": rng.normal(size=total).astype(np.float32),
+        "hidden_N": np.concatenate(
+            [rng.permutation(n) < k for n, k in zip(lengths, num_hidden, strict=True)]
+        ),
+    }
+
+
+def test_error_is_the_sum_of_squares_over_hidden_values(rng):
+    lengths = [12, 7]
+    batch = make_batch(lengths_B=np.array(lengths), **random_columns(rng, lengths, [5, 2]))
+    model = build_model(CONFIG, 5, seed=0)
+    error, count = hidden_error(model, batch)
+    difference = model(batch) - batch.value_N[batch.hidden_M]
+    assert count == 7
+    torch.testing.assert_close(error, (difference**2).sum())
+
+
+def test_averaged_gradients_of_uneven_ranks_equal_the_gradient_of_the_global_mean(rng):
+    lengths, num_hidden = [40, 9, 11], [20, 1, 2]
+    columns = random_columns(rng, lengths, num_hidden)
+    model = build_model(CONFIG, 5, seed=0)
+
+    def gradients(start, stop, count, world_size):
+        first, last = sum(lengths[:start]), sum(lengths[:stop])
+        batch = make_batch(
+            lengths_B=np.array(lengths[start:stop]),
+            **{name: column[first:last] for name, column in columns.items()},
+        )
+        loss = rank_loss(hidden_error(model, batch)[0], torch.tensor(count), world_size)
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    alone = gradients(0, 3, 23, 1)
+    ranks = [gradients(0, 1, 23, 2), gradients(1, 3, 23, 2)]
+    for reference, first, second in zip(alone, *ranks, strict=True):
+        # Float32 sums in another order; a mean per rank would be off by a factor near two.
+        torch.testing.assert_close((first + second) / 2, reference, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_a_step_that_hides_nothing_has_zero_loss(world_size):
+    loss = rank_loss(torch.tensor(0.0), torch.tensor(0), world_size)
+    assert loss == 0

@@ -1,0 +1,64 @@
+"""The demo: refuses to overwrite, compares with what is attainable, says that data are made up."""
+
+import numpy as np
+import pytest
+
+from cvmae.data.synthetic_reference import Attainable
+from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table, main
+
+BEST = Attainable(
+    name="best attainable R2",
+    num_hidden_C=np.array([5]),
+    r2_C=np.array([0.6]),
+    r2_pooled=0.61,
+    r2_macro=0.6,
+)
+ROW = {
+    "policy": "random",
+    "kind": "model",
+    "r2_pooled": 0.5,
+    "r2_macro": 0.45,
+    "won": None,
+    "num_codes": None,
+    "epochs_to_reference_best": 12,
+    "measurements_per_s": 12_345.6,
+}
+
+
+def test_the_table_has_policies_then_what_is_attainable_then_baselines():
+    cv = {**ROW, "policy": "cv", "won": 61.5, "num_codes": 98, "epochs_to_reference_best": None}
+    mean = dict.fromkeys(ROW) | {"policy": "code mean", "kind": "baseline", "r2_pooled": 0.0}
+    lines = format_table([cv, ROW, mean], BEST).splitlines()
+    assert [line.split("  ")[0].strip() for line in lines[2:]] == [
+        "cv",
+        "random",
+        "best attainable R2",
+        "code mean",
+    ]
+    assert "61.5 of 98" in lines[2]
+    assert "not reached" in lines[2]
+    assert lines[3].split()[-2:] == ["12", "12,346"]
+    assert "0.610" in lines[4]
+    assert "not reached" not in lines[5]
+
+
+def test_a_folder_that_holds_something_is_refused_in_one_line(tmp_path):
+    (tmp_path / "kept").touch()
+    with pytest.raises(SystemExit, match=r"cvmae: output_dir=.* is not empty: remove it"):
+        main(["--output_dir", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_in_one_process_and_says_where_everything_is(tmp_path):
+    out = tmp_path / "demo"
+    config = DemoConfig(output_dir=str(out), num_subjects=150, epochs=1, num_workers=0)
+    text = demo(config)
+    for policy in ("random", "variance", "cv"):
+        assert f"\n{policy} " in text
+    assert "\nbest attainable R2 " in text
+    assert SYNTHETIC_NOTE in text
+    assert (out / "evaluation" / "report.html").is_file()
+    assert str(out / "evaluation" / "report.html") in text
+    with pytest.raises(ValueError, match="is not empty"):
+        demo(config)

@@ -1,0 +1,160 @@
+"""Training in the calling process: it learns, it resumes exactly, it refuses what it must."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvmae.checkpoint import find_checkpoint, load_model, load_state
+from cvmae.config import Config
+from cvmae.data.fit_statistics import load_or_fit
+from cvmae.train import loop
+from cvmae.train.pretrain import pretrain
+
+
+def weights_of(run: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(find_checkpoint(run) / "model.safetensors")
+
+
+def assert_same_weights(a: str | Path, b: str | Path) -> None:
+    ours, theirs = weights_of(a), weights_of(b)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+class StoppedError(Exception):
+    """Stands for a process that ends here."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let training die right after it has written the checkpoint of a global step."""
+    save = loop._save
+
+    def save_and_stop(config, fitted, engine, progress, **rest):
+        save(config, fitted, engine, progress, **rest)
+        if progress.global_step == step:
+            raise StoppedError
+
+    monkeypatch.setattr(loop, "_save", save_and_stop)
+
+
+def test_the_loss_falls_below_that_of_the_code_means(tiny):
+    config = replace(tiny, train=replace(tiny.train, epochs=8, batch_sequences=8))
+    history = load_state(find_checkpoint(pretrain(config)))[0].history
+    assert len(history) == 8
+    assert history[-1]["train_loss"] < 0.95 * history[0]["train_loss"]
+    # Predicting each code's mean gives R2 = 0.
+    assert history[-1]["tuning_r2"] > 0
+
+
+def test_two_runs_of_the_same_seed_are_bit_identical_and_another_seed_is_not(tiny, tmp_path):
+    runs = [
+        pretrain(replace(tiny, output_dir=str(tmp_path / name), seed=seed))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert_same_weights(runs[0], runs[1])
+    with pytest.raises(AssertionError):
+        assert_same_weights(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_stopping_and_resuming_inside_an_epoch_changes_nothing(
+    tiny, tmp_path, monkeypatch, accumulation
+):
+    config = replace(
+        tiny,
+        train=replace(tiny.train, epochs=3, batch_sequences=8, accumulation_steps=accumulation),
+        checkpoint=replace(tiny.checkpoint, every_steps=2),
+    )
+    whole = pretrain(replace(config, output_dir=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        stop_after(patch, step=8)
+        with pytest.raises(StoppedError):
+            pretrain(replace(config, output_dir=str(tmp_path / "cut")))
+    progress, _, _ = load_state(find_checkpoint(tmp_path / "cut"))
+    assert progress.global_step == 8
+    assert progress.step > 0, "the test wants to stop inside an epoch"
+    pretrain(replace(config, output_dir=str(tmp_path / "cut"), resume=str(tmp_path / "cut")))
+    assert_same_weights(whole, tmp_path / "cut")
+    ours, theirs = (load_state(find_checkpoint(run))[0] for run in (whole, tmp_path / "cut"))
+    for name in ("train_loss", "tuning_mse", "tuning_r2", "step"):
+        assert [e[name] for e in ours.history] == [e[name] for e in theirs.history], name
+
+
+def test_accumulation_changes_the_sum_of_gradients_by_rounding_only(tiny, tmp_path):
+    runs = [
+        pretrain(
+            replace(
+                tiny,
+                output_dir=str(tmp_path / str(parts)),
+                train=replace(tiny.train, accumulation_steps=parts),
+            )
+        )
+        for parts in (1, 4)
+    ]
+    losses = [load_state(find_checkpoint(run))[0].history[-1]["train_loss"] for run in runs]
+    # Sums of float32 gradients in another order: about 1e-6 a step, amplified by AdamW.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_a_run_folder_is_not_written_over(tiny):
+    pretrain(tiny)
+    with pytest.raises(ValueError, match=r"output_dir=.* is not empty.*--resume"):
+        pretrain(tiny)
+
+
+def test_resuming_with_other_settings_is_refused_by_name(tiny):
+    run = pretrain(tiny)
+    with pytest.raises(ValueError, match=r"mask\.ratio: 0\.25 -> 0\.5"):
+        pretrain(replace(tiny, resume=run, mask=replace(tiny.mask, ratio=0.5)))
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny):
+    run = pretrain(tiny)
+    before = weights_of(run)
+    pretrain(replace(tiny, resume=run))
+    assert all(torch.equal(before[name], value) for name, value in weights_of(run).items())
+
+
+def test_only_the_newest_checkpoints_and_the_best_are_kept(tiny):
+    config = replace(
+        tiny,
+        train=replace(tiny.train, epochs=3, batch_sequences=8),
+        checkpoint=replace(tiny.checkpoint, every_steps=1, keep=2),
+    )
+    names = sorted(path.name for path in (Path(pretrain(config)) / "checkpoints").iterdir())
+    assert names[0] == "best"
+    assert len(names) == 3
+
+
+def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
+    run = pretrain(tiny)
+    loaded = load_model(run)
+    assert isinstance(loaded.config, Config)
+    assert loaded.fitted.statistics.num_codes == 8
+    engine = loop.Engine(loaded.model, loaded.config, device=torch.device("cpu"), total_steps=1)
+    plan = loop.make_plan(loaded.config, load_or_fit(replace(loaded.config, resume=run)))
+    error = loop.tuning_error(engine, plan, 8)
+    last = loaded.progress.history[-1]
+    assert error["tuning_mse"] == pytest.approx(last["tuning_mse"], rel=1e-9)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tiny, monkeypatch
+):
+    config = replace(tiny, train=replace(tiny.train, epochs=3))
+    step = loop.Engine.step
+
+    def explode(self, micro_batches, global_step):
+        error, count = step(self, micro_batches, global_step)
+        return (error * float("nan") if global_step >= self._total_steps // 2 else error), count
+
+    monkeypatch.setattr(loop.Engine, "step", explode)
+    with pytest.raises(FloatingPointError, match=r"optim\.lr"):
+        pretrain(config)
+    progress, _, _ = load_state(find_checkpoint(config.output_dir))
+    assert 0 < progress.epoch < 3
