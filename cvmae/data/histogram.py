@@ -18,6 +18,7 @@ Ints = npt.NDArray[np.int64]
 DROPPED_BITS = 17
 NUM_BINS = 1 << (32 - DROPPED_BITS)
 ZERO_BIN = NUM_BINS // 2  # bins of negative numbers lie below, in ascending order of value
+BLOCK = 1 << 15  # values at a time, so that arrays stay in cache
 DENSE_BINS = 16  # per value, up to which a table is faster than a sort
 
 # Shape letters: C codes, N measurements, B bins of one code that are not empty, ascending.
@@ -46,7 +47,10 @@ class Histogram:
         end_C = np.cumsum(width_C)
         shift_C = end_C - width_C - first_C
         size = int(end_C[-1]) if len(end_C) else 0
-        place_N = _bin_of(value_N) + shift_C[code_index_N]
+        place_N = np.empty(len(value_N), np.int64)
+        for first in range(0, len(value_N), BLOCK):
+            rows = slice(first, first + BLOCK)
+            np.add(_bin_of(value_N[rows]), shift_C[code_index_N[rows]], out=place_N[rows])
         if size <= DENSE_BINS * len(place_N):
             count_P = np.bincount(place_N, minlength=size)
             place = np.flatnonzero(count_P)
@@ -121,10 +125,12 @@ def median_deviation(bin_B: Ints, count_B: Ints, center: float) -> float:
     return float(distance[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
 
 
-def _bin_of(value_N: npt.NDArray[np.floating]) -> Ints:
+def _bin_of(value_N: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
     """Return the bin of each value; ascending bins are ascending values."""
     # Adding 0 turns -0.0 into 0.0. The shift keeps the sign, so that negative values come out
     # as negative numbers, of which the low bits count their magnitude.
-    bits_N = (value_N.astype(np.float32) + np.float32(0)).view(np.int32) >> DROPPED_BITS
-    bin_N = np.where(bits_N < 0, -1 - (bits_N & (ZERO_BIN - 1)), bits_N) + ZERO_BIN
-    return bin_N.astype(np.int64)
+    bits_N = (value_N.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)
+    bin_N = bits_N >> DROPPED_BITS
+    if bin_N.min(initial=0) < 0:
+        bin_N = np.where(bin_N < 0, -1 - (bin_N & (ZERO_BIN - 1)), bin_N)
+    return bin_N + ZERO_BIN

@@ -215,11 +215,13 @@ def plan_units(dataset: Dataset, unit_rows: int) -> tuple[Unit, ...]:
 
 
 def scan_subjects(root: str, unit: Unit) -> Ints:
-    """Return the distinct subjects that have rows in a unit, in file order.
+    """Return the distinct subjects of each file of a unit, in file order.
+
+    A subject comes twice where two files hold rows of it: `refuse_shared_subjects` looks for
+    that, over all units.
 
     Raises:
-        ValueError: A file cannot be read, is not in order, or shares a subject with another
-            file of the unit.
+        ValueError: A file cannot be read or is not in order.
     """
     found: list[Ints] = []
     for piece in unit.pieces:
@@ -227,7 +229,6 @@ def scan_subjects(root: str, unit: Unit) -> Ints:
             read = [read_subjects(parquet, index, order) for index in row_groups]
         subject_S = distinct_subjects([subject_N[starts_S] for subject_N, starts_S in read])
         found.append(subject_S[_within(piece, subject_S)])
-    _refuse_shared(unit, found)
     return np.concatenate(found)
 
 

@@ -1,6 +1,8 @@
 """Which subject is in which split: metadata/subject_splits.parquet and nothing else."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,22 +56,9 @@ def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray
     filesystem, location = locate(root, path)
     with reading(path):
         table = pq.read_table(location, filesystem=filesystem)
-    columns = {}
-    for name, needed, fits in (
-        (SUBJECT, "int64", pa.types.is_int64),
-        (SPLIT, "string", is_text),
-    ):
-        found = table.schema.field(name).type if name in table.column_names else None
-        if found is None or not fits(found):
-            what = "has no column" if found is None else f"has type {found} in column"
-            raise ValueError(f"{path} {what} {name!r}; MEDS needs one of type {needed}")
-        columns[name] = table.column(name).combine_chunks()
-        if columns[name].null_count:
-            row = columns[name].is_null().index(True).as_py()
-            raise ValueError(f"{path}: row {row} (from 0) has no {name}; complete or remove it")
-    encoded = columns[SPLIT].cast(pa.string()).dictionary_encode()
+    subject_S = _column(table, SUBJECT, "int64", pa.types.is_int64).to_numpy()
+    encoded = _column(table, SPLIT, "string", is_text).cast(pa.string()).dictionary_encode()
     names, name_S = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    subject_S = columns[SUBJECT].to_numpy()
     order_S = np.argsort(subject_S, kind="stable")
     subject_S, name_S = subject_S[order_S], name_S[order_S]
     again_S = np.flatnonzero(subject_S[1:] == subject_S[:-1])
@@ -88,3 +77,17 @@ def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray
     for shared in (subject_S, split_S):
         shared.setflags(write=False)  # the cache hands the same arrays to everybody
     return subject_S, split_S
+
+
+def _column(table: Any, name: str, needed: str, fits: Callable[[Any], bool]) -> Any:
+    """Return a column as one array; refuse it where it is missing, of another type or has nulls."""
+    path = subject_splits_filepath
+    found = table.schema.field(name).type if name in table.column_names else None
+    if found is None or not fits(found):
+        what = "has no column" if found is None else f"has type {found} in column"
+        raise ValueError(f"{path} {what} {name!r}; MEDS needs one of type {needed}")
+    array = table.column(name).combine_chunks()
+    if array.null_count:
+        row = array.is_null().index(True).as_py()
+        raise ValueError(f"{path}: row {row} (from 0) has no {name}; complete or remove it")
+    return array

@@ -5,7 +5,7 @@ clipped. Partial results merge in any order: counts and histograms exactly, mome
 unit (Chan's formula), so that merging in unit order gives the same bits every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -30,8 +30,9 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Pairs of subject and code that are summed at a time, so that sums stay in cache.
-BLOCK_PAIRS = 1 << 17
+# Sizes of what is summed at a time: arrays that leave the cache take three times as long.
+BLOCK_PAIRS = 1 << 17  # of subject and code
+BLOCK_MEASUREMENTS = 1 << 15
 DENSE_KEYS = 128  # per measurement, up to which a table is faster than a sort
 
 # Shape letters: C codes, K candidate codes, S subjects, N measurements, P subject-code pairs.
@@ -81,9 +82,13 @@ class Moments:
 
 
 def summarise(
-    offsets_S: Ints, code_index_N: npt.NDArray[np.integer], value_N: Floats, num_codes: int
+    offsets_S: Ints,
+    code_index_N: npt.NDArray[np.integer],
+    numeric_value_N: npt.NDArray[np.float32],
+    num_codes: int,
+    clip: tuple[Floats, Floats] | None = None,
 ) -> Moments:
-    """Take the moments of each code, in two passes over blocks of whole subjects."""
+    """Take the moments of each code, clipped to bounds per code where they are given."""
     total = Moments(
         num_values=np.zeros(num_codes, np.int64),
         num_subjects=np.zeros(num_codes, np.int64),
@@ -91,14 +96,26 @@ def summarise(
         squares=np.zeros(num_codes),
         within_squares=np.zeros(num_codes),
     )
-    subjects_a_block = max(1, BLOCK_PAIRS // max(num_codes, 1))
-    for first in range(0, len(offsets_S) - 1, subjects_a_block):
-        bounds = offsets_S[first : first + subjects_a_block + 1]
+    for bounds in _blocks(offsets_S, num_codes):
         rows = slice(int(bounds[0]), int(bounds[-1]))
+        code_index, value = code_index_N[rows], numeric_value_N[rows]
+        if clip is not None:
+            value = np.maximum(value, clip[0].astype(np.float32)[code_index])
+            np.minimum(value, clip[1].astype(np.float32)[code_index], out=value)
         total = total.merge(
-            _block_moments(np.diff(bounds), code_index_N[rows], value_N[rows], num_codes)
+            _block_moments(np.diff(bounds), code_index, value.astype(np.float64), num_codes)
         )
     return total
+
+
+def _blocks(offsets_S: Ints, num_codes: int) -> Iterator[Ints]:
+    """Yield the offsets of some subjects at a time, so that their arrays stay in cache."""
+    num_subjects = len(offsets_S) - 1
+    by_pairs = BLOCK_PAIRS // max(num_codes, 1)
+    by_rows = BLOCK_MEASUREMENTS * num_subjects // max(int(offsets_S[-1]), 1)
+    step = max(1, min(by_pairs, by_rows))
+    for first in range(0, num_subjects, step):
+        yield offsets_S[first : first + step + 1]
 
 
 def _block_moments(
@@ -171,15 +188,15 @@ def first_pass(
 ) -> FirstPass:
     """Summarise a unit's measurements of train whose code_index counts in `names`."""
     m, num_names = measurements, len(names)
-    minimum, maximum = np.full(num_names, np.inf), np.full(num_names, -np.inf)
-    value_N = m.numeric_value_N.astype(np.float64)
-    np.minimum.at(minimum, m.code_index_N, value_N)
-    np.maximum.at(maximum, m.code_index_N, value_N)
+    minimum = np.full(num_names, np.inf, np.float32)
+    maximum = np.full(num_names, -np.inf, np.float32)
+    np.minimum.at(minimum, m.code_index_N, m.numeric_value_N)
+    np.maximum.at(maximum, m.code_index_N, m.numeric_value_N)
     return FirstPass(
         names=tuple(names),
-        moments=summarise(m.offsets_S, m.code_index_N, value_N, num_names),
-        minimum=minimum,
-        maximum=maximum,
+        moments=summarise(m.offsets_S, m.code_index_N, m.numeric_value_N, num_names),
+        minimum=minimum.astype(np.float64),
+        maximum=maximum.astype(np.float64),
         histogram=Histogram.of(m.code_index_N, m.numeric_value_N, minimum, maximum),
         rows=rows,
         examples=tuple(examples),
@@ -241,32 +258,40 @@ class SecondPass:
 
 def second_pass(measurements: Measurements, clip_low_C: Floats, clip_high_C: Floats) -> SecondPass:
     """Summarise a unit's clipped measurements of train."""
-    m = measurements
-    low_C, high_C = clip_low_C.astype(np.float32), clip_high_C.astype(np.float32)
-    value_N = np.maximum(m.numeric_value_N, low_C[m.code_index_N])
-    np.minimum(value_N, high_C[m.code_index_N], out=value_N)
+    m, num_codes = measurements, len(clip_low_C)
     return SecondPass(
-        moments=summarise(m.offsets_S, m.code_index_N, value_N.astype(np.float64), len(clip_low_C)),
-        num_duplicates=count_duplicates(m, len(clip_low_C)),
+        moments=summarise(
+            m.offsets_S, m.code_index_N, m.numeric_value_N, num_codes, (clip_low_C, clip_high_C)
+        ),
+        num_duplicates=count_duplicates(m, num_codes),
     )
 
 
 def count_duplicates(measurements: Measurements, num_codes: int) -> int:
     """Count measurements that repeat the subject, time and code of an earlier one."""
     m = measurements
-    if len(m.time_us_N) == 0:
-        return 0
-    changes_N = np.zeros(len(m.time_us_N), np.bool_)
-    changes_N[1:] = m.time_us_N[1:] != m.time_us_N[:-1]
-    changes_N[m.offsets_S[:-1]] = True
+    return sum(
+        _block_duplicates(bounds, m.time_us_N, m.code_index_N, num_codes)
+        for bounds in _blocks(m.offsets_S, num_codes)
+    )
+
+
+def _block_duplicates(
+    bounds: Ints, time_us_N: Ints, code_index_N: npt.NDArray[np.integer], num_codes: int
+) -> int:
+    rows = slice(int(bounds[0]), int(bounds[-1]))
+    time_us = time_us_N[rows]
+    changes = np.zeros(len(time_us), np.bool_)
+    changes[1:] = time_us[1:] != time_us[:-1]
+    changes[bounds[:-1] - bounds[0]] = True
     # Times ascend within a subject: a run of equal times holds all measurements of that time.
-    key_N = np.cumsum(changes_N) * num_codes + m.code_index_N
-    size = int(key_N.max()) + 1
-    if size > DENSE_KEYS * len(key_N):
-        return len(key_N) - len(np.unique(key_N))
+    key = np.cumsum(changes) * num_codes + code_index_N[rows]
+    size = int(key.max()) + 1
+    if size > DENSE_KEYS * len(key):
+        return len(key) - len(np.unique(key))
     seen = np.zeros(size, np.bool_)  # takes a tenth of the time of sorting
-    seen[key_N] = True
-    return len(key_N) - int(np.count_nonzero(seen))
+    seen[key] = True
+    return len(key) - int(np.count_nonzero(seen))
 
 
 def add_counts(a: RowCounts, b: RowCounts) -> RowCounts:

@@ -16,7 +16,8 @@ import jinja2
 import torch
 
 from cvmae.evaluate import wording
-from cvmae.evaluate.figures import Drawing, colours, write_figures
+from cvmae.evaluate.figure_style import Drawing, colours
+from cvmae.evaluate.figures import write_figures
 from cvmae.evaluate.reconstruction import summary
 
 __all__ = ["headline", "provenance", "text_table", "write_report"]
@@ -99,7 +100,8 @@ def _context(results: Results) -> list[str]:
         f"{', and is' if models[1:] else ','} {standing} {guess['name']}, the best guess without "
         f"any training ({wording.number(guess['r2_pooled'])}; difference "
         f"{wording.signed(best['pooled_difference'])}, 95% interval "
-        f"{wording.spread(best['pooled_interval'])})."
+        f"{wording.spread(best['pooled_interval'])}). Code by code, {guess['name']} does better on "
+        f"{best['losses']} of {best['num_codes']} {_noun(results)}."
     ]
     num_runs = [len(model["runs"]) for model in models]
     if models[1:] and min(num_runs) == 1:

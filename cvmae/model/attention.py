@@ -24,8 +24,8 @@ __all__ = ["AttentionPlan", "attention", "plan_attention"]
 
 Ints = npt.NDArray[np.int64]
 
-# A bucket holds lengths within a quarter of its longest, or within 16: padded attention is
-# then about a tenth of a small share of a step, and a step has about ten buckets.
+# A bucket holds lengths within an eighth of its longest, or within 16: padding then adds about
+# a tenth to attention, itself a sixth of a step, and a step has about ten buckets.
 BUCKET_SHARE, BUCKET_STEP = 0.125, 16
 
 

@@ -174,6 +174,8 @@ def build_model(config: ModelConfig, num_codes: int, seed: int) -> VOMAE:
     nn.init.normal_(model.time_embedding.linear.weight, std=NUM_PERIODS**-0.5, generator=generator)
     nn.init.normal_(model.value_embedding.weight, generator=generator)
     nn.init.normal_(model.mask_token, generator=generator)
+    # The first predictions are near zero, which is each code's mean.
+    nn.init.normal_(model.head.weight, std=0.02, generator=generator)
     return model
 
 

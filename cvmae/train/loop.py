@@ -82,6 +82,18 @@ def make_plan(config: Config, fitted: FittedData) -> Plan:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What every epoch of a run shares."""
+
+    config: Config
+    fitted: FittedData
+    plan: Plan
+    engine: Engine
+    line: ProgressLine
+    num_steps: tuple[int, ...]  # of each epoch
+
+
 def train(
     config: Config,
     fitted: FittedData,
@@ -103,53 +115,59 @@ def train(
 
     Raises:
         FloatingPointError: The loss of an epoch is not finite; the last checkpoint stays.
+        RuntimeError: The data set changed while it was read.
     """
     torch.set_num_threads(config.train.num_threads)
     plan = make_plan(config, fitted)
-    num_steps = [plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs)]
-    total_steps = sum(num_steps)
+    num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
-    engine = Engine(model, config, device=default_device(), total_steps=total_steps)
+    engine = Engine(model, config, device=default_device(), total_steps=sum(num_steps))
     progress = _take_up(config, engine)
     line = ProgressLine(
-        label, total_steps=total_steps, first_step=progress.global_step, enabled=rank() == 0
+        label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
+    )
+    run = _Run(
+        config=config, fitted=fitted, plan=plan, engine=engine, line=line, num_steps=num_steps
     )
     while not progress.is_finished(config):
-        epoch = progress.epoch
         meter = EpochMeter(
             fitted.statistics.num_codes,
             engine.device,
             before=(progress.error_sum, progress.num_hidden),
         )
-        steps = iterate_steps(
-            bricks(epoch, progress.step),
-            lanes=config.data.lanes // world_size(),
-            step=progress.step,
-            accumulation_steps=config.train.accumulation_steps,
-        )
-        for micro_batches in meter.waiting(read_ahead(_on_device(steps, engine.device))):
-            meter.add(micro_batches, *engine.step(micro_batches, progress.global_step))
-            progress = replace(
-                progress, step=progress.step + 1, global_step=progress.global_step + 1
-            )
-            line.step(progress.global_step, meter)
-            every, is_last = (
-                config.checkpoint.every_steps,
-                progress.step == num_steps[progress.epoch],
-            )
-            if every and progress.global_step % every == 0 and not is_last:
-                error_sum, num_hidden = meter.error_and_count()
-                progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
-                _save(config, fitted, engine, progress)
-        if progress.step != num_steps[epoch]:
-            raise RuntimeError(
-                f"epoch {epoch} ended after {progress.step} of {num_steps[epoch]} "
-                f"steps: the data set changed while it was read"
-            )
-        progress = _end_epoch(config, fitted, engine, plan, meter, progress)
+        progress = _train_epoch(run, bricks(progress.epoch, progress.step), meter, progress)
+        progress = _end_epoch(run, meter, progress)
         line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
         report(progress.history[-1], meter.mask_rate())
     line.close()
+    return progress
+
+
+def _train_epoch(
+    run: _Run, bricks: Iterator[Brick], meter: EpochMeter, progress: Progress
+) -> Progress:
+    """Take the steps of an epoch that are left."""
+    config, epoch = run.config, progress.epoch
+    steps = iterate_steps(
+        bricks,
+        lanes=config.data.lanes // world_size(),
+        step=progress.step,
+        accumulation_steps=config.train.accumulation_steps,
+    )
+    for micro_batches in meter.waiting(read_ahead(_on_device(steps, run.engine.device))):
+        meter.add(micro_batches, *run.engine.step(micro_batches, progress.global_step))
+        progress = replace(progress, step=progress.step + 1, global_step=progress.global_step + 1)
+        run.line.step(progress.global_step, meter)
+        every, is_last = config.checkpoint.every_steps, progress.step == run.num_steps[epoch]
+        if every and progress.global_step % every == 0 and not is_last:
+            error_sum, num_hidden = meter.error_and_count()
+            progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
+            _save(run, progress)
+    if progress.step != run.num_steps[epoch]:
+        raise RuntimeError(
+            f"epoch {epoch} ended after {progress.step} of {run.num_steps[epoch]} steps: the data "
+            "set changed while it was read"
+        )
     return progress
 
 
@@ -184,23 +202,16 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
     }
 
 
-def _end_epoch(
-    config: Config,
-    fitted: FittedData,
-    engine: Engine,
-    plan: Plan,
-    meter: EpochMeter,
-    progress: Progress,
-) -> Progress:
+def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     """Measure, note and save a finished epoch."""
     metrics = meter.summary()
     if not math.isfinite(metrics["train_loss"]):
         raise FloatingPointError(
             f"the loss of epoch {progress.epoch} is {metrics['train_loss']}: lower optim.lr, or "
             "set optim.clip_norm and data.clip_quantiles; the last good checkpoint is kept in "
-            f"{config.output_dir}/checkpoints"
+            f"{run.config.output_dir}/checkpoints"
         )
-    metrics |= tuning_error(engine, plan, fitted.statistics.num_codes)
+    metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
     is_best = metrics["tuning_mse"] < progress.best_mse
     progress = Progress(
@@ -209,19 +220,17 @@ def _end_epoch(
         best_mse=min(progress.best_mse, metrics["tuning_mse"]),
         history=(*progress.history, metrics),
     )
-    _save(config, fitted, engine, progress, is_best=is_best)
+    _save(run, progress, is_best=is_best)
     return progress
 
 
-def _save(
-    config: Config, fitted: FittedData, engine: Engine, progress: Progress, *, is_best: bool = False
-) -> None:
+def _save(run: _Run, progress: Progress, *, is_best: bool = False) -> None:
     if rank() == 0:
-        model, optimizer = engine.state()
+        model, optimizer = run.engine.state()
         save_checkpoint(
-            config.output_dir,
-            config=config,
-            fitted=fitted,
+            run.config.output_dir,
+            config=run.config,
+            fitted=run.fitted,
             progress=progress,
             model=model,
             optimizer=optimizer,

@@ -143,8 +143,8 @@ class MlflowTracker:
             if not self._is_down:
                 _warn_down(self._uri, error)
             self._is_down, self._retry_at = True, time.monotonic() + RETRY_AFTER_S
-            # The reply may be lost and not the entry: ask again what the store holds.
-            self._last_step = None
+            # Where only the reply was lost, the store itself drops the entry when it comes again:
+            # the same point at the same time.
             self._write_pending(entries[sent:])
             return
         self._is_down = False

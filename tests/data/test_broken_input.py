@@ -22,7 +22,8 @@ from cvmae.data.meds import (
 ONE, TWO, THREE = 7_700_001, 7_700_002, 7_700_003
 VALUE = 8_888.0
 SECRETS = ("7700", "7_700", "8888")
-SOUND = [(subject, time, "LAB//A", VALUE) for subject in (ONE, TWO, THREE) for time in (None, 0, 5)]
+# Times are below 0 because parquet leaves a 0 beneath a null, which must not pass for a time.
+SOUND = [(s, time, "LAB//A", VALUE) for s in (ONE, TWO, THREE) for time in (None, -9, -5)]
 TRAIN = {ONE: "train", TWO: "train", THREE: "train"}
 
 
@@ -83,11 +84,12 @@ def test_wrong_column_type(write_meds, column, kind, needed):
     assert f"MEDS needs {needed}" in message
 
 
+@pytest.mark.parametrize("unit_rows", [1, 10**6])
 @pytest.mark.parametrize("row_group_size", [1, 3, 100])
-def test_times_that_are_not_sorted(write_meds, row_group_size):
+def test_times_that_are_not_sorted(write_meds, row_group_size, unit_rows):
     rows = [*SOUND[:6], (THREE, 9, "LAB//A", VALUE), (THREE, 8, "LAB//A", VALUE)]
     root = write_meds({"a.parquet": rows}, TRAIN, row_group_size=row_group_size)
-    assert "data/a.parquet: row 7 (from 0) is earlier" in refusal(root)
+    assert "data/a.parquet: row 7 (from 0) is earlier" in refusal(root, unit_rows=unit_rows)
 
 
 @pytest.mark.parametrize("row_group_size", [1, 3, 100])
@@ -116,6 +118,15 @@ def test_subjects_that_are_interleaved(write_meds, row_group_size):
 
 
 @pytest.mark.parametrize("unit_rows", [1, 10**6])
+def test_row_groups_whose_subjects_overlap(write_meds, unit_rows):
+    # Each row group ascends and would be a unit of its own: only their bounds tell.
+    rows = [*SOUND[:3], *SOUND[6:], *SOUND[3:6], (THREE + 1, 0, "LAB//A", VALUE)]
+    root = write_meds({"a.parquet": rows}, TRAIN, row_group_size=6)
+    message = refusal(root, unit_rows=unit_rows)
+    assert "data/a.parquet: row 6 (from 0) belongs to a lower subject_id" in message
+
+
+@pytest.mark.parametrize("unit_rows", [1, 10**6])
 def test_a_subject_in_two_files(write_meds, unit_rows):
     # With small units the two files are in two units, with large ones in the same unit.
     shards = {"a.parquet": SOUND[:6], "b/c.parquet": SOUND[3:], "d.parquet": []}
@@ -137,6 +148,11 @@ def test_a_row_without_subject_or_code(write_meds, column):
     root = write_meds({"a.parquet": rows}, TRAIN)
     message = refusal(root)
     assert f"data/a.parquet: row 4 (from 0) has no {column}" in message
+
+
+def test_rows_without_any_subject(write_meds):
+    root = write_meds({"a.parquet": [(None, *row[1:]) for row in SOUND]}, TRAIN)
+    assert "data/a.parquet: row 0 (from 0) has no subject_id" in refusal(root)
 
 
 def test_no_train_split(write_meds):
@@ -170,6 +186,7 @@ def test_subject_twice_in_one_split_is_harmless(write_meds):
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
+        ({"subject_id": pa.array([], "int64"), "split": pa.array([], "string")}, "no subject"),
         ({"subject_id": [ONE]}, "no column 'split'"),
         ({"split": ["train"]}, "no column 'subject_id'"),
         ({"subject_id": ["x"], "split": ["train"]}, "has type string in column 'subject_id'"),

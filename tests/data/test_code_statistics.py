@@ -120,6 +120,19 @@ def test_merging_in_any_order_changes_no_integer_and_floats_by_the_last_unit(rng
             )
 
 
+def test_merged_histograms_hold_every_value_under_its_own_code(rng):
+    # The same codes in another order: merging has to go by name.
+    parts = [(measurements_of(rng), "abcde"), (measurements_of(rng), "dbcea")]
+    total = merge_all([first_pass(m, NO_ROWS, names) for m, names in parts], range(2))
+    for place, name in enumerate(total.names):
+        values = np.concatenate(
+            [m.numeric_value_N[m.code_index_N == names.index(name)] for m, names in parts]
+        )
+        expected = histogram_of(values) if len(values) else ([], [])
+        np.testing.assert_array_equal(total.histogram.of_code(place), expected)
+        assert total.moments.num_values[place] == len(values)
+
+
 def merge_all(parts: list[FirstPass], order) -> FirstPass:
     total = parts[order[0]]
     for place in order[1:]:
@@ -252,9 +265,11 @@ def test_the_table_extends_meds_codes_with_sums_in_float64(statistics, tmp_path)
     table = pq.read_table(tmp_path / "codes.parquet")
     CodeMetadataSchema.validate(table.select(["code", "description", "parent_codes"]))
     assert table["values/sum_sqd"].type == pa.float64()
-    np.testing.assert_allclose(
-        table["values/sum"].to_numpy(), statistics.num_values * statistics.raw_mean, rtol=1e-15
-    )
+    mean, std, count = statistics.raw_mean, statistics.raw_std, statistics.num_values
+    np.testing.assert_allclose(table["values/sum"].to_numpy(), count * mean, rtol=1e-15)
+    squares = table["values/sum_sqd"].to_numpy()
+    # Going back over the sum of squares cancels digits of the variance.
+    np.testing.assert_allclose(squares / count - mean**2, std**2, rtol=1e-9)
 
 
 @pytest.mark.parametrize("damage", ["columns", "format", "absence"])
@@ -270,10 +285,11 @@ def test_a_file_that_is_no_table_of_statistics_is_refused_by_name(damage, tmp_pa
 
 def test_standardised_values_are_clipped_centred_and_scaled(statistics):
     z = statistics.standardise(
-        np.array([0, 0, 1, 1, 2], np.int32), np.array([144, 1e6, 735, 7.4, 50], np.float32)
+        np.array([0, 0, 0, 1, 1, 2], np.int32),
+        np.array([144, 1e6, -1, 735, 7.4, 50], np.float32),
     )
     # float32 input: 7.4 is 2e-7 off, in units of 0.1.
-    np.testing.assert_allclose(z, [1, 10, 3.5, 0, 149.7], atol=1e-5)
+    np.testing.assert_allclose(z, [1, 10, -10, 3.5, 0, 149.7], atol=1e-5)
     assert z.dtype == np.float32
 
 

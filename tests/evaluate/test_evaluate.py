@@ -1,12 +1,16 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from cvmae.config import PRESETS, override
+from cvmae.checkpoint import find_checkpoint
+from cvmae.config import PRESETS, override, read_config, write_config
+from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.evaluation import evaluation_batches
 from cvmae.data.fit_statistics import fit_statistics
 from cvmae.data.meds import open_dataset, plan_units
@@ -18,7 +22,7 @@ from cvmae.train.pretrain import pretrain
 
 @pytest.fixture(scope="module")
 def runs(hospital, tmp_path_factory):
-    """Two models of one vocabulary, trained for two epochs, and the settings they share."""
+    """Two models of one vocabulary, trained for an epoch, and the settings they share."""
     folder = tmp_path_factory.mktemp("runs")
     shared = override(
         PRESETS["tiny"],
@@ -28,6 +32,7 @@ def runs(hospital, tmp_path_factory):
             "data.unit_rows": 500,
             "data.sequence_length": 32,
             "scaling.num_workers": 0,
+            "train.epochs": 1,
         },
     )
     fit_statistics(replace(shared, output_dir=str(folder / "statistics")))
@@ -106,8 +111,6 @@ def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs
     hidden = batch.batch.hidden_M.numpy()
     np.testing.assert_allclose(given, (batch.batch.value_N.numpy() + 2) / 3, atol=1e-5)
     # ... and what it said must have been turned back.
-    import torch
-
     with torch.inference_mode():
         said = loaded.model(replace(batch.batch, value_N=torch.from_numpy(given))).numpy()
     np.testing.assert_allclose(translated, 3 * said.astype(np.float64) - 2, atol=1e-5)
@@ -148,11 +151,13 @@ def test_checkpoints_that_cannot_be_compared_are_refused(runs, checkpoints, mess
 
 
 def test_models_of_different_vocabularies_are_refused(runs, tmp_path):
-    shared, folder = runs
-    few = {"data.num_codes": 5, "data.statistics": "", "train.epochs": 1}
-    pretrain(override(shared, {**few, "output_dir": tmp_path / "few"}))
-    with pytest.raises(ValueError, match=r"another vocabulary .* 5 codes against \d+"):
-        find_contestants([f"cv={folder / 'cv'}", f"few={tmp_path / 'few'}"])
+    _, folder = runs
+    other = shutil.copytree(find_checkpoint(folder / "cv"), tmp_path / "other")
+    path = other / "statistics" / "code_statistics.parquet"
+    statistics = CodeStatistics.read(path)
+    replace(statistics, codes=("LAB//elsewhere", *statistics.codes[1:])).write(path)
+    with pytest.raises(ValueError, match=r"another vocabulary .* 1 of the latter missing"):
+        find_contestants([f"cv={folder / 'cv'}", f"other={other}"])
 
 
 def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path):
@@ -163,9 +168,10 @@ def test_a_folder_that_holds_something_is_left_alone(runs, tmp_path):
 
 
 def test_models_that_were_not_trained_alike_are_noted(runs, tmp_path):
-    shared, _ = runs
-    pretrain(override(shared, {"train.epochs": 1, "output_dir": tmp_path / "short"}))
-    evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"short={tmp_path / 'short'}"))
+    _, folder = runs
+    other = shutil.copytree(find_checkpoint(folder / "cv"), tmp_path / "other")
+    settings = read_config(other / "config.yaml")
+    write_config(override(settings, {"optim.lr": 0.5}), other / "config.yaml")
+    evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"other={other}"))
     (note,) = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
-    assert "short and cv were not trained alike" in note
-    assert "the number of steps" in note
+    assert note.startswith("other and cv were not trained alike (optim differ)")

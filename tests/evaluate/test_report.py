@@ -127,6 +127,7 @@ def test_headline_is_split_where_values_and_codes_disagree():
 def test_headline_says_when_interpolation_beats_the_models():
     _, text = headline_of({"random": 0.95, "cv": 0.9})
     assert "behind linear interpolation" in text
+    assert "linear interpolation does better on 12 of 12 labs" in text
 
 
 def test_headline_warns_that_one_run_is_one_run():

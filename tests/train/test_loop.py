@@ -34,8 +34,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let training die right after it has written the checkpoint of a global step."""
     save = loop._save
 
-    def save_and_stop(config, fitted, engine, progress, **rest):
-        save(config, fitted, engine, progress, **rest)
+    def save_and_stop(run, progress, **rest):
+        save(run, progress, **rest)
         if progress.global_step == step:
             raise StoppedError
 
