@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -136,26 +137,21 @@ def fit(config: Config) -> FittedData:
         config, list(zip(units, splits_U, strict=True)), members, low_K[chosen_C], high_K[chosen_C]
     )
     statistics = _assemble(members, first, chosen_C, low_K, high_K, second)
-    known_subjects = load_splits(root)[0]
+    unsplit = [np.setdiff1d(subject_S, load_splits(root)[0]) for subject_S in subjects]
+    report = {
+        "splits": _split_report(counts_U, dataset.num_subjects),
+        "num_subjects_without_split": sum(map(len, unsplit)),
+        "candidate_rows": asdict(first.rows),
+        "num_duplicates": second.num_duplicates,
+        "dropped_codes": dropped,
+        "flagged_codes": list(compress(statistics.codes, flagged_codes(statistics))),
+    }
     return FittedData(
         statistics=statistics,
         unit_index=_unit_index(units, counts_U),
         fingerprint=plain(fingerprint(dataset)),
         settings=fit_settings(config),
-        report={
-            "splits": _split_report(counts_U, dataset.num_subjects),
-            "num_subjects_without_split": sum(
-                int(np.count_nonzero(~np.isin(subject_S, known_subjects))) for subject_S in subjects
-            ),
-            "candidate_rows": asdict(first.rows),
-            "num_duplicates": second.num_duplicates,
-            "dropped_codes": dropped,
-            "flagged_codes": [
-                code
-                for code, flagged in zip(statistics.codes, flagged_codes(statistics), strict=True)
-                if flagged
-            ],
-        },
+        report=plain(report),
     )
 
 

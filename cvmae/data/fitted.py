@@ -94,5 +94,5 @@ def fit_settings(config: Config) -> dict[str, Any]:
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as JSON gives them back, so that written and fresh ones compare."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=int))
     return plain

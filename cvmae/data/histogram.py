@@ -36,8 +36,8 @@ class Histogram:
         cls,
         code_index_N: npt.NDArray[np.integer],
         value_N: npt.NDArray[np.float32],
-        minimum_C: Floats,
-        maximum_C: Floats,
+        minimum_C: npt.NDArray[np.floating],
+        maximum_C: npt.NDArray[np.floating],
     ) -> Self:
         """Count finite values, given the extremes of each code (inf, -inf where it has none)."""
         # Codes span a few hundred to a few thousand bins: counting into a table of just those

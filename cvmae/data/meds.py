@@ -114,8 +114,8 @@ class RowCounts:
     num_rows: int  # rows of the split's subjects
     num_matching: int  # rows whose code the lookup wants; of these:
     num_null_value: int
-    num_non_finite: int
     num_null_time: int
+    num_non_finite: int
     num_measurements: int  # the rest
 
 
@@ -386,8 +386,8 @@ def _join(blocks: Sequence[Block]) -> tuple[Measurements, RowCounts]:
         num_rows=sum(block.num_rows for block in blocks),
         num_matching=sum(block.num_matching for block in blocks),
         num_null_value=sum(block.num_null_value for block in blocks),
-        num_non_finite=sum(block.num_non_finite for block in blocks),
         num_null_time=sum(block.num_null_time for block in blocks),
+        num_non_finite=sum(block.num_non_finite for block in blocks),
         num_measurements=len(measurements.code_index_N),
     )
 

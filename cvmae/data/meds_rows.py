@@ -54,8 +54,8 @@ class Block:
     num_rows: int  # of the chosen subjects
     num_matching: int
     num_null_value: int
-    num_non_finite: int
     num_null_time: int
+    num_non_finite: int
 
 
 class RowOrder:
@@ -169,30 +169,34 @@ def read_measurements(
     order.check_times(time_N, timed_N, starts_S)
     ends_S = np.append(starts_S, len(subject_N))
     wanted_N = None if chosen_S.all() else np.repeat(chosen_S, np.diff(ends_S))
-    row_M, code_index_M = _matching_rows(table.column(CODE), lookup, wanted_N, order)
-    num_matching = len(row_M)
-    value_N, valid_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
-    if valid_N is not None:
-        row_M, code_index_M = _keep(valid_N.take(row_M), row_M, code_index_M)
-    num_with_value = len(row_M)
+    value_N, valued_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
+    index_N, code_index_of = _codes(table.column(CODE), lookup, order)
+
+    # All that can be told from booleans comes before the first gather: those are what costs.
+    kept_N = _matches(index_N, code_index_of)
+    num_kept = []
+    for condition_N in (wanted_N, valued_N, timed_N):
+        if condition_N is not None:
+            kept_N &= condition_N
+        num_kept.append(int(np.count_nonzero(kept_N)))
+    row_M = np.flatnonzero(kept_N)
     value_M = value_N.take(row_M)
-    row_M, code_index_M, value_M = _keep(np.isfinite(value_M), row_M, code_index_M, value_M)
-    num_finite = len(row_M)
-    if timed_N is not None:
-        row_M, code_index_M, value_M = _keep(timed_N.take(row_M), row_M, code_index_M, value_M)
+    finite_M = np.isfinite(value_M)
+    if not finite_M.all():
+        row_M, value_M = row_M[finite_M], value_M[finite_M]
     # Rows ascend, so a binary search per subject replaces a pass over the rows.
     count_S = np.diff(np.searchsorted(row_M, ends_S))
     return Block(
         subject_id_S=subject_S[chosen_S],
         count_S=count_S[chosen_S],
-        code_index_M=code_index_M,
+        code_index_M=code_index_of.take(index_N.take(row_M)),
         time_us_M=time_N.take(row_M),
         numeric_value_M=value_M,
         num_rows=int(np.diff(ends_S)[chosen_S].sum()),
-        num_matching=num_matching,
-        num_null_value=num_matching - num_with_value,
-        num_non_finite=num_with_value - num_finite,
-        num_null_time=num_finite - len(row_M),
+        num_matching=num_kept[0],
+        num_null_value=num_kept[0] - num_kept[1],
+        num_null_time=num_kept[1] - num_kept[2],
+        num_non_finite=num_kept[2] - len(row_M),
     )
 
 
@@ -209,36 +213,31 @@ def read_subjects(parquet: Any, index: int, order: "RowOrder") -> tuple[Ints, In
     return subject_N, order.check_subjects(subject_N)
 
 
-def _matching_rows(
-    column: Any, lookup: Lookup, wanted_N: Bools | None, order: RowOrder
-) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Return the rows whose code the lookup wants, and their code_index."""
+def _codes(
+    column: Any, lookup: Lookup, order: RowOrder
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int32]]:
+    """Return each row's place in the dictionary of codes, and the code_index of each place."""
     array = _array(column)
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     index_N, valid_N = _buffers(array.indices, array.indices.type.to_pandas_dtype())
     if valid_N is not None:
         order.refuse(int(np.argmin(valid_N)), "has no code; MEDS needs one in every row")
-    # By way of numpy, several times faster than to_pylist: dictionaries may have 10,000 codes.
-    code_index_of = lookup(array.dictionary.to_numpy(zero_copy_only=False).tolist())
+    return index_N, lookup(array.dictionary.to_pylist())
+
+
+def _matches(index_N: npt.NDArray[np.integer], code_index_of: npt.NDArray[np.int32]) -> Bools:
+    """Return the rows whose code is wanted."""
     match_N = np.empty(len(index_N), np.bool_)
     for begin in range(0, len(index_N), BLOCK_ROWS):
         block = slice(begin, begin + BLOCK_ROWS)
         (code_index_of >= 0).take(index_N[block], out=match_N[block], mode="clip")
-    if wanted_N is not None:
-        match_N &= wanted_N
-    row_M = np.flatnonzero(match_N)
-    return row_M, code_index_of.take(index_N.take(row_M))
+    return match_N
 
 
 def _cast(column: Any, kind: Any) -> Any:
     # Unsafe casts only round (nanoseconds, float64); a checked one would show a value.
     return _array(column if column.type == kind else column.cast(kind, safe=False))
-
-
-def _keep(keep_M: Bools, *columns_M: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-    """Drop entries from several columns; nothing is copied where all are kept."""
-    return columns_M if keep_M.all() else tuple(column_M[keep_M] for column_M in columns_M)
 
 
 def run_starts(subject_N: Ints) -> Ints:
@@ -294,6 +293,6 @@ _NOTHING = Block(
     num_rows=0,
     num_matching=0,
     num_null_value=0,
-    num_non_finite=0,
     num_null_time=0,
+    num_non_finite=0,
 )

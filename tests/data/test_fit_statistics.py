@@ -276,6 +276,16 @@ def test_rows_that_are_no_measurements_are_counted(tmp_path):
     assert fitted.statistics.num_values[index] == clean - lost
 
 
+def test_subjects_without_a_split_are_counted_and_not_used(tmp_path):
+    root = write_meds(tmp_path / "set")
+    path = Path(root) / "metadata" / "subject_splits.parquet"
+    pq.write_table(pq.read_table(path).slice(3), path)
+    fitted = fit(config_of(root))
+    assert fitted.report["num_subjects_without_split"] == 3
+    assert fitted.report["splits"]["train"]["num_subjects"] == 17
+    assert fitted.statistics.num_subjects.tolist() == [17, 17, 17]
+
+
 # --- what is refused
 
 

@@ -59,10 +59,10 @@ def naive(rows, members):
         counts["num_matching"] += 1
         if value is None:
             counts["num_null_value"] += 1
-        elif not math.isfinite(value):
-            counts["num_non_finite"] += 1
         elif time is None:
             counts["num_null_time"] += 1
+        elif not math.isfinite(value):
+            counts["num_non_finite"] += 1
         else:
             counts["num_measurements"] += 1
             kept.append((subject, WANTED[code], time, np.float32(value)))

@@ -123,8 +123,9 @@ def test_rows_do_not_depend_on_the_number_of_processes(written, tmp_path):
 
 
 def test_another_seed_is_another_hospital():
-    first, second = (generate(replace(SMALL, seed=s), np.arange(3)) for s in (1, 2))
-    assert not first.equals(second)
+    first, second = (sample_subjects(replace(SMALL, seed=s), np.arange(3)) for s in (1, 2))
+    assert not np.isin(first.severity_S, second.severity_S).any()
+    assert not code_truth(SMALL)["mean"].equals(code_truth(replace(SMALL, seed=4))["mean"])
 
 
 @pytest.mark.parametrize(

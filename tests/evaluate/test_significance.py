@@ -4,6 +4,7 @@ from scipy import stats
 
 from cvmae.evaluate.reconstruction import Sums, scores
 from cvmae.evaluate.significance import (
+    Resampled,
     cohens_d,
     compare,
     correlate,
@@ -76,6 +77,18 @@ def test_a_method_that_is_better_on_every_code_wins_clearly(rng):
     assert (outcome["clear_wins"], outcome["clear_losses"]) == (3, 0)
     low, high = outcome["pooled_interval"]
     assert 0 < low < outcome["pooled_difference"] < high
+
+
+def test_a_code_whose_interval_holds_zero_is_won_but_not_clearly():
+    draws = np.linspace(-0.1, 0.2, 100)[:, None]  # of one code, about a difference of 0.05
+    drawn = Resampled(
+        pooled_TK=np.hstack([draws, 0 * draws]),
+        macro_TK=np.hstack([draws, 0 * draws]),
+        r2_TCK=np.stack([draws, 0 * draws], axis=2),
+    )
+    r2, pooled, counted = np.array([[0.05, 0.0]]), np.array([0.05, 0.0]), np.ones(1, bool)
+    outcome = compare(r2, pooled, drawn, counted, first=0, second=1, num_pairs=1)
+    assert (outcome["wins"], outcome["clear_wins"], outcome["clear_losses"]) == (1, 0, 0)
 
 
 def test_equal_methods_show_no_difference(rng):
