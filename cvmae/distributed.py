@@ -32,6 +32,9 @@ def setup_logging() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    # They report every execution plan and every result, between which ours would drown.
+    for noisy in ("ray.data", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def is_distributed() -> bool:
@@ -77,6 +80,8 @@ def start_ray(scaling: ScalingConfig, *, trials: int = 1) -> None:
         ValueError: Less than one whole CPU would be left for Ray Data, which would wait for it
             in silence; the message shows the arithmetic.
     """
+    # Trials side by side say similar lines, of which Ray would swallow all but one.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
 
     if not ray.is_initialized():
@@ -89,7 +94,6 @@ def start_ray(scaling: ScalingConfig, *, trials: int = 1) -> None:
         else:
             num_cpus = max(8, os.cpu_count() or 1)
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     cpus = float(ray.cluster_resources().get("CPU", 0))
     wanted = trials * scaling.num_workers * scaling.cpus_per_worker
     if cpus - wanted < 1:

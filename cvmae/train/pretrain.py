@@ -65,7 +65,6 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         tracker.close("FAILED")
         raise
     draw_run(config, tracker)
-    tracker.log_params({"checkpoint": str(find_checkpoint(config.output_dir))})
     tracker.close("FINISHED")
     logger.info(
         "%s: checkpoint %s, tracking %s", name, find_checkpoint(config.output_dir), tracker.location
