@@ -203,8 +203,9 @@ def _sweep_config(config: DemoConfig, root: str) -> Config:
         base,
         output_dir=str(Path(config.output_dir) / "sweep"),
         seed=config.seed,
-        # Small batches and a high rate, since so small a data set gives few steps: with 440 of
-        # 32 sequences at 1e-3 the model had hardly begun to learn, with 880 of 16 it had.
+        # Small batches and a high rate, since so small a data set gives few steps. Tuning R2 was
+        # 0.06 after 200 of 440 steps with 32 sequences at 1e-3 (and 4 layers), and 0.30 after
+        # 880 steps with 16 at 3e-3.
         model=replace(base.model, num_layers=2),
         optim=replace(base.optim, lr=3e-3),
         # So small a data set gives many units only if units are small.

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import sys
 
@@ -38,6 +40,7 @@ for verb, flags in runs:
 """
 
 
+@pytest.mark.slow
 def test_all_verbs_run_with_the_cluster_packages_blocked(hospital, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, hospital, str(tmp_path)],

@@ -6,6 +6,8 @@ position i finishes at -log(u_i) / w_i and the k earliest are hidden (Efraimidis
 subject, position): a mask depends on keys, weights and the window, and on nothing else.
 """
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -108,7 +110,7 @@ def _finish_times(
     # Positions are counters; their differences to the column index are constant in a sequence.
     shift_W = first_position_W - before_W
     bounds = np.searchsorted(before_W, np.arange(0, total, BLOCK_MEASUREMENTS), side="left")
-    for first, last in zip(bounds, np.append(bounds[1:], len(length_W)), strict=True):
+    for first, last in itertools.pairwise([*bounds, len(length_W)]):
         if first == last:
             continue
         lengths = length_W[first:last]

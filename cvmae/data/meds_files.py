@@ -4,6 +4,7 @@ Beneath `cvmae.data.meds`, which everybody else imports. Row numbers in messages
 within the file; neither subject ids nor values are ever shown.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,17 +13,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from meds.schema import dataset_metadata_filepath
 
 from cvmae.data.meds_rows import CODE, SUBJECT, TIME, VALUE, RowOrder, read_subjects
 
 __all__ = [
     "RowGroup",
+    "dataset_name",
     "is_text",
     "locate",
     "open_shard",
     "read_row_groups",
     "reading",
 ]
+
+UNNAMED = "unnamed data set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,17 @@ def locate(root: str, path: str = "") -> tuple[Any, str]:
         return pafs.LocalFileSystem(), joined
     filesystem, location = pafs.FileSystem.from_uri(joined)
     return filesystem, location
+
+
+def dataset_name(root: str) -> str:
+    """Return the name that a data set gives itself, or 'unnamed data set'."""
+    filesystem, path = locate(root, dataset_metadata_filepath)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            metadata = json.loads(stream.read())
+    except (OSError, ValueError):
+        return UNNAMED
+    return str(metadata.get("dataset_name") or UNNAMED) if isinstance(metadata, dict) else UNNAMED
 
 
 @contextmanager

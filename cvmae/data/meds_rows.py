@@ -173,13 +173,7 @@ def read_measurements(
     index_N, code_index_of = _codes(table.column(CODE), lookup, order)
 
     # All that can be told from booleans comes before the first gather: those are what costs.
-    kept_N = _matches(index_N, code_index_of)
-    num_kept = []
-    for condition_N in (wanted_N, valued_N, timed_N):
-        if condition_N is not None:
-            kept_N &= condition_N
-        num_kept.append(int(np.count_nonzero(kept_N)))
-    row_M = np.flatnonzero(kept_N)
+    row_M, num_kept = _filter(_matches(index_N, code_index_of), (wanted_N, valued_N, timed_N))
     value_M = value_N.take(row_M)
     finite_M = np.isfinite(value_M)
     if not finite_M.all():
@@ -198,6 +192,16 @@ def read_measurements(
         num_null_time=num_kept[1] - num_kept[2],
         num_non_finite=num_kept[2] - len(row_M),
     )
+
+
+def _filter(kept_N: Bools, conditions: Sequence[Bools | None]) -> tuple[Ints, list[int]]:
+    """Return the rows that meet all conditions (None: all do), and how many met each in turn."""
+    num_kept = []
+    for condition_N in conditions:
+        if condition_N is not None:
+            kept_N &= condition_N
+        num_kept.append(int(np.count_nonzero(kept_N)))
+    return np.flatnonzero(kept_N), num_kept
 
 
 def read_subjects(parquet: Any, index: int, order: "RowOrder") -> tuple[Ints, Ints]:

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["History", "epochs_to", "learning_curves"]
+__all__ = ["History", "epochs_to", "final_slope", "learning_curves"]
 
 History = Sequence[Mapping[str, Any]]
 
 WITHIN = 1.01  # "to 1% of": an error at most 1% above the target
+SLOPE_EPOCHS = 5  # over which the slope at the end is taken
 
 
 def epochs_to(history: History, target: float) -> float | None:
@@ -45,9 +46,26 @@ def learning_curves(runs: Mapping[str, Sequence[History]], reference: str) -> di
             "epochs_to_reference_best_per_run": reached,
             "epochs_to_own_best": _mean_epochs(own),
             "epochs_to_own_best_per_run": own,
+            "final_slope": final_slope(means[name]["tuning_mse"]),
             "measurements_per_s": _throughput(histories),
         }
     return summary
+
+
+def final_slope(errors: Sequence[float]) -> float | None:
+    """Return the change of the tuning error per epoch over the last five, by least squares.
+
+    Far from zero, training stopped before it converged. None for fewer than two epochs.
+
+    Example:
+        >>> final_slope([9.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+        -1.0
+    """
+    last = errors[-SLOPE_EPOCHS:]
+    if len(last) < 2:
+        return None
+    epochs = np.arange(len(last)) - (len(last) - 1) / 2
+    return float(epochs @ np.asarray(last) / (epochs @ epochs))
 
 
 def _curve(histories: Sequence[History]) -> dict[str, list[float]]:

@@ -248,7 +248,8 @@ def summary(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Keys: policy, kind, r2_pooled, r2_pooled_interval, r2_macro, r2_pooled_best (of the weights
     with the least tuning error), won and num_codes (codes won against the reference, of how
-    many; None for the reference itself), epochs_to_reference_best, measurements_per_s.
+    many; None for the reference itself), epochs_to_reference_best, final_slope (tuning error per
+    epoch over the last five), measurements_per_s.
     """
     curves = results["convergence"]["names"]
     against = {pair["first"]: pair for pair in results["against_reference"]}
@@ -267,6 +268,7 @@ def summary(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "won": against.get(name, {}).get("wins"),
                 "num_codes": against.get(name, {}).get("num_codes"),
                 "epochs_to_reference_best": curves.get(name, {}).get("epochs_to_reference_best"),
+                "final_slope": curves.get(name, {}).get("final_slope"),
                 "measurements_per_s": curves.get(name, {}).get("measurements_per_s"),
             }
         )

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import torch
 
+from cvmae.data.meds_files import dataset_name
 from cvmae.evaluate import wording
 from cvmae.evaluate.figure_style import Drawing, colours
 from cvmae.evaluate.figures import write_figures
@@ -128,6 +129,7 @@ def text_table(results: Results) -> str:
         "R2 macro",
         f"{_noun(results)} won vs {reference}",
         f"epochs to 1% of {reference}'s best",
+        "last 5 epochs' slope",
         "measurements/s",
     )
     rows = [headings, *(_cells(row) for row in summary(results))]
@@ -161,6 +163,7 @@ def _cells(row: Results) -> tuple[str, ...]:
         wording.number(row["r2_macro"]),
         won,
         ("never" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.signed(row["final_slope"], 4) if trained else "",
         wording.count(row["measurements_per_s"]) if trained else "",
     )
 
@@ -206,6 +209,7 @@ def provenance(root: str) -> dict[str, Any]:
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data": root,
+        "dataset": dataset_name(root),
         "versions": versions,
         "hardware": {
             "machine": platform.machine(),

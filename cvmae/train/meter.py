@@ -97,8 +97,8 @@ class EpochMeter:
         wall_s = time.monotonic() - self._started_s
         return {
             "train_loss": error / max(count, 1.0),
-            "measurements_per_s": total / max(wall_s, 1e-9),
-            "data_wait_share": waited / world_size(),
+            "measurements_per_s": float(total) / max(wall_s, 1e-9),
+            "data_wait_share": float(waited) / world_size(),
             "train_s": wall_s,
         }
 

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import ray.train
 from ray.data import ExecutionOptions
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer, get_device
 
 from cvmae.config import Config
@@ -54,13 +61,14 @@ def train_on_ray(config: Config, fitted: FittedData, *, run_name: str, run_id: s
             use_gpu=config.scaling.use_gpu,
             resources_per_worker=resources,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
             # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the
             # run folder and are taken up by the loop, so every attempt has a name of its own.
             name=f"attempt_{uuid.uuid4().hex[:8]}",
             storage_path=f"{config.output_dir}/ray",
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
         ),
     )
     try:
@@ -91,7 +99,7 @@ def _work(job: dict[str, Any]) -> None:
 
     def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
         write(metrics, mask_rate_C)
-        ray.train.report(dict(metrics))
+        ray.train.report(dict(metrics))  # every rank: it is a barrier
 
     train(config, fitted, bricks=bricks, report=report, label=job["run_name"])
 

@@ -100,6 +100,11 @@ def test_a_mask_does_not_depend_on_what_else_is_in_the_batch(rng):
         np.testing.assert_array_equal(whole[bounds[row] : bounds[row + 1]], alone)
 
 
+def test_no_sequences_give_no_mask():
+    assert mask(np.zeros(0, np.int64)).shape == (0,)
+    assert evaluation_hidden(measurements_of([]), ratio=0.25, seed=0).shape == (0,)
+
+
 def test_masks_differ_between_epochs_seeds_and_windows_of_a_subject():
     lengths, same = np.full(4, 200), np.zeros(4, np.int64)
     base = mask(lengths, subjects=same, first=np.arange(4) * 200)

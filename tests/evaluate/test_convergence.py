@@ -1,6 +1,6 @@
 import pytest
 
-from cvmae.evaluate.convergence import epochs_to, learning_curves
+from cvmae.evaluate.convergence import epochs_to, final_slope, learning_curves
 
 
 def history(*errors, rate=100.0):
@@ -48,3 +48,9 @@ def test_a_run_without_a_finished_epoch_has_no_curve():
     curve = learning_curves({"cv": [[]]}, "cv")["names"]["cv"]
     assert curve["epoch"] == []
     assert curve["epochs_to_own_best"] is None
+
+
+def test_the_final_slope_is_that_of_the_last_five_epochs_only():
+    assert final_slope([100.0, 50.0, 10.0, 8.0, 6.0, 4.0, 2.0]) == pytest.approx(-2.0)
+    assert final_slope([3.0, 3.0, 3.0]) == pytest.approx(0.0)
+    assert final_slope([3.0]) is None

@@ -25,6 +25,7 @@ PROVENANCE = {
     "command": "python jobs/evaluate.py",
     "date": "2026-11-23T00:00:00+00:00",
     "data": "meds",
+    "dataset": "synthetic hospital",
     "versions": {"python": "3.11"},
     "hardware": {"machine": "x86_64", "num_cpus": 2, "gpu": "none"},
 }

@@ -61,7 +61,7 @@ def test_two_runs_of_the_same_seed_are_bit_identical_and_another_seed_is_not(tin
         assert_same_weights(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopping_and_resuming_inside_an_epoch_changes_nothing(
     tiny, tmp_path, monkeypatch, accumulation
 ):
