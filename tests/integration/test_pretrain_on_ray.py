@@ -1,7 +1,10 @@
 """Pretraining on Ray: the same data and losses as without it; killed workers; the Jobs API."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
-from cvmae.config import Config
+from cvmae.config import Config, write_config
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import fit
 from cvmae.train.loop import make_plan
@@ -131,3 +134,55 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
     assert [e["train_loss"] for e in progress_of(calm).history] == [
         e["train_loss"] for e in progress_of(disturbed).history
     ]
+
+
+def wait_for_checkpoint(run: Path, process: "subprocess.Popen[bytes]", step: int) -> None:
+    """Wait until a run has written a checkpoint at a global step or later."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        steps = [int(p.name.removeprefix("step_")) for p in run.glob("checkpoints/step_*")]
+        if max(steps, default=0) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint in 240 s")
+
+
+def test_a_killed_driver_resumes_exactly_also_with_another_number_of_workers(on_ray, tmp_path):
+    config = replace(
+        on_ray,
+        output_dir="",
+        train=replace(on_ray.train, epochs=15),
+        checkpoint=replace(on_ray.checkpoint, every_steps=3),
+    )
+    calm = pretrain(replace(config, output_dir=str(tmp_path / "calm")))
+    write_config(config, tmp_path / "base.yaml")
+    killed = tmp_path / "killed"
+    driver = subprocess.Popen(
+        [sys.executable, "jobs/pretrain.py", "--base", str(tmp_path / "base.yaml"),
+         "--output_dir", str(killed)],
+        cwd=Path(__file__).parents[2],
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for_checkpoint(killed, driver, step=20)
+    finally:
+        driver.kill()
+        driver.wait()
+    time.sleep(3)  # its workers notice that the driver is gone
+    begun = progress_of(killed)
+    assert begun.epoch < 15
+    other = Path(shutil.copytree(killed, tmp_path / "other"))
+
+    same = replace(config, output_dir=str(killed), resume=str(killed))
+    pretrain(same)
+    ours, theirs = (load_file(find_checkpoint(r) / "model.safetensors") for r in (calm, killed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    four = replace(same.scaling, num_workers=4)
+    pretrain(replace(same, output_dir=str(other), resume=str(other), scaling=four))
+    losses = [[e["train_loss"] for e in progress_of(run).history] for run in (calm, other)]
+    # The same steps of data; only the order of float32 sums over ranks differs.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)

@@ -1,0 +1,183 @@
+"""What a user meets who gets something wrong: one clear line and an exit code that is not 0."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.command_line import load, run_job
+from cvmae.config import PRESETS, override, read_config, write_config
+from cvmae.evaluate.evaluate import evaluate
+from cvmae.train.pretrain import pretrain
+
+FLAGS = ["--base", "tiny", "--scaling.num_workers", "0", "--data.min_count", "2"]
+
+
+@pytest.fixture
+def own_hospital(hospital: str, tmp_path: Path) -> Path:
+    """A copy of the hospital, to be broken."""
+    return Path(shutil.copytree(hospital, tmp_path / "hospital"))
+
+
+def shards_of(root: Path) -> list[Path]:
+    return sorted((root / "data").rglob("*.parquet"))
+
+
+def cut_short(root: Path) -> None:
+    shard = shards_of(root)[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def drop_a_column(root: Path) -> None:
+    shard = shards_of(root)[0]
+    pq.write_table(pq.read_table(shard).drop_columns(["numeric_value"]), shard)
+
+
+def change_a_type(root: Path) -> None:
+    shard = shards_of(root)[0]
+    table = pq.read_table(shard)
+    text = pc.cast(table["subject_id"], pa.string())
+    pq.write_table(table.set_column(0, "subject_id", text), shard)
+
+
+def turn_rows_around(root: Path) -> None:
+    shard = shards_of(root)[0]
+    table = pq.read_table(shard)
+    pq.write_table(table.take(list(range(table.num_rows - 1, -1, -1))), shard)
+
+
+def repeat_a_shard(root: Path) -> None:
+    shutil.copy(shards_of(root)[0], root / "data" / "again.parquet")
+
+
+def remove_the_splits(root: Path) -> None:
+    (root / "metadata" / "subject_splits.parquet").unlink()
+
+
+def empty_the_train_split(root: Path) -> None:
+    path = root / "metadata" / "subject_splits.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.filter(pc.not_equal(table["split"], "train")), path)
+
+
+def empty_the_tuning_split(root: Path) -> None:
+    path = root / "metadata" / "subject_splits.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.filter(pc.not_equal(table["split"], "tuning")), path)
+
+
+def remove_the_shards(root: Path) -> None:
+    shutil.rmtree(root / "data")
+    (root / "data").mkdir()
+
+
+def write_no_parquet(root: Path) -> None:
+    shards_of(root)[0].write_text("subject_id,time,code,numeric_value\n", encoding="utf-8")
+
+
+def said_by(verb, flags, monkeypatch) -> str:
+    """Return what the ended process says, after checking that it is one line."""
+    monkeypatch.setattr(sys, "argv", ["job", *flags])
+    with pytest.raises(SystemExit) as ended:
+        run_job(verb)
+    # A string as exit code is printed to standard error and gives exit code 1.
+    message = ended.value.code
+    assert isinstance(message, str)
+    assert message.startswith("cvmae: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        (cut_short, "cannot be read as parquet"),
+        (drop_a_column, "numeric_value"),
+        (change_a_type, "subject_id"),
+        (turn_rows_around, "row "),
+        (repeat_a_shard, "again.parquet"),
+        (remove_the_splits, "subject_splits.parquet"),
+        (empty_the_train_split, "train"),
+        (empty_the_tuning_split, "tuning"),
+        (remove_the_shards, "data"),
+        (write_no_parquet, "cannot be read as parquet"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_data_set_ends_pretrain_with_one_line(
+    own_hospital, tmp_path, monkeypatch, break_it, expected
+):
+    break_it(own_hospital)
+    flags = [*FLAGS, "--data.root", str(own_hospital), "--output_dir", str(tmp_path / "run")]
+    assert expected in said_by(pretrain, flags, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--data.code_pattern", "^NOTHING"], "data.code_pattern"),
+        (["--data.code_pattern", "("], "data.code_pattern"),
+        (["--data.root", "no/such/folder"], "no/such/folder"),
+        (["--data.root", ""], "data.root is empty"),
+        (["--output_dir", ""], "output_dir is empty"),
+        (["--data.codes_file", "no/such/file"], "no/such/file"),
+    ],
+)
+def test_a_wrong_setting_ends_pretrain_with_one_line(
+    hospital, tmp_path, monkeypatch, flags, expected
+):
+    usual = [*FLAGS, "--data.root", hospital, "--output_dir", str(tmp_path / "run")]
+    assert expected in said_by(pretrain, [*usual, *flags], monkeypatch)
+
+
+def test_evaluating_nothing_ends_with_one_line(hospital, tmp_path, monkeypatch):
+    flags = ["--data.root", hospital, "--output_dir", str(tmp_path / "evaluation")]
+    assert "evaluate.checkpoints" in said_by(evaluate, flags, monkeypatch)
+    flags += ["--evaluate.checkpoints", f"cv={tmp_path}"]
+    assert "checkpoint" in said_by(evaluate, flags, monkeypatch)
+
+
+@pytest.mark.parametrize("flags", [["--mask.polcy", "cv"], ["--mask.policy", "cvv"]])
+def test_a_misspelt_flag_or_value_suggests_the_right_one(capsys, flags):
+    with pytest.raises(SystemExit) as ended:
+        load(flags)
+    assert ended.value.code not in (0, None)
+    said = capsys.readouterr()
+    assert "mask.policy" in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--mask.ratio", "1.5"], "mask.ratio"),
+        (["--data.num_codes", "0"], "data.num_codes"),
+        (["--data.clip_quantiles", "0.9", "0.1"], "data.clip_quantiles"),
+        (["--evaluate.checkpoints", "runs/cv"], "evaluate.checkpoints"),
+        (["--base", "no/such/preset"], "no/such/preset"),
+        (["--base", "tiny", "--resume", "runs/cv"], "--resume"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_name(capsys, flags, expected):
+    with pytest.raises(SystemExit) as ended:
+        load(flags)
+    assert ended.value.code not in (0, None)
+    said = capsys.readouterr()
+    assert expected in f"{said.err}{said.out}{ended.value.code}"
+
+
+def test_the_base_may_stand_anywhere_and_later_flags_win():
+    config = load(["--mask.policy", "random", "--base", "tiny", "--seed", "3"])
+    assert (config.mask.policy, config.model.width, config.seed) == ("random", 32, 3)
+
+
+def test_settings_survive_their_file(tmp_path):
+    config = override(
+        PRESETS["small"],
+        {"data.clip_quantiles": None, "sweep.seeds": [0, 1], "optim.lr": 3e-4, "seed": 7},
+    )
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
