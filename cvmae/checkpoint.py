@@ -6,6 +6,7 @@ that name is always whole.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,17 +28,20 @@ __all__ = [
     "Loaded",
     "Progress",
     "check_same_run",
+    "clear_rubbish",
     "find_checkpoint",
     "load_model",
     "load_state",
     "save_checkpoint",
 ]
 
+logger = logging.getLogger("cvmae")
+
 FILES = ("config.yaml", "progress.json", "model.safetensors", "optimizer.safetensors")
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 # Settings that may differ when a run is resumed: they change neither data, model nor updates.
 FREE_ON_RESUME = re.compile(
-    r"output_dir|resume|data\.(root|statistics)|train\.num_threads|(scaling|checkpoint|tracking|sweep|evaluate)\..*"
+    r"output_dir|resume|data\.(root|statistics)|train\.num_threads|(scaling|checkpoint|tracking|sweep)\..*|evaluate\.(?!seed$).*"
 )
 
 
@@ -90,15 +94,18 @@ def save_checkpoint(
         write_config(config, aside / FILES[0])
         (aside / FILES[1]).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
         fitted.write(aside / "statistics")
+        if is_best:
+            # Before the checkpoint itself: a run that is killed in between comes here again
+            # from the checkpoint before, and writes the same once more.
+            copy = folder / f".writing_{uuid.uuid4().hex}"
+            shutil.copytree(aside, copy)
+            _replace(copy, folder / "best")
         _replace(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    if is_best:
-        copy = folder / f".writing_{uuid.uuid4().hex}"
-        shutil.copytree(target, copy)
-        _replace(copy, folder / "best")
     for old in _step_folders(folder)[: -config.checkpoint.keep]:
-        shutil.rmtree(old)
+        if old != target:
+            shutil.rmtree(old)
     return target
 
 
@@ -116,13 +123,14 @@ def find_checkpoint(path: str | Path, which: Literal["last", "best"] = "last") -
     steps = _step_folders(folder)
     if which == "best" and (folder / "best").is_dir():
         return folder / "best"
-    if not steps:
-        raise FileNotFoundError(
-            f"{path} holds no checkpoint: expected a run folder with checkpoints/step_*, or one "
-            f"checkpoint with {', '.join(FILES)}"
-        )
-    _check_whole(steps[-1])
-    return steps[-1]
+    for step in reversed(steps):
+        if not (missing := _missing(step)):
+            return step
+        logger.warning("%s is passed over: %s missing", step, ", ".join(missing))
+    raise FileNotFoundError(
+        f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
+        f"checkpoint with {', '.join(FILES)}"
+    )
 
 
 def load_model(
@@ -155,14 +163,27 @@ def load_state(folder: str | Path) -> tuple[Progress, dict[str, Tensor], dict[st
     return _read_progress(Path(folder)), model, optimizer
 
 
-def check_same_run(folder: str | Path, config: Config) -> None:
-    """Refuse to resume with settings that would make it another run.
+def check_same_run(folder: str | Path, config: Config, fitted: FittedData) -> None:
+    """Refuse to resume with settings or data that would make it another run.
 
     Raises:
-        ValueError: Settings differ that change data, model or updates; the message lists them.
+        ValueError: Something differs that changes data, model or updates; the message lists it.
     """
+    own = FittedData.read(Path(folder) / "statistics")
+    differences = own.statistics.differences(fitted.statistics)
+    differences += [
+        name for name in ("fingerprint", "settings") if getattr(own, name) != getattr(fitted, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"cannot resume {folder} with other data or statistics ({', '.join(differences)} "
+            "differ): give the data set and data.statistics that it was trained with, or start a "
+            "new run with --base CONFIG --output_dir NEW"
+        )
     saved, given = flatten(read_config(Path(folder) / "config.yaml")), flatten(config)
-    free = ["train.epochs"] if config.optim.schedule == "constant" else []
+    # With these two the learning rate of a step does not depend on how many are to come.
+    lasting = config.optim.schedule == "constant" and config.optim.warmup_steps == 0
+    free = ["train.epochs"] if lasting else []
     changed = [
         f"{name}: {saved[name]!r} -> {given[name]!r}"
         for name in given
@@ -189,9 +210,19 @@ def _read_progress(folder: Path) -> Progress:
     return replace(progress, history=tuple(progress.history))
 
 
+def clear_rubbish(run_folder: str | Path) -> None:
+    """Remove what a killed process left half written; only the run's one writer may call it."""
+    for pattern in (".writing_*", ".old_*"):
+        for folder in (Path(run_folder) / "checkpoints").glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in (*FILES, "statistics") if not (folder / name).exists()]
+
+
 def _check_whole(folder: Path) -> None:
-    missing = [name for name in (*FILES, "statistics") if not (folder / name).exists()]
-    if missing:
+    if missing := _missing(folder):
         raise FileNotFoundError(f"{folder} is no whole checkpoint: {', '.join(missing)} missing")
 
 

@@ -21,7 +21,7 @@ def run_job(verb: Callable[[Config], str]) -> None:
     config = load(sys.argv[1:])
     try:
         print(verb(config))
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"cvmae: {error}")
 
 

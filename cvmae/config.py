@@ -115,8 +115,10 @@ class ModelConfig:
     """What the encoder reads: visible measurements only (the paper's figure 3)."""
 
     def __post_init__(self) -> None:
+        _at_least("model.num_heads", self.num_heads, 1)
+        _at_least("model.width", self.width, 2 * self.num_heads)
         _require(
-            self.num_heads >= 1 and self.width % (2 * self.num_heads) == 0,
+            self.width % (2 * self.num_heads) == 0,
             "model.width",
             self.width,
             f"a multiple of 2 x model.num_heads ({2 * self.num_heads})",
@@ -141,7 +143,7 @@ class OptimConfig:
     """Largest gradient norm; None: no clipping (the paper states none)."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", self.lr, "a positive number")
+        _require(0 < self.lr < float("inf"), "optim.lr", self.lr, "a positive number")
         _at_least("optim.warmup_steps", self.warmup_steps, 0)
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _require(
@@ -380,8 +382,8 @@ def parse(default: Config, tokens: Sequence[str]) -> Config:
 
 def _tokens(changes: Mapping[str, Any]) -> Iterator[str]:
     for name, value in changes.items():
-        yield f"--{name}"
-        if isinstance(value, (list, tuple)):
-            yield from map(str, value)
+        if isinstance(value, str):
+            yield f"--{name}={value}"  # in one piece: it may begin with a dash
         else:
-            yield str(value)
+            yield f"--{name}"
+            yield from map(str, value if isinstance(value, (list, tuple)) else [value])

@@ -53,7 +53,7 @@ def world_size() -> int:
 
 
 def default_device() -> torch.device:
-    """Return this rank's device: its GPU where it has one, else the CPU."""
+    """Return the device of work in the calling process: its GPU where it has one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
@@ -69,7 +69,7 @@ def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArra
     return tensor.cpu().numpy()
 
 
-def start_ray(scaling: ScalingConfig, *, trials: int = 1) -> None:
+def start_ray(scaling: ScalingConfig) -> None:
     """Join the running Ray cluster, or start a local one, and check that the work fits in it.
 
     A local Ray gets at least 8 logical CPUs: workers and readers are scheduled by these, and
@@ -95,10 +95,10 @@ def start_ray(scaling: ScalingConfig, *, trials: int = 1) -> None:
             num_cpus = max(8, os.cpu_count() or 1)
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
     cpus = float(ray.cluster_resources().get("CPU", 0))
-    wanted = trials * scaling.num_workers * scaling.cpus_per_worker
+    wanted = scaling.num_workers * scaling.cpus_per_worker
     if cpus - wanted < 1:
         raise ValueError(
             f"scaling.num_workers={scaling.num_workers} x scaling.cpus_per_worker="
-            f"{scaling.cpus_per_worker} x {trials} trial(s) reserve {wanted:g} of the cluster's "
-            f"{cpus:g} CPUs; Ray Data needs at least 1 whole CPU beside them: lower one of them"
+            f"{scaling.cpus_per_worker} reserve {wanted:g} of the cluster's {cpus:g} "
+            f" CPUs; Ray Data needs at least 1 whole CPU beside them: lower one of them"
         )

@@ -116,9 +116,21 @@ def test_a_broken_data_set_ends_pretrain_with_one_line(
     assert expected in said_by(pretrain, flags, monkeypatch)
 
 
+def test_a_tuning_split_without_measurements_is_refused(own_hospital, tmp_path, monkeypatch):
+    splits = pq.read_table(own_hospital / "metadata" / "subject_splits.parquet")
+    tuning = splits.filter(pc.equal(splits["split"], "tuning"))["subject_id"]
+    for shard in shards_of(own_hospital):
+        table = pq.read_table(shard)
+        kept = pc.invert(pc.is_in(table["subject_id"], value_set=tuning.combine_chunks()))
+        pq.write_table(table.filter(kept), shard)
+    flags = [*FLAGS, "--data.root", str(own_hospital), "--output_dir", str(tmp_path / "run")]
+    assert "tuning" in said_by(pretrain, flags, monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (["--train.accumulation_steps", "9"], "train.accumulation_steps=9"),
         (["--data.code_pattern", "^NOTHING"], "data.code_pattern"),
         (["--data.code_pattern", "("], "data.code_pattern"),
         (["--data.root", "no/such/folder"], "no/such/folder"),

@@ -1,7 +1,7 @@
 """The verb `fit_statistics`: two passes over a data set -> what every later step relies on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -115,6 +115,9 @@ def fit(config: Config) -> FittedData:
         FileNotFoundError: The data set or `data.codes_file` is not there.
     """
     root = _root(config)
+    # Tasks on Ray run in another folder: nothing relative may reach them.
+    paths = replace(config.data, root=root, codes_file=resolved_path(config.data.codes_file))
+    config = replace(config, data=paths)
     candidates = open_candidates(config.data)
     dataset = open_dataset(root)
     require_split(dataset, TRAIN)

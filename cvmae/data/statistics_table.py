@@ -12,7 +12,7 @@ SHOWN_DROPPED = 10
 
 def format_statistics(statistics: CodeStatistics, report: Mapping[str, Any]) -> str:
     """Return a table of codes, and lines on what was counted and what was left out."""
-    return "\n".join([*_code_lines(statistics, report), "", *_count_lines(report)])
+    return "\n".join([*_code_lines(statistics, report), "", *count_lines(report)])
 
 
 def _code_lines(statistics: CodeStatistics, report: Mapping[str, Any]) -> list[str]:
@@ -29,7 +29,7 @@ def _code_lines(statistics: CodeStatistics, report: Mapping[str, Any]) -> list[s
     return lines
 
 
-def _count_lines(report: Mapping[str, Any]) -> list[str]:
+def count_lines(report: Mapping[str, Any]) -> list[str]:
     lines = []
     for split, counts in report["splits"].items():
         rows = counts["rows"]

@@ -7,6 +7,7 @@ a task make the order of bricks that of the plan, which every rank checks as it 
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -95,7 +96,11 @@ def ray_bricks(shard: Any, *, epoch: int, step: int, rank: int, world: int) -> I
 
 
 def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield ``function(item)`` in order, each computed by one Ray Data task."""
+    """Yield ``function(item)`` in order, each computed by one Ray Data task.
+
+    Raises:
+        ValueError: As the function did; likewise FileNotFoundError.
+    """
 
     def plan(_: Cursor) -> Iterator[Callable[[], pa.Table]]:
         for number, item in enumerate(items):
@@ -109,7 +114,10 @@ def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
         if table["number"][0].as_py() != expected:
             raise RuntimeError(f"result {table['number'][0]} came where {expected} was next")
         expected += 1
-        yield pickle.loads(table["result"][0].as_py())  # made by our own task a moment ago
+        result = pickle.loads(table["result"][0].as_py())  # made by our own task a moment ago
+        if isinstance(result, _UserError):
+            raise result.error
+        yield result
     if expected != len(items):
         raise RuntimeError(f"{expected} of {len(items)} results came back from Ray Data")
 
@@ -118,9 +126,21 @@ def _one_block(task: Callable[[], pa.Table]) -> list[pa.Table]:
     return [task()]
 
 
+@dataclass(frozen=True)
+class _UserError:
+    """An error of the user's making: it travels as a result, since Ray would retry and trace it."""
+
+    error: ValueError | FileNotFoundError
+
+
 def _result_table(function: Callable[[Item], object], item: Item, number: int) -> pa.Table:
-    result = pa.array([pickle.dumps(function(item))], pa.large_binary())
-    return pa.table({"number": [number], "result": result})
+    result: object
+    try:
+        result = function(item)
+    except (ValueError, FileNotFoundError) as error:
+        result = _UserError(error.with_traceback(None))
+    column = pa.array([pickle.dumps(result)], pa.large_binary())
+    return pa.table({"number": [number], "result": column})
 
 
 def _brick_table(reader: BrickReader, task: BrickTask) -> pa.Table:

@@ -35,6 +35,7 @@ def evaluate(config: Config) -> str:
         FileNotFoundError: A checkpoint or the data set is not there.
     """
     folder = _new_folder(config.output_dir)
+    load.cache_clear()  # a run folder may hold another checkpoint than a moment ago
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
     base = load(reference.path, reference.which, "cpu")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.config import Config
 from cvmae.train.tracking import Tracker
@@ -16,7 +14,6 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for 
 
 def draw_run(config: Config, tracker: Tracker) -> None:
     """Draw learning curves and mask rates of a finished run into its tracking."""
-    matplotlib.use("Agg")
     progress, _, _ = load_state(find_checkpoint(config.output_dir))
     tracker.log_figure(_learning_curves(progress), "learning_curves")
     rates = Path(config.output_dir) / "mask_rates.parquet"

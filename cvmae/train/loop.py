@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cvmae.checkpoint import Progress, check_same_run, find_checkpoint, load_state, save_checkpoint
+from cvmae.checkpoint import (
+    Progress,
+    check_same_run,
+    clear_rubbish,
+    find_checkpoint,
+    load_state,
+    save_checkpoint,
+)
 from cvmae.config import Config
 from cvmae.data.batches import Batch
 from cvmae.data.bricks import Brick, BrickReader, iterate_steps, stream_bricks
@@ -21,7 +28,7 @@ from cvmae.data.meds import Unit
 from cvmae.data.order import Order
 from cvmae.data.read_ahead import read_ahead
 from cvmae.data.volatility import mask_weights
-from cvmae.distributed import default_device, rank, sum_over_ranks, world_size
+from cvmae.distributed import rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
 from cvmae.train.engine import Engine
 from cvmae.train.meter import EpochMeter, ProgressLine
@@ -100,6 +107,7 @@ def train(
     *,
     bricks: BrickSource,
     report: Report,
+    device: torch.device,
     label: str = "pretrain",
 ) -> Progress:
     """Pretrain from wherever the run folder stands to the last epoch.
@@ -111,6 +119,7 @@ def train(
         fitted: Statistics, vocabulary and unit index.
         bricks: This rank's training data.
         report: Called on every rank at the end of each epoch.
+        device: Of this rank.
         label: What progress lines begin with.
 
     Raises:
@@ -121,8 +130,8 @@ def train(
     plan = make_plan(config, fitted)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
-    engine = Engine(model, config, device=default_device(), total_steps=sum(num_steps))
-    progress = _take_up(config, engine)
+    engine = Engine(model, config, device=device, total_steps=sum(num_steps))
+    progress = _take_up(config, fitted, engine)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
@@ -131,8 +140,9 @@ def train(
     )
     while not progress.is_finished(config):
         meter = EpochMeter(
+            config.model,
             fitted.statistics.num_codes,
-            engine.device,
+            device,
             before=(progress.error_sum, progress.num_hidden),
         )
         progress = _train_epoch(run, bricks(progress.epoch, progress.step), meter, progress)
@@ -161,6 +171,7 @@ def _train_epoch(
         every, is_last = config.checkpoint.every_steps, progress.step == run.num_steps[epoch]
         if every and progress.global_step % every == 0 and not is_last:
             error_sum, num_hidden = meter.error_and_count()
+            _require_finite(run, progress, error_sum)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
             _save(run, progress)
     if progress.step != run.num_steps[epoch]:
@@ -205,13 +216,9 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
 def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     """Measure, note and save a finished epoch."""
     metrics = meter.summary()
-    if not math.isfinite(metrics["train_loss"]):
-        raise FloatingPointError(
-            f"the loss of epoch {progress.epoch} is {metrics['train_loss']}: lower optim.lr, or "
-            "set optim.clip_norm and data.clip_quantiles; the last good checkpoint is kept in "
-            f"{run.config.output_dir}/checkpoints"
-        )
+    _require_finite(run, progress, metrics["train_loss"])
     metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
+    _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
     is_best = metrics["tuning_mse"] < progress.best_mse
     progress = Progress(
@@ -222,6 +229,16 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     )
     _save(run, progress, is_best=is_best)
     return progress
+
+
+def _require_finite(run: _Run, progress: Progress, error: float) -> None:
+    """Stop before weights that are not finite are saved over good ones."""
+    if not math.isfinite(error):
+        raise FloatingPointError(
+            f"the error is {error} in epoch {progress.epoch + 1}, at step {progress.global_step}: "
+            "lower optim.lr, or set optim.clip_norm and data.clip_quantiles; the last good "
+            f"checkpoint is kept in {run.config.output_dir}/checkpoints"
+        )
 
 
 def _save(run: _Run, progress: Progress, *, is_best: bool = False) -> None:
@@ -238,17 +255,28 @@ def _save(run: _Run, progress: Progress, *, is_best: bool = False) -> None:
         )
 
 
-def _take_up(config: Config, engine: Engine) -> Progress:
-    """Load the run folder's last checkpoint, if it has one."""
-    if not (Path(config.output_dir) / "checkpoints").is_dir():
-        return Progress()
-    try:
+def _take_up(config: Config, fitted: FittedData, engine: Engine) -> Progress:
+    """Load the run folder's last whole checkpoint, if the run has come that far.
+
+    Raises:
+        ValueError: It belongs to other settings or data.
+        FileNotFoundError: There are checkpoints, but none is whole.
+        RuntimeError: Ranks see different checkpoints.
+    """
+    progress = Progress()
+    if any(Path(config.output_dir, "checkpoints").glob("step_*")):
         folder = find_checkpoint(config.output_dir)
-    except FileNotFoundError:
-        return Progress()  # stopped before its first checkpoint
-    check_same_run(folder, config)
-    progress, model, optimizer = load_state(folder)
-    engine.load_state(model, optimizer)
+        check_same_run(folder, config, fitted)
+        progress, model, optimizer = load_state(folder)
+        engine.load_state(model, optimizer)
+    (total,) = sum_over_ranks(np.array([progress.global_step]), engine.device)
+    if total != world_size() * progress.global_step:
+        raise RuntimeError(
+            f"rank {rank()} takes up step {progress.global_step}, others another: output_dir must "
+            "be a folder that all nodes share and see alike"
+        )
+    if rank() == 0:
+        clear_rubbish(config.output_dir)
     return progress
 
 

@@ -1,6 +1,7 @@
 """What an epoch amounts to: losses, throughput, waiting, masks; and the line a person sees."""
 
 import logging
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cvmae.config import ModelConfig
 from cvmae.data.batches import Batch
 from cvmae.distributed import sum_over_ranks, world_size
+from cvmae.model.flops import flops
 
 __all__ = ["EpochMeter", "ProgressLine"]
 
@@ -28,15 +31,19 @@ class EpochMeter:
     """Sums over the steps of an epoch on this rank; nothing leaves the device until asked."""
 
     def __init__(
-        self, num_codes: int, device: torch.device, before: tuple[float, float] = (0.0, 0.0)
+        self,
+        model: ModelConfig,
+        num_codes: int,
+        device: torch.device,
+        before: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         """Start an epoch; `before` holds error and count of its steps in an earlier attempt."""
-        self._device, self._before = device, before
+        self._model, self._device, self._before = model, device, before
         self._error = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
-        self._seen_C = torch.zeros(num_codes, dtype=torch.float32, device=device)
-        self._hidden_C = torch.zeros(num_codes, dtype=torch.float32, device=device)
-        self._measurements = 0
+        self._seen_C = torch.zeros(num_codes, dtype=torch.float64, device=device)
+        self._hidden_C = torch.zeros(num_codes, dtype=torch.float64, device=device)
+        self._measurements, self._flops = 0, 0.0
         self._waited_s, self._started_s = 0.0, time.monotonic()
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -58,10 +65,11 @@ class EpochMeter:
         self._count += count
         for batch in micro_batches:
             codes_N = batch.code_index_N.long()
-            ones_N = torch.ones_like(batch.value_N)
+            ones_N = torch.ones_like(batch.value_N, dtype=torch.float64)
             self._seen_C.index_add_(0, codes_N, ones_N)
             self._hidden_C.index_add_(0, codes_N[batch.hidden_M], ones_N[: batch.num_hidden])
             self._measurements += batch.num_measurements
+            self._flops += flops(self._model, batch.num_visible_B, batch.num_hidden_B)
 
     @property
     def measurements_per_s(self) -> float:
@@ -91,16 +99,24 @@ class EpochMeter:
     def summary(self) -> dict[str, float]:
         """Return loss, throughput and waiting of the epoch over all ranks (collective)."""
         error, count = self.error_and_count()
-        total, waited = sum_over_ranks(
-            np.array([self._measurements, self.wait_share]), self._device
+        total, waited, work, memory_gib = sum_over_ranks(
+            np.array([self._measurements, self.wait_share, self._flops, self._peak_memory_gib()]),
+            self._device,
         )
         wall_s = time.monotonic() - self._started_s
         return {
             "train_loss": error / max(count, 1.0),
             "measurements_per_s": float(total) / max(wall_s, 1e-9),
             "data_wait_share": float(waited) / world_size(),
+            "model_gflops_per_s": float(work) / 1e9 / max(wall_s, 1e-9),
+            "peak_memory_gib": float(memory_gib) / world_size(),  # mean over ranks
             "train_s": wall_s,
         }
+
+    def _peak_memory_gib(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
 
 
 class ProgressLine:

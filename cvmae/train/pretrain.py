@@ -16,7 +16,8 @@ from cvmae.config import Config, flatten, resolved_path, write_config
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import FittedData, load_or_fit
 from cvmae.data.meds import open_dataset, require_split
-from cvmae.distributed import rank, start_ray
+from cvmae.data.statistics_table import count_lines
+from cvmae.distributed import default_device, rank, start_ray
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.tracking import Tracker, open_tracker, prepare_store
@@ -36,19 +37,15 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     Raises:
         ValueError: A setting or the data do not allow the run; nothing was started.
         FileNotFoundError: The data set or the run to resume is not there.
-        RuntimeError: Workers were lost more often than `scaling.max_failures`.
+        ChildProcessError: Workers were lost more often than `scaling.max_failures`.
+        FloatingPointError: The error is not finite any more; the last good checkpoint is kept.
     """
     config = prepare_run_folder(config)
+    _check_lanes(config)
     workers = config.scaling.num_workers
-    if workers and config.data.lanes % workers:
-        raise ValueError(
-            f"scaling.num_workers={workers} does not divide data.lanes={config.data.lanes}: "
-            "choose a divisor, or another number of lanes for a new run"
-        )
     if workers:
         start_ray(config.scaling)
-    require_split(open_dataset(config.data.root), "tuning")
-    fitted = load_or_fit(config)
+    fitted = _fit(config)
     write_config(config, Path(config.output_dir) / "config.yaml")
     config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
     name = Path(config.output_dir).name
@@ -58,13 +55,19 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         if workers:
             from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
 
-            train_on_ray(config, fitted, run_name=name, run_id=tracker.run_id)
+            train_on_ray(
+                config,
+                fitted,
+                run_name=name,
+                run_id=tracker.run_id,
+                parent_run_id=parent_run_id,
+            )
         else:
             _train_here(config, fitted, tracker, name)
+        draw_run(config, tracker)
     except BaseException:
         tracker.close("FAILED")
         raise
-    draw_run(config, tracker)
     tracker.close("FINISHED")
     logger.info(
         "%s: checkpoint %s, tracking %s", name, find_checkpoint(config.output_dir), tracker.location
@@ -101,13 +104,47 @@ def prepare_run_folder(config: Config) -> Config:
             )
         if not (folder / "config.yaml").is_file():
             raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no run")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(p for p in folder.iterdir() if not p.match(".writing_*")):
         raise ValueError(
             f"output_dir={folder} is not empty: choose a new folder, or continue the run that is "
             f"there with --resume {folder}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     return config
+
+
+def _check_lanes(config: Config) -> None:
+    """Refuse numbers of workers and micro-batches into which the lanes cannot be dealt."""
+    workers = config.scaling.num_workers
+    if workers and config.data.lanes % workers:
+        raise ValueError(
+            f"scaling.num_workers={workers} does not divide data.lanes={config.data.lanes}: "
+            "choose a divisor, or another number of lanes for a new run"
+        )
+    lanes_a_rank = config.data.lanes // max(workers, 1)
+    if config.train.accumulation_steps > lanes_a_rank:
+        raise ValueError(
+            f"train.accumulation_steps={config.train.accumulation_steps} is more than the "
+            f"{lanes_a_rank} lanes of a rank, between which a step is cut: raise data.lanes for a "
+            "new run, or lower it or scaling.num_workers"
+        )
+
+
+def _fit(config: Config) -> FittedData:
+    """Return statistics of data that can be trained on, and say what was left out of them."""
+    dataset = open_dataset(config.data.root)
+    for split in ("train", "tuning"):
+        require_split(dataset, split)
+    fitted = load_or_fit(config)
+    for split in ("train", "tuning"):
+        if not fitted.unit_index.num_sequences[split].sum():
+            raise ValueError(
+                f"no subject of {split} has two measurements of the vocabulary: check "
+                "data.code_pattern and the splits"
+            )
+    for text in count_lines(fitted.report):
+        logger.info("%s", text)
+    return fitted
 
 
 class EpochReport:
@@ -155,4 +192,4 @@ def _train_here(config: Config, fitted: FittedData, tracker: Tracker, label: str
         )
 
     report = EpochReport(config, fitted.statistics.codes, tracker)
-    train(config, fitted, bricks=bricks, report=report, label=label)
+    train(config, fitted, bricks=bricks, report=report, device=default_device(), label=label)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import ray.train
+import torch
 from ray.data import ExecutionOptions
 from ray.train import (
     CheckpointConfig,
@@ -32,25 +33,29 @@ __all__ = ["train_on_ray"]
 logger = logging.getLogger("cvmae")
 
 
-def train_on_ray(config: Config, fitted: FittedData, *, run_name: str, run_id: str) -> None:
+def train_on_ray(
+    config: Config, fitted: FittedData, *, run_name: str, run_id: str, parent_run_id: str
+) -> None:
     """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
 
     A lost worker is replaced and the group goes on from the run folder's last checkpoint.
 
     Raises:
-        RuntimeError: Workers failed more than `scaling.max_failures` times.
+        ChildProcessError: Workers failed more than `scaling.max_failures` times.
+        FloatingPointError: The error is not finite any more.
     """
     plan = make_plan(config, fitted)
     resources = {"CPU": config.scaling.cpus_per_worker}
     if config.scaling.use_gpu:
         resources["GPU"] = 1
     trainer = TorchTrainer(
-        _work,
+        _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
             "config": config,
             "fitted": fitted,
             "run_name": run_name,
             "run_id": run_id,
+            "parent_run_id": parent_run_id,
         },
         datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(
@@ -72,23 +77,31 @@ def train_on_ray(config: Config, fitted: FittedData, *, run_name: str, run_id: s
         ),
     )
     try:
-        trainer.fit()
+        result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             f"training of {run_name} failed: {_cause(error)}; what it has written is kept, and "
             f"--resume {config.output_dir} continues it"
         ) from error
+    if result.return_value:
+        raise FloatingPointError(result.return_value)
 
 
-def _work(job: dict[str, Any]) -> None:
-    """Train on this worker."""
+def _work(job: dict[str, Any]) -> str:
+    """Train on this worker; return '' or why training cannot go on (which no retry would mend)."""
     setup_logging()
     config: Config = job["config"]
     fitted: FittedData = job["fitted"]
-    get_device()  # binds the worker's GPU, where it has one
+    # Without a GPU of its own a worker still sees the node's, which it must leave alone.
+    device = get_device() if config.scaling.use_gpu else torch.device("cpu")
     shard = ray.train.get_dataset_shard("train")
     tracker = (
-        open_tracker(config, run_name=job["run_name"], run_id=job["run_id"])
+        open_tracker(
+            config,
+            run_name=job["run_name"],
+            run_id=job["run_id"],
+            parent_run_id=job["parent_run_id"],
+        )
         if rank() == 0
         else None
     )
@@ -101,7 +114,12 @@ def _work(job: dict[str, Any]) -> None:
         write(metrics, mask_rate_C)
         ray.train.report(dict(metrics))  # every rank: it is a barrier
 
-    train(config, fitted, bricks=bricks, report=report, label=job["run_name"])
+    label = job["run_name"]
+    try:
+        train(config, fitted, bricks=bricks, report=report, device=device, label=label)
+    except FloatingPointError as error:  # on all ranks alike
+        return str(error)
+    return ""
 
 
 def _cause(error: BaseException) -> str:

@@ -114,8 +114,8 @@ def test_masks_differ_between_epochs_seeds_and_windows_of_a_subject():
 
 
 def test_ties_are_broken_by_position():
-    # Weights so heavy that every finish time underflows to the same float32: zero.
-    hidden = mask([8], np.full(8, 3e38, np.float32), ratio=0.5)
+    # Weights so heavy that all finish at once, at time zero.
+    hidden = mask([8], np.full(8, np.inf, np.float32), ratio=0.5)
     assert hidden.sum() == 4
 
 

@@ -62,6 +62,28 @@ def test_cells_hold_every_sequence_once_and_differ_by_at_most_one(lengths, num_c
     assert np.ptp(sizes) <= 1
 
 
+def test_cells_that_get_one_sequence_more_are_not_always_the_same():
+    fuller = [
+        tuple(
+            np.flatnonzero(
+                np.bincount(
+                    deal(
+                        np.full(13, 5),
+                        np.arange(13),
+                        np.zeros(13, np.int64),
+                        num_cells=10,
+                        seed=0,
+                        epoch=epoch,
+                    )
+                )
+                == 2
+            )
+        )
+        for epoch in range(4)
+    ]
+    assert len(set(fuller)) > 1
+
+
 def test_strata_balance_ranks_better_than_chance(rng):
     lengths = np.clip(rng.lognormal(np.log(100), 1.0, 8000), 2, 512).astype(np.int64)
     cells = deal(

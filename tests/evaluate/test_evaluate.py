@@ -140,7 +140,7 @@ def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
     [
         ([], "evaluate.checkpoints is empty"),
         (["last value=cv"], "this name is taken"),
-        (["cv=nowhere"], "holds no checkpoint"),
+        (["cv=nowhere"], "holds no whole checkpoint"),
     ],
 )
 def test_checkpoints_that_cannot_be_compared_are_refused(runs, checkpoints, message):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -74,6 +75,17 @@ def test_ray_data_delivers_the_bricks_of_the_plain_generator(on_ray):
                     found = getattr(a, name)
                     np.testing.assert_array_equal(found, value)
                     assert np.asarray(found).dtype == np.asarray(value).dtype
+
+
+def test_broken_data_is_refused_in_one_line_as_without_ray(on_ray, tmp_path, capfd):
+    root = Path(shutil.copytree(on_ray.data.root, tmp_path / "broken"))
+    shard = sorted((root / "data").rglob("*.parquet"))[0]
+    table = pq.read_table(shard)
+    pq.write_table(table.take(list(range(table.num_rows - 1, -1, -1))), shard)
+    with pytest.raises(ValueError, match="row ") as caught:
+        fit(replace(on_ray, data=replace(on_ray.data, root=str(root))))
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_two_workers_lose_what_one_process_loses(on_ray, tmp_path):

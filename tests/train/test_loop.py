@@ -1,5 +1,6 @@
 """Training in the calling process: it learns, it resumes exactly, it refuses what it must."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,67 @@ def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
     error = loop.tuning_error(engine, plan, 8)
     last = loaded.progress.history[-1]
     assert error["tuning_mse"] == pytest.approx(last["tuning_mse"], rel=1e-9)
+
+
+def test_resuming_on_other_statistics_is_refused(tiny, tmp_path):
+    run = pretrain(tiny)
+    other = replace(
+        tiny, output_dir=str(tmp_path / "other"), data=replace(tiny.data, clip_quantiles=None)
+    )
+    load_or_fit(other)
+    changed = replace(
+        tiny,
+        resume=run,
+        train=replace(tiny.train, epochs=3),
+        data=replace(
+            tiny.data, clip_quantiles=None, statistics=str(tmp_path / "other" / "statistics")
+        ),
+    )
+    with pytest.raises(ValueError, match="other data or statistics"):
+        pretrain(changed)
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tiny, tmp_path):
+    config = replace(tiny, train=replace(tiny.train, epochs=3))
+    whole = pretrain(replace(config, output_dir=str(tmp_path / "whole")))
+    torn = pretrain(replace(config, output_dir=str(tmp_path / "torn")))
+    newest = find_checkpoint(torn)
+    (newest / "optimizer.safetensors").unlink()
+    assert find_checkpoint(torn) != newest
+    pretrain(replace(config, output_dir=torn, resume=torn))
+    assert_same_weights(whole, torn)
+
+
+@pytest.mark.parametrize("at", ["in an epoch", "in the last update of an epoch"])
+def test_weights_that_are_not_finite_are_never_saved(tiny, monkeypatch, at):
+    config = replace(
+        tiny,
+        train=replace(tiny.train, epochs=3, batch_sequences=8),
+        checkpoint=replace(tiny.checkpoint, every_steps=1 if at == "in an epoch" else 0),
+    )
+    epoch_steps = loop.make_plan(config, load_or_fit(config)).train_order.num_steps(0)
+    step, spoilt = loop.Engine.step, epoch_steps + 2 if at == "in an epoch" else epoch_steps - 1
+
+    def explode(self, micro_batches, global_step):
+        result = step(self, micro_batches, global_step)
+        if global_step == spoilt:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(loop.Engine, "step", explode)
+    shutil.rmtree(config.output_dir)
+    with pytest.raises(FloatingPointError, match="last good checkpoint is kept"):
+        pretrain(config)
+    for folder in (Path(config.output_dir) / "checkpoints").glob("*"):
+        # The step that spoils the weights is seen one step later, by its error.
+        last_good = load_state(folder)[0].global_step <= spoilt + 1
+        assert last_good, folder
+    best = Path(config.output_dir) / "checkpoints" / "best"
+    if at == "in an epoch":
+        assert all(v.isfinite().all() for v in load_file(best / "model.safetensors").values())
+    else:
+        assert not best.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
