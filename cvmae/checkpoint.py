@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -147,7 +148,7 @@ def load_model(
     folder = find_checkpoint(path, which)
     config, fitted, progress = _read_context(folder)
     model = build_model(config.model, fitted.statistics.num_codes, seed=config.seed)
-    weights = load_file(folder / "model.safetensors", device="cpu")
+    weights = _read_tensors(folder / "model.safetensors")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -158,8 +159,8 @@ def load_model(
 def load_state(folder: str | Path) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
     """Return progress, weights and optimiser state of a checkpoint, for resuming."""
     _check_whole(Path(folder))
-    model = load_file(Path(folder) / "model.safetensors", device="cpu")
-    optimizer = load_file(Path(folder) / "optimizer.safetensors", device="cpu")
+    model = _read_tensors(Path(folder) / "model.safetensors")
+    optimizer = _read_tensors(Path(folder) / "optimizer.safetensors")
     return _read_progress(Path(folder)), model, optimizer
 
 
@@ -194,6 +195,15 @@ def check_same_run(folder: str | Path, config: Config, fitted: FittedData) -> No
             f"cannot resume {folder} with other settings ({'; '.join(changed)}): leave them out, "
             "or start a new run with --base CONFIG --output_dir NEW"
         )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): remove its folder, and the checkpoint before it counts"
+        ) from None
 
 
 def _read_context(folder: Path) -> tuple[Config, FittedData, Progress]:

@@ -23,6 +23,10 @@ def run_job(verb: Callable[[Config], str]) -> None:
         print(verb(config))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"cvmae: {error}")
+    except KeyboardInterrupt:
+        folder = config.resume or config.output_dir
+        print(f"cvmae: interrupted; a run goes on with --resume {folder}", file=sys.stderr)
+        sys.exit(130)
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -40,6 +44,8 @@ def load(argv: Sequence[str]) -> Config:
         _exit("--base starts a new run and --resume continues one: give one of them")
     try:
         if resume:
+            if not (Path(resume) / "config.yaml").is_file():
+                _exit(f"--resume {resume}: no config.yaml there, so no run to continue")
             default = override(read_config(Path(resume) / "config.yaml"), {"output_dir": resume})
         elif base and base not in PRESETS:
             default = override(read_config(base), {"output_dir": ""})
@@ -52,6 +58,8 @@ def load(argv: Sequence[str]) -> Config:
 
 def _take_option(argv: list[str], option: str) -> tuple[str, list[str]]:
     """Return the option's value ('' where absent) and the line without it."""
+    if sum(token == option or token.startswith(option + "=") for token in argv) > 1:
+        _exit(f"{option} is given twice: give it once")
     for place, token in enumerate(argv):
         if token == option:
             if place + 1 == len(argv):

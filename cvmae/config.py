@@ -7,6 +7,7 @@ checked alike everywhere.
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -325,7 +326,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every setting under its dotted name."""
+    """Return every setting under its dotted name, `tracking.uri` without user and password."""
     flat: dict[str, Any] = {}
     for item in fields(config):
         value = getattr(config, item.name)
@@ -333,6 +334,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             flat |= flatten(value, f"{prefix}{item.name}.")
         else:
             flat[f"{prefix}{item.name}"] = value
+    if "tracking.uri" in flat:  # what is written down and logged must not hold a password
+        flat["tracking.uri"] = re.sub(r"//[^/@]*@", "//", flat["tracking.uri"])
     return flat
 
 
@@ -357,7 +360,8 @@ def read_config(path: str | Path) -> Config:
     try:
         flat = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not valid YAML: {reason}") from None
     if not isinstance(flat, dict):
         raise ValueError(f"{path} holds no settings: expected lines like `mask.policy: cv`")
     return override(Config(), flat)

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> str:
     setup_logging()
     try:
         return demo(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"cvmae: {error}") from None
 
 
@@ -85,15 +85,17 @@ def demo(config: DemoConfig) -> str:
     folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
-            f"output_dir={config.output_dir} is not empty: remove it, or give another folder "
-            "with --output_dir"
+            f"output_dir={config.output_dir} is not empty: remove it, or give another folder with "
+            '--output_dir (make demo ARGS="--output_dir FOLDER")'
         )
     start = time.monotonic()
     root = write_hospital(_hospital(config))
     logger.info("1 of 3: wrote a synthetic hospital of %d subjects", config.num_subjects)
     sweep_config = _sweep_config(config, root)
     trials = plan_trials(sweep_config)
-    logger.info("2 of 3: pretraining %d policies", len(trials))
+    logger.info(
+        "2 of 3: pretraining %d policies, one after another: some minutes on two cores", len(trials)
+    )
     sweep(sweep_config)
     logger.info("3 of 3: evaluating them on the same hidden values of held_out")
     runs = {trial.config.mask.policy: trial.config.output_dir for trial in trials}

@@ -23,9 +23,11 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger("cvmae")
+
+
 def setup_logging() -> None:
     """Let this process's progress lines reach standard error."""
-    logger = logging.getLogger("cvmae")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -77,11 +79,13 @@ def start_ray(scaling: ScalingConfig) -> None:
     a killed worker group through it; it listens on loopback.
 
     Raises:
-        ValueError: Less than one whole CPU would be left for Ray Data, which would wait for it
-            in silence; the message shows the arithmetic.
+        ValueError: Less than one whole CPU would be left for Ray Data, or GPUs are too few:
+            either would be waited for in silence; the message shows the arithmetic.
     """
     # Trials side by side say similar lines, of which Ray would swallow all but one.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # A busy machine needs more than the minute that Ray gives its dashboard; read at import.
+    os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
     import ray
 
     if not ray.is_initialized():
@@ -93,6 +97,7 @@ def start_ray(scaling: ScalingConfig) -> None:
             ray.init(**options)
         else:
             num_cpus = max(8, os.cpu_count() or 1)
+            logger.info("starting a local Ray")
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
     cpus = float(ray.cluster_resources().get("CPU", 0))
     wanted = scaling.num_workers * scaling.cpus_per_worker
@@ -101,4 +106,11 @@ def start_ray(scaling: ScalingConfig) -> None:
             f"scaling.num_workers={scaling.num_workers} x scaling.cpus_per_worker="
             f"{scaling.cpus_per_worker} reserve {wanted:g} of the cluster's {cpus:g} "
             f" CPUs; Ray Data needs at least 1 whole CPU beside them: lower one of them"
+        )
+    gpus = float(ray.cluster_resources().get("GPU", 0))
+    if scaling.use_gpu and gpus < scaling.num_workers:
+        raise ValueError(
+            f"scaling.use_gpu=True and scaling.num_workers={scaling.num_workers} need as many "
+            f"GPUs, the cluster has {gpus:g}: lower scaling.num_workers, or train on CPUs without "
+            "scaling.use_gpu"
         )

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from cvmae.checkpoint import find_checkpoint
 from cvmae.command_line import load, run_job
 from cvmae.config import PRESETS, override, read_config, write_config
 from cvmae.evaluate.evaluate import evaluate
@@ -146,6 +147,32 @@ def test_a_wrong_setting_ends_pretrain_with_one_line(
     assert expected in said_by(pretrain, [*usual, *flags], monkeypatch)
 
 
+def test_an_output_folder_that_is_a_file_ends_with_one_line(hospital, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        flags = [*FLAGS, "--data.root", hospital, "--output_dir", str(folder)]
+        assert "file" in said_by(pretrain, flags, monkeypatch)
+
+
+def test_damaged_weights_end_evaluate_with_one_line(hospital, tiny, tmp_path, monkeypatch):
+    weights = find_checkpoint(pretrain(tiny)) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    flags = ["--data.root", hospital, "--evaluate.checkpoints", f"cv={tiny.output_dir}"]
+    flags += ["--output_dir", str(tmp_path / "evaluation"), "--scaling.num_workers", "0"]
+    assert "model.safetensors is damaged" in said_by(evaluate, flags, monkeypatch)
+
+
+def test_an_interrupted_job_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["job", "--output_dir", "runs/cv"])
+    with pytest.raises(SystemExit) as ended:
+        run_job(interrupted)
+    assert ended.value.code == 130
+    assert "--resume runs/cv" in capsys.readouterr().err
+
+
 def test_evaluating_nothing_ends_with_one_line(hospital, tmp_path, monkeypatch):
     flags = ["--data.root", hospital, "--output_dir", str(tmp_path / "evaluation")]
     assert "evaluate.checkpoints" in said_by(evaluate, flags, monkeypatch)
@@ -171,6 +198,8 @@ def test_a_misspelt_flag_or_value_suggests_the_right_one(capsys, flags):
         (["--evaluate.checkpoints", "runs/cv"], "evaluate.checkpoints"),
         (["--base", "no/such/preset"], "no/such/preset"),
         (["--base", "tiny", "--resume", "runs/cv"], "--resume"),
+        (["--base", "tiny", "--base", "small"], "--base is given twice"),
+        (["--resume", "no/such/run"], "--resume no/such/run"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_name(capsys, flags, expected):
@@ -184,6 +213,13 @@ def test_a_value_out_of_range_is_refused_by_its_name(capsys, flags, expected):
 def test_the_base_may_stand_anywhere_and_later_flags_win():
     config = load(["--mask.policy", "random", "--base", "tiny", "--seed", "3"])
     assert (config.mask.policy, config.model.width, config.seed) == ("random", 32, 3)
+
+
+def test_a_password_in_the_tracking_uri_is_not_written_down(tmp_path):
+    config = override(PRESETS["tiny"], {"tracking.uri": "https://me:secret@host:5000/mlflow"})
+    write_config(config, tmp_path / "config.yaml")
+    assert "secret" not in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml").tracking.uri == "https://host:5000/mlflow"
 
 
 def test_settings_survive_their_file(tmp_path):

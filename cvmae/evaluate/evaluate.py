@@ -74,7 +74,7 @@ def evaluate(config: Config) -> str:
             "sequence_length": base.config.data.sequence_length,
         },
     )
-    results["notes"] = [*results["notes"], *_notes(contestants, reference)]
+    results["notes"] += [*_too_few(results), *_notes(contestants, reference)]
     results["provenance"] = provenance(root)
     return _write(results, config, folder)
 
@@ -86,6 +86,17 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
             progress = load(contestant.path, "last", "cpu").progress
             histories.setdefault(contestant.name, []).append(progress.history)
     return histories
+
+
+def _too_few(results: Mapping[str, Any]) -> list[str]:
+    """Say so where no code has values enough to be compared by itself."""
+    if results["data"]["num_codes_counted"]:
+        return []
+    most = max(row["num_scored"] for row in results["codes"])
+    return [
+        f"No code has evaluate.min_scored={results['settings']['min_scored']} scored values (the "
+        f"most frequent has {most}): lower it to compare code by code; pooled figures stand."
+    ]
 
 
 def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str]:

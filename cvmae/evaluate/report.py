@@ -150,7 +150,8 @@ def text_table(results: Results) -> str:
         "values with a twin at the same time not scored"
     )
     told = results["headline"]
-    return "\n".join([scope, "", *lines, "", told["title"] + ".", *told["sentences"]])
+    text = [scope, "", *lines, "", *results["notes"], told["title"] + ".", *told["sentences"]]
+    return "\n".join(line.rstrip() for line in text)
 
 
 def _cells(row: Results) -> tuple[str, ...]:

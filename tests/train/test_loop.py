@@ -110,8 +110,12 @@ def test_a_run_folder_is_not_written_over(tiny):
 
 def test_resuming_with_other_settings_is_refused_by_name(tiny):
     run = pretrain(tiny)
+    before = Path(run, "config.yaml").read_bytes()
     with pytest.raises(ValueError, match=r"mask\.ratio: 0\.25 -> 0\.5"):
         pretrain(replace(tiny, resume=run, mask=replace(tiny.mask, ratio=0.5)))
+    # The refusal leaves the run as it was.
+    assert Path(run, "config.yaml").read_bytes() == before
+    pretrain(replace(tiny, resume=run))
 
 
 def test_resuming_a_finished_run_changes_nothing(tiny):
