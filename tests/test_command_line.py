@@ -180,7 +180,7 @@ def test_evaluating_nothing_ends_with_one_line(hospital, tmp_path, monkeypatch):
     assert "checkpoint" in said_by(evaluate, flags, monkeypatch)
 
 
-@pytest.mark.parametrize("flags", [["--mask.polcy", "cv"], ["--mask.policy", "cvv"]])
+@pytest.mark.parametrize("flags", [["--mask.policyy", "cv"], ["--mask.policy", "cvv"]])
 def test_a_misspelt_flag_or_value_suggests_the_right_one(capsys, flags):
     with pytest.raises(SystemExit) as ended:
         load(flags)
