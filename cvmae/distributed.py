@@ -34,9 +34,8 @@ def setup_logging() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-    # They report every execution plan and every result, between which ours would drown.
-    for noisy in ("ray.data", "ray.train"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Ray Train lets the root logger of a worker report every result, between which ours drown.
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 def is_distributed() -> bool:

@@ -5,6 +5,7 @@ a row. One read task yields one block; a row of it is one brick. `preserve_order
 a task make the order of bricks that of the plan, which every rank checks as it reads.
 """
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from cvmae.data.meds import Unit
 from cvmae.data.order import Order
 
 __all__ = ["brick_dataset", "map_on_ray", "ray_bricks"]
+
+# Importing ray.data has set it to report the plan and the end of every execution.
+logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
