@@ -31,8 +31,10 @@ __all__ = [
     "check_same_run",
     "clear_rubbish",
     "find_checkpoint",
+    "has_checkpoints",
     "load_model",
     "load_state",
+    "read_progress",
     "save_checkpoint",
 ]
 
@@ -121,10 +123,9 @@ def find_checkpoint(path: str | Path, which: Literal["last", "best"] = "last") -
         _check_whole(given)
         return given
     folder = given / "checkpoints"
-    steps = _step_folders(folder)
     if which == "best" and (folder / "best").is_dir():
         return folder / "best"
-    for step in reversed(steps):
+    for step in reversed(_step_folders(folder)):
         if not (missing := _missing(step)):
             return step
         logger.warning("%s is passed over: %s missing", step, ", ".join(missing))
@@ -132,6 +133,11 @@ def find_checkpoint(path: str | Path, which: Literal["last", "best"] = "last") -
         f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
         f"checkpoint with {', '.join(FILES)}"
     )
+
+
+def has_checkpoints(run_folder: str | Path) -> bool:
+    """Tell whether a run has come as far as a checkpoint, whole or not."""
+    return bool(_step_folders(Path(run_folder) / "checkpoints"))
 
 
 def load_model(
@@ -161,7 +167,21 @@ def load_state(folder: str | Path) -> tuple[Progress, dict[str, Tensor], dict[st
     _check_whole(Path(folder))
     model = _read_tensors(Path(folder) / "model.safetensors")
     optimizer = _read_tensors(Path(folder) / "optimizer.safetensors")
-    return _read_progress(Path(folder)), model, optimizer
+    return read_progress(Path(folder)), model, optimizer
+
+
+def read_progress(folder: Path) -> Progress:
+    """Return how far the run was at a checkpoint.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        values: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        progress = Progress(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / 'progress.json'} is damaged ({error})") from None
+    return replace(progress, history=tuple(progress.history))
 
 
 def check_same_run(folder: str | Path, config: Config, fitted: FittedData) -> None:
@@ -208,16 +228,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_context(folder: Path) -> tuple[Config, FittedData, Progress]:
     config = read_config(folder / "config.yaml")
-    return config, FittedData.read(folder / "statistics"), _read_progress(folder)
-
-
-def _read_progress(folder: Path) -> Progress:
-    try:
-        values: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        progress = Progress(**values)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / 'progress.json'} is damaged ({error})") from None
-    return replace(progress, history=tuple(progress.history))
+    return config, FittedData.read(folder / "statistics"), read_progress(folder)
 
 
 def clear_rubbish(run_folder: str | Path) -> None:

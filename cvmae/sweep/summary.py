@@ -1,6 +1,5 @@
 """One row per trial of a sweep, read from the trials' own folders."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.checkpoint import Progress, find_checkpoint
+from cvmae.checkpoint import Progress, find_checkpoint, read_progress
 from cvmae.config import Config
 
-__all__ = ["Trial", "format_table", "read_progress", "summarise", "trial_status", "write_rows"]
+__all__ = ["Trial", "format_table", "summarise", "trial_status", "write_rows"]
 
 Status = Literal["finished", "unfinished", "failed", "new"]
 
@@ -54,13 +53,12 @@ class Trial:
     config: Config
 
 
-def read_progress(run_dir: str) -> Progress:
+def _progress_of(run_dir: str) -> Progress:
     """Return the progress of a run's newest checkpoint; nothing done where there is none yet."""
     try:
-        path = find_checkpoint(run_dir) / "progress.json"
+        return read_progress(find_checkpoint(run_dir))
     except FileNotFoundError:
         return Progress()
-    return Progress(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def trial_status(trial: Trial) -> Status:
@@ -68,7 +66,7 @@ def trial_status(trial: Trial) -> Status:
     folder = Path(trial.config.output_dir)
     if not folder.is_dir() or not any(folder.iterdir()):
         return "new"
-    return "finished" if read_progress(str(folder)).is_finished(trial.config) else "unfinished"
+    return "finished" if _progress_of(str(folder)).is_finished(trial.config) else "unfinished"
 
 
 def summarise(trials: Sequence[Trial], errors: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -98,7 +96,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(trial: Trial, error: str) -> dict[str, Any]:
-    history = read_progress(trial.config.output_dir).history
+    history = _progress_of(trial.config.output_dir).history
     last: Mapping[str, Any] = history[-1] if history else {}
     return {
         "trial": trial.name,

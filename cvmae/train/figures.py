@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cvmae.checkpoint import Progress, find_checkpoint, load_state
+from cvmae.checkpoint import Progress, find_checkpoint, read_progress
 from cvmae.config import Config
 from cvmae.train.tracking import Tracker
 
@@ -14,7 +14,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for 
 
 def draw_run(config: Config, tracker: Tracker) -> None:
     """Draw learning curves and mask rates of a finished run into its tracking."""
-    progress, _, _ = load_state(find_checkpoint(config.output_dir))
+    progress = read_progress(find_checkpoint(config.output_dir))
     tracker.log_figure(_learning_curves(progress), "learning_curves")
     rates = Path(config.output_dir) / "mask_rates.parquet"
     if rates.is_file():

@@ -7,16 +7,15 @@ calling process runs it. It knows neither: it is given bricks and told where to 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from cvmae.checkpoint import (
     Progress,
-    check_same_run,
     clear_rubbish,
     find_checkpoint,
+    has_checkpoints,
     load_state,
     save_checkpoint,
 )
@@ -112,7 +111,9 @@ def train(
 ) -> Progress:
     """Pretrain from wherever the run folder stands to the last epoch.
 
-    Every rank calls it. Rank 0 writes checkpoints into the run folder, which all ranks can read.
+    Every rank calls it; that settings and data are those of the run that is taken up, the caller
+    has checked (`checkpoint.check_same_run`). Rank 0 writes checkpoints into the run folder,
+    which all ranks can read.
 
     Args:
         config: With `output_dir` and `data.root` as absolute paths.
@@ -131,7 +132,7 @@ def train(
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
     engine = Engine(model, config, device=device, total_steps=sum(num_steps))
-    progress = _take_up(config, fitted, engine)
+    progress = _take_up(config, engine)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
@@ -255,19 +256,16 @@ def _save(run: _Run, progress: Progress, *, is_best: bool = False) -> None:
         )
 
 
-def _take_up(config: Config, fitted: FittedData, engine: Engine) -> Progress:
+def _take_up(config: Config, engine: Engine) -> Progress:
     """Load the run folder's last whole checkpoint, if the run has come that far.
 
     Raises:
-        ValueError: It belongs to other settings or data.
         FileNotFoundError: There are checkpoints, but none is whole.
         RuntimeError: Ranks see different checkpoints.
     """
     progress = Progress()
-    if any(Path(config.output_dir, "checkpoints").glob("step_*")):
-        folder = find_checkpoint(config.output_dir)
-        check_same_run(folder, config, fitted)
-        progress, model, optimizer = load_state(folder)
+    if has_checkpoints(config.output_dir):
+        progress, model, optimizer = load_state(find_checkpoint(config.output_dir))
         engine.load_state(model, optimizer)
     (total,) = sum_over_ranks(np.array([progress.global_step]), engine.device)
     if total != world_size() * progress.global_step:

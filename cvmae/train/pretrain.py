@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.checkpoint import check_same_run, find_checkpoint
+from cvmae.checkpoint import check_same_run, find_checkpoint, has_checkpoints
 from cvmae.config import Config, flatten, resolved_path, write_config
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import FittedData, load_or_fit
@@ -46,7 +46,7 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     if workers:
         start_ray(config.scaling)
     fitted = _fit(config)
-    if any(Path(config.output_dir, "checkpoints").glob("step_*")):
+    if has_checkpoints(config.output_dir):
         # Before anything is written: a refused change must leave the run as it was.
         check_same_run(find_checkpoint(config.output_dir), config, fitted)
     write_config(config, Path(config.output_dir) / "config.yaml")
