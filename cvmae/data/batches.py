@@ -93,15 +93,17 @@ def make_batch(
         if len(column) != total:
             raise ValueError(f"{name} has {len(column)} entries, the lengths add up to {total}")
     offsets = np.concatenate([[0], np.cumsum(lengths_B, dtype=np.int64)])
-    hidden_before = np.concatenate([[0], np.cumsum(hidden_N, dtype=np.int64)])
-    hidden_offsets = hidden_before[offsets]
+    hidden_M = np.flatnonzero(hidden_N)
+    hidden_offsets = np.searchsorted(hidden_M, offsets)
     visible_offsets = offsets - hidden_offsets
+    hours_N = minutes_N.astype(np.float32)
+    hours_N /= np.float32(60)
     return Batch(
-        code_index_N=torch.from_numpy(code_index_N.astype(np.int32)),
-        hours_N=torch.from_numpy(minutes_N.astype(np.float32) / np.float32(60)),
+        code_index_N=torch.from_numpy(code_index_N.astype(np.int32, copy=False)),
+        hours_N=torch.from_numpy(hours_N),
         value_N=torch.from_numpy(np.ascontiguousarray(value_N, dtype=np.float32)),
         visible_V=torch.from_numpy(np.flatnonzero(~hidden_N)),
-        hidden_M=torch.from_numpy(np.flatnonzero(hidden_N)),
+        hidden_M=torch.from_numpy(hidden_M),
         offsets_B=torch.from_numpy(offsets.astype(np.int32)),
         visible_offsets_B=torch.from_numpy(visible_offsets.astype(np.int32)),
         hidden_offsets_B=torch.from_numpy(hidden_offsets.astype(np.int32)),

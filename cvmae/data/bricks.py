@@ -6,6 +6,7 @@ The plain generator here is the reference that Ray Data must equal bit for bit
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cvmae.data.sequences import (
     Sequences,
     crop_windows,
     cut_windows,
-    gather_index,
+    gather,
     relative_minutes,
 )
 
@@ -89,10 +90,17 @@ class Brick:
 
     def cell(self, step: int) -> tuple[slice, slice]:
         """Return the sequences and the measurements of the superstep's step."""
-        first = int(self.num_sequences_K[:step].sum())
-        last = first + int(self.num_sequences_K[step])
-        begin = int(self.length_W[:first].sum())
-        return slice(first, last), slice(begin, begin + int(self.length_W[first:last].sum()))
+        first, last = self._first_sequence[step : step + 2]
+        begin, end = self._first_measurement[[first, last]]
+        return slice(first, last), slice(begin, end)
+
+    @cached_property
+    def _first_sequence(self) -> Ints:
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_sequences_K)])
+
+    @cached_property
+    def _first_measurement(self) -> Ints:
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length_W)])
 
 
 def plan_tasks(
@@ -134,22 +142,26 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     length_W, subject_W, position_W, *columns = (
         np.concatenate([part[column] for part in parts]) for column in range(len(parts[0]))
     )
+    del parts
+    start_W = np.cumsum(length_W) - length_W
+    # Of a subject's only measurement, nothing can be restored.
+    kept_W = np.flatnonzero((length_W > 1) | (position_W > 0))
+    length_W, start_W = length_W[kept_W], start_W[kept_W]
     cell_W = deal(
         length_W,
-        subject_W,
-        position_W,
+        subject_W[kept_W],
+        position_W[kept_W],
         num_cells=task.num_steps * task.num_lanes,
         seed=reader.seed,
         epoch=task.epoch,
+        first_cell=0 if task.num_lanes > 1 else task.lanes[0] * task.num_steps,
     )
     step_W, lane_W = np.divmod(cell_W, task.num_lanes)
-    start_W = np.cumsum(length_W) - length_W
     bricks = []
     for lane in task.lanes:
         own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
         own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
-        index_N = gather_index(start_W[own_W], length_W[own_W])
-        code, minutes, value, hidden = (column[index_N] for column in columns)
+        code, minutes, value, hidden = gather(columns, start_W[own_W], length_W[own_W])
         bricks.append(
             Brick(
                 epoch=task.epoch,
@@ -210,16 +222,25 @@ def iterate_steps(
 
 
 def _read_part(reader: BrickReader, unit: Unit, epoch: int) -> tuple[npt.NDArray[np.generic], ...]:
-    """Read one unit: columns of sequences, then columns of measurements, in file order."""
+    """Read one unit: columns of sequences, then columns of measurements, in file order.
+
+    Without crops, sequences cover the unit's measurements, those of length 1 included, so that
+    nothing needs to be gathered before the sequences are dealt.
+    """
     measurements, _ = read_unit(reader.root, unit, reader.statistics.lookup, reader.split)
+    columns: list[npt.NDArray[Any]] = [
+        measurements.code_index_N,
+        measurements.time_us_N,
+        measurements.numeric_value_N,
+    ]
     if reader.crop and not reader.evaluation:
         windows = crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
+        columns = gather(columns, windows.start_W, windows.length_W)
     else:
-        windows = cut_windows(measurements, reader.sequence_length)
-    index_N = gather_index(windows.start_W, windows.length_W)
-    code_N = measurements.code_index_N[index_N]
+        windows = cut_windows(measurements, reader.sequence_length, shortest=1)
+    code_N, time_N, value_N = columns
     if reader.evaluation:
-        hidden_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)[index_N]
+        hidden_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
     else:
         hidden_N = _training_mask(reader, windows, code_N, epoch)
     return (
@@ -227,12 +248,8 @@ def _read_part(reader: BrickReader, unit: Unit, epoch: int) -> tuple[npt.NDArray
         windows.subject_id_W,
         windows.first_position_W,
         code_N.astype(np.uint16),
-        relative_minutes(
-            measurements.time_us_N[index_N],
-            measurements.time_us_N[windows.start_W],
-            windows.length_W,
-        ),
-        reader.statistics.standardise(code_N, measurements.numeric_value_N[index_N]),
+        relative_minutes(time_N, measurements.time_us_N[windows.start_W], windows.length_W),
+        reader.statistics.standardise(code_N, value_N),
         hidden_N,
     )
 

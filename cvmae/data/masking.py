@@ -6,13 +6,12 @@ position i finishes at -log(u_i) / w_i and the k earliest are hidden (Efraimidis
 subject, position): a mask depends on keys, weights and the window, and on nothing else.
 """
 
-import itertools
-
 import numpy as np
 import numpy.typing as npt
 
 from cvmae.data.keys import counter_hash, stream_keys, uniform
 from cvmae.data.meds import Measurements
+from cvmae.data.sequences import BLOCK_MEASUREMENTS, blocks
 
 __all__ = ["evaluation_hidden", "hidden_counts", "sample_hidden"]
 
@@ -20,9 +19,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-# Sequences of similar length are raced as rows of one padded block that stays in cache.
-BLOCK_MEASUREMENTS = 65_536
-LENGTH_STEP = 1.125
+# Sequences of similar length are raced as rows of one padded block.
+LENGTH_STEP = 1.25
 
 # Shape letters: W sequences, N measurements of all of them in order.
 
@@ -104,32 +102,29 @@ def _finish_times(
     epoch: int,
 ) -> Floats:
     keys_W = stream_keys(seed, epoch, subject_id_W, stream="mask")
-    before_W = np.cumsum(length_W) - length_W
-    total = int(length_W.sum())
-    finish_N = np.empty(total, np.float32)
+    finish_N = np.empty(int(length_W.sum()), np.float32)
     # Positions are counters; their differences to the column index are constant in a sequence.
-    shift_W = first_position_W - before_W
-    bounds = np.searchsorted(before_W, np.arange(0, total, BLOCK_MEASUREMENTS), side="left")
-    for first, last in itertools.pairwise([*bounds, len(length_W)]):
-        if first == last:
-            continue
-        lengths = length_W[first:last]
-        begin, end = int(before_W[first]), int(before_W[last - 1] + lengths[-1])
-        positions = np.arange(begin, end) + np.repeat(shift_W[first:last], lengths)
-        bits = counter_hash(np.repeat(keys_W[first:last], lengths), positions)
+    shift_W = (first_position_W - (np.cumsum(length_W) - length_W)).astype(np.uint32)
+    for sequences, own in blocks(length_W):
+        lengths = length_W[sequences]
+        positions = np.arange(own.start, own.stop, dtype=np.uint32)
+        positions += np.repeat(shift_W[sequences], lengths)
         # The logarithm is taken in float64: the last bit of a float32 logarithm differs
         # between processors, and a mask must not.
-        times = -np.log(uniform(bits))
+        times = uniform(counter_hash(np.repeat(keys_W[sequences], lengths), positions))
+        np.log(times, out=times)
+        np.negative(times, out=times)
         if weight_N is not None:
-            times /= weight_N[begin:end]
-        finish_N[begin:end] = times
+            times /= weight_N[own]
+        finish_N[own] = times
     return finish_N
 
 
 def _earliest(finish_N: Floats, length_W: Ints, hidden_W: Ints) -> Bools:
     """Mark the `hidden_W` earliest finishers of each sequence."""
-    hidden_N = np.zeros(len(finish_N), bool)
     before_W = np.cumsum(length_W) - length_W
+    limit_W = np.full(len(length_W), -np.inf, np.float32)  # the last that is hidden finishes then
+    ties: list[Ints] = []
     by_length_W = np.argsort(length_W, kind="stable")
     by_length_W = by_length_W[hidden_W[by_length_W] > 0]
     sorted_lengths = length_W[by_length_W]
@@ -139,17 +134,26 @@ def _earliest(finish_N: Floats, length_W: Ints, hidden_W: Ints) -> Bools:
         last = int(np.searchsorted(sorted_lengths, longest, side="right"))
         last = min(last, first + max(1, BLOCK_MEASUREMENTS // longest))
         rows = by_length_W[first:last]
-        columns = np.arange(int(sorted_lengths[last - 1]))
-        inside = columns < length_W[rows][:, None]
-        index = before_W[rows][:, None] + columns
-        race = np.where(inside, finish_N[np.where(inside, index, 0)], np.float32(np.inf))
-        counts = hidden_W[rows]
-        limit = np.take_along_axis(np.sort(race, axis=1), counts[:, None] - 1, axis=1)
-        chosen = race <= limit
-        for row in np.flatnonzero(chosen.sum(axis=1) != counts):
-            # Two finished in the same float32 instant: the earlier position goes first.
-            chosen[row] = False
-            chosen[row, np.argsort(race[row], kind="stable")[: counts[row]]] = True
-        hidden_N[index[chosen]] = True
+        race = _padded(finish_N, before_W[rows], sorted_lengths[first:last])
+        race.sort(axis=1)
+        place = np.arange(len(rows)), hidden_W[rows] - 1
+        limit_W[rows] = race[place]
+        # At least one value stays visible, so that there is a next one.
+        ties.append(rows[race[place[0], place[1] + 1] == race[place]])
         first = last
+    hidden_N = finish_N <= np.repeat(limit_W, length_W)
+    for row in np.concatenate(ties).tolist() if ties else []:
+        # Two finished in the same float32 instant: the earlier position goes first.
+        own = slice(int(before_W[row]), int(before_W[row] + length_W[row]))
+        hidden_N[own] = False
+        earliest = np.argsort(finish_N[own], kind="stable")[: hidden_W[row]]
+        hidden_N[own.start + earliest] = True
     return hidden_N
+
+
+def _padded(finish_N: Floats, begin_R: Ints, length_R: Ints) -> Floats:
+    """Return ascending lengths of a column as rows, the rest of each filled with infinity."""
+    columns = np.arange(int(length_R[-1]))
+    race: Floats = finish_N.take(begin_R[:, None] + columns, mode="clip")
+    np.copyto(race, np.inf, where=columns >= length_R[:, None])
+    return race

@@ -1,10 +1,10 @@
 """MEDS on disk: shards, splits, units; with `meds_files` the only room that knows the format."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,22 +14,26 @@ import pyarrow.fs as pafs
 from meds.schema import data_subdirectory, subject_splits_filepath
 
 from cvmae.data.meds_files import (
-    RowGroup,
+    ends_with,
     locate,
     open_shard,
     read_row_groups,
 )
 from cvmae.data.meds_rows import (
+    NO_BLOCK,
     Block,
     Lookup,
     RowOrder,
     distinct_subjects,
     find_shared,
-    read_measurements,
+    pick_measurements,
+    read_rows,
     read_subjects,
     run_starts,
 )
 from cvmae.data.meds_splits import SPLITS, load_splits
+from cvmae.data.meds_units import Dataset, Piece, Shard, Unit, plan_units
+from cvmae.data.memory import keep_memory
 
 __all__ = [
     "SPLITS",
@@ -44,6 +48,7 @@ __all__ = [
     "load_splits",
     "open_dataset",
     "plan_units",
+    "read_splits",
     "read_unit",
     "refuse_shared_subjects",
     "require_split",
@@ -52,44 +57,6 @@ __all__ = [
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Row groups of one shard, and the subjects in them that belong to the unit."""
-
-    path: str  # below root, with "/"
-    first_row_group: int
-    last_row_group: int  # inclusive
-    first_subject: int
-    last_subject: int  # inclusive
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """A contiguous range of subjects that one task reads."""
-
-    pieces: tuple[Piece, ...]
-    num_rows: int  # about: a subject across two row groups counts with the later unit's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One parquet file."""
-
-    path: str
-    num_rows: int
-    size_bytes: int
-    row_groups: tuple[RowGroup, ...] = ()  # those that have rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """A MEDS data set as its footers and splits describe it."""
-
-    root: str
-    shards: tuple[Shard, ...]
-    num_subjects: Mapping[str, int] = field(default_factory=dict)  # of each split, by the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,32 +155,6 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def plan_units(dataset: Dataset, unit_rows: int) -> tuple[Unit, ...]:
-    """Cut a data set into units of about `unit_rows` rows, none within a subject.
-
-    Small shards share a unit; large ones are cut between row groups (a row group is never
-    decoded for two units, except where a subject runs across its edge). Depends on the footers
-    and `unit_rows` only.
-    """
-    units: list[Unit] = []
-    pieces: list[Piece] = []
-    num_rows = 0
-    for shard in dataset.shards:
-        begin = 0
-        for place, row_group in enumerate(shard.row_groups):
-            full = num_rows + row_group.num_rows - unit_rows > unit_rows - num_rows
-            # Within a shard only where the next row group holds a subject of its own.
-            if full and num_rows and (place == 0 or _last(shard, place) > _last(shard, place - 1)):
-                pieces += _piece(shard, begin, place)
-                units.append(Unit(pieces=tuple(pieces), num_rows=num_rows))
-                pieces, num_rows, begin = [], 0, place
-            num_rows += row_group.num_rows
-        pieces += _piece(shard, begin, len(shard.row_groups))
-    if pieces:
-        units.append(Unit(pieces=tuple(pieces), num_rows=num_rows))
-    return tuple(units)
-
-
 def scan_subjects(root: str, unit: Unit) -> Ints:
     """Return the distinct subjects of each file of a unit, in file order.
 
@@ -226,7 +167,7 @@ def scan_subjects(root: str, unit: Unit) -> Ints:
     found: list[Ints] = []
     for piece in unit.pieces:
         with _open_piece(root, piece) as (parquet, row_groups, order):
-            read = [read_subjects(parquet, index, order) for index in row_groups]
+            read = [read_subjects(parquet, index, order, last) for index, last in row_groups]
         subject_S = distinct_subjects([subject_N[starts_S] for subject_N, starts_S in read])
         found.append(subject_S[_within(piece, subject_S)])
     return np.concatenate(found)
@@ -258,35 +199,50 @@ def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[
 
 
 def read_unit(root: str, unit: Unit, lookup: Lookup, split: str) -> tuple[Measurements, RowCounts]:
-    """Read the measurements of a unit that belong to a split.
+    """Read the measurements of a unit that belong to a split; see `read_splits`."""
+    return read_splits(root, unit, lookup, (split,))[split]
+
+
+def read_splits(
+    root: str, unit: Unit, lookup: Lookup, splits: Sequence[str]
+) -> dict[str, tuple[Measurements, RowCounts]]:
+    """Read the measurements of a unit, for each of the given splits apart.
 
     Code strings are never built: `lookup` sees each row group's dictionary once. Where none of
-    a row group's subjects is in the split, only its subject_id column is read.
+    a row group's subjects is in the splits, only its subject_id column is read.
 
     Args:
         root: Folder of the data set.
         unit: What to read.
         lookup: Maps MEDS codes to a code_index, or -1 for codes that are not wanted.
-        split: One of `SPLITS`; subjects without a split belong to none.
+        splits: Some of `SPLITS`; subjects without a split belong to none.
 
     Raises:
         ValueError: A file cannot be read, or its rows are not in MEDS order.
     """
-    subject_id, split_index = load_splits(root)
-    members = subject_id[split_index == SPLITS.index(split)]
-    blocks: list[Block] = []
+    keep_memory()
+    member_S, split_S = load_splits(root)
+    blocks: dict[str, list[Block]] = {split: [] for split in splits}
     subjects: list[Ints] = []
     for piece in unit.pieces:
-        choose = partial(_among, piece, members)
+        choose = [
+            partial(_among, piece, member_S[split_S == SPLITS.index(split)]) for split in splits
+        ]
+        distinct: list[Ints] = []
         with _open_piece(root, piece) as (parquet, row_groups, order):
-            read = [
-                read_measurements(parquet, index, order=order, choose=choose, lookup=lookup)
-                for index in row_groups
-            ]
-        blocks += read
-        subjects.append(distinct_subjects([block.subject_id_S for block in read]))
+            for index, last in row_groups:
+                subject_N, starts_S = read_subjects(parquet, index, order, last)
+                chosen = [member(subject_N[starts_S]) for member in choose]
+                distinct.append(subject_N[starts_S][np.any(chosen, axis=0)])
+                if not len(distinct[-1]):
+                    order.skip_times()
+                    continue
+                rows = read_rows(parquet, index, order, lookup, subject_N, starts_S)
+                for split, chosen_S in zip(splits, chosen, strict=True):
+                    blocks[split].append(pick_measurements(rows, chosen_S))
+        subjects.append(distinct_subjects(distinct))
     _refuse_shared(unit, subjects)
-    return _join(blocks)
+    return {split: _join(blocks[split]) for split in splits}
 
 
 def _open_shard(root: str, path: str, size_bytes: int) -> Shard:
@@ -299,34 +255,15 @@ def _open_shard(root: str, path: str, size_bytes: int) -> Shard:
         )
 
 
-def _last(shard: Shard, place: int) -> int:
-    return shard.row_groups[place].last_subject
-
-
-def _piece(shard: Shard, begin: int, end: int) -> list[Piece]:
-    """Return the piece that owns the subjects that are new in row groups [begin, end)."""
-    if begin == end:
-        return []
-    groups = shard.row_groups
-    first, last = groups[begin].first_subject, groups[end - 1].last_subject
-    if begin and groups[begin - 1].last_subject == first:
-        first += 1  # runs over the edge: it belongs to the unit before
-    while end < len(groups) and groups[end].first_subject == last:
-        end += 1  # likewise ours
-    return [
-        Piece(
-            path=shard.path,
-            first_row_group=groups[begin].index,
-            last_row_group=groups[end - 1].index,
-            first_subject=first,
-            last_subject=last,
-        )
-    ]
-
-
 @contextmanager
-def _open_piece(root: str, piece: Piece) -> Iterator[tuple[Any, list[int], RowOrder]]:
-    """Open a piece's file; yield it, its row groups that have rows, and the check of its order."""
+def _open_piece(
+    root: str, piece: Piece
+) -> Iterator[tuple[Any, list[tuple[int, int | None]], RowOrder]]:
+    """Open a piece's file; yield it, its row groups that have rows, and the check of its order.
+
+    With the last row group stands the piece's last subject if other subjects may follow there:
+    they belong to the next unit, and need not be decoded here.
+    """
     with open_shard(root, piece.path) as parquet:
         metadata = parquet.metadata
         if piece.last_row_group >= metadata.num_row_groups:
@@ -336,7 +273,11 @@ def _open_piece(root: str, piece: Piece) -> Iterator[tuple[Any, list[int], RowOr
                 "expected; start anew"
             )
         num_rows = [metadata.row_group(i).num_rows for i in range(piece.last_row_group + 1)]
-        wanted = [i for i in range(piece.first_row_group, len(num_rows)) if num_rows[i]]
+        wanted: list[tuple[int, int | None]] = [
+            (i, None) for i in range(piece.first_row_group, len(num_rows)) if num_rows[i]
+        ]
+        if wanted and not ends_with(metadata, wanted[-1][0], piece.last_subject):
+            wanted[-1] = (wanted[-1][0], piece.last_subject)
         yield parquet, wanted, RowOrder(piece.path, sum(num_rows[: piece.first_row_group]))
 
 
@@ -369,6 +310,7 @@ def _two_files(one: str, other: str) -> ValueError:
 
 
 def _join(blocks: Sequence[Block]) -> tuple[Measurements, RowCounts]:
+    blocks = [block for block in blocks if block.num_rows] or [NO_BLOCK]
     subject_S = np.concatenate([block.subject_id_S for block in blocks])
     count_S = np.concatenate([block.count_S for block in blocks])
     begins_S = run_starts(subject_S)  # a subject may run over several row groups

@@ -20,6 +20,7 @@ from cvmae.data.meds_rows import CODE, SUBJECT, TIME, VALUE, RowOrder, read_subj
 __all__ = [
     "RowGroup",
     "dataset_name",
+    "ends_with",
     "is_text",
     "locate",
     "open_shard",
@@ -101,7 +102,8 @@ def check_schema(path: str, schema: Any) -> None:
     """Refuse a shard whose columns are not those of MEDS, or cannot be aligned to them.
 
     Aligned without loss of meaning are: large or dictionary-encoded strings as codes, times in
-    seconds, milli- or nanoseconds, and values in float64.
+    seconds, milli- or nanoseconds, values in float64, and times or values that are all null.
+    numeric_value may be missing: none of the rows has a value then.
 
     Raises:
         ValueError: A column is missing, twice there, or of another type.
@@ -114,6 +116,8 @@ def check_schema(path: str, schema: Any) -> None:
     }
     for name, (wanted, fits) in columns.items():
         found = [field for field in schema if field.name == name]
+        if name == VALUE and not found:
+            continue  # MEDS lets a shard leave it out
         if len(found) != 1:
             what = "no column" if not found else f"{len(found)} columns"
             raise ValueError(
@@ -137,7 +141,7 @@ def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
         ValueError: Subjects are not ascending in the file.
     """
     metadata = parquet.metadata
-    leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(SUBJECT)
+    leaf = _subject_leaf(metadata)
     row_groups: list[RowGroup] = []
     for index in range(metadata.num_row_groups):
         row_group = metadata.row_group(index)
@@ -155,6 +159,16 @@ def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
             )
         )
     return tuple(row_groups)
+
+
+def ends_with(metadata: Any, index: int, subject: int) -> bool:
+    """Return whether the footer says that a row group's last rows are the subject's."""
+    bounds = _bounds(metadata.row_group(index).column(_subject_leaf(metadata)).statistics)
+    return bounds is not None and bounds[1] <= subject
+
+
+def _subject_leaf(metadata: Any) -> int:
+    return [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(SUBJECT)
 
 
 def _bounds(statistics: Any) -> tuple[int, int] | None:
@@ -178,7 +192,7 @@ def _is_subject(kind: Any) -> bool:
 
 def _is_time(kind: Any) -> bool:
     # With a time zone, a wall-clock time would be read as another instant without a word.
-    return bool(pa.types.is_timestamp(kind)) and kind.tz is None
+    return pa.types.is_null(kind) or (bool(pa.types.is_timestamp(kind)) and kind.tz is None)
 
 
 def is_text(kind: Any) -> bool:
@@ -189,4 +203,4 @@ def is_text(kind: Any) -> bool:
 
 
 def _is_value(kind: Any) -> bool:
-    return bool(pa.types.is_float32(kind) or pa.types.is_float64(kind))
+    return any(fits(kind) for fits in (pa.types.is_float32, pa.types.is_float64, pa.types.is_null))

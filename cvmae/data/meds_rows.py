@@ -7,6 +7,7 @@ counted from 0; never a subject id, never a value.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,14 +17,17 @@ from meds.schema import DataSchema
 
 __all__ = [
     "CODE",
+    "NO_BLOCK",
     "SUBJECT",
     "TIME",
     "VALUE",
     "Block",
     "RowOrder",
+    "Rows",
     "distinct_subjects",
     "find_shared",
-    "read_measurements",
+    "pick_measurements",
+    "read_rows",
     "read_subjects",
     "run_starts",
 ]
@@ -39,7 +43,8 @@ CODE, VALUE = DataSchema.code_name, DataSchema.numeric_value_name
 NULL_TIME = np.iinfo(np.int64).min  # sorts before every time: MEDS wants rows without one first
 
 # numpy widens indices to 8 bytes before it takes; a block of them stays in the nearest cache.
-BLOCK_ROWS = 65_536
+BLOCK_ROWS = 16_384
+HEAD_ROWS = 4096  # at a time, where only the beginning of a row group is wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,20 @@ class Block:
     num_null_value: int
     num_null_time: int
     num_non_finite: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Columns of one row group (or of its beginning), as they stand in the file."""
+
+    subject_S: Ints
+    ends_S: Ints  # S + 1 entries: subject s owns rows [ends[s], ends[s + 1])
+    time_N: Ints
+    timed_N: Bools | None  # None: all have a time
+    value_N: npt.NDArray[np.float32]
+    valued_N: Bools | None
+    index_N: npt.NDArray[np.integer]  # place of the code in the dictionary
+    code_index_of: npt.NDArray[np.int32]  # of each place, -1 where not wanted
 
 
 class RowOrder:
@@ -136,57 +155,70 @@ class RowOrder:
         raise ValueError(f"{self.path}: row {self._first_row + row} (from 0) {reason}")
 
 
-def read_measurements(
-    parquet: Any,
-    index: int,
-    *,
-    order: RowOrder,
-    choose: Callable[[Ints], Bools],
-    lookup: Lookup,
-) -> Block:
-    """Read the measurements of the chosen subjects of a row group, in file order.
-
-    Where no subject is chosen, only subject_id is read and checked.
+def read_rows(
+    parquet: Any, index: int, order: RowOrder, lookup: Lookup, subject_N: Ints, starts_S: Ints
+) -> Rows:
+    """Read what measurements are picked from, of a row group whose subjects were read last.
 
     Args:
         parquet: Open file, with codes read as dictionaries.
         index: Row group.
         order: State of the check of the file's order, which this row group continues.
-        choose: Maps subjects, ascending, to True where they are wanted.
         lookup: Maps codes to a code_index, or -1 for codes that are not wanted.
+        subject_N: What `read_subjects` returned.
+        starts_S: Likewise.
 
     Raises:
-        ValueError: The rows are not in MEDS order, or lack a subject_id or code.
+        ValueError: The rows are not in MEDS order, or lack a code.
     """
-    subject_N, starts_S = read_subjects(parquet, index, order)
-    subject_S = subject_N[starts_S]
-    chosen_S = choose(subject_S)
-    if not chosen_S.any():
-        order.skip_times()
-        return _NOTHING
-    table = parquet.read_row_group(index, columns=[TIME, CODE, VALUE], use_threads=False)
+    num_rows = len(subject_N)
+    names = [name for name in (TIME, CODE, VALUE) if name in parquet.schema_arrow.names]
+    if num_rows == parquet.metadata.row_group(index).num_rows:
+        table = parquet.read_row_group(index, columns=names, use_threads=False)
+    else:
+        enough = partial(_enough, num_rows=num_rows)
+        table = _read_head(parquet, index, names, enough).slice(0, num_rows)
     time_N, timed_N = _buffers(_cast(table.column(TIME), pa.timestamp("us")), np.int64)
     order.check_times(time_N, timed_N, starts_S)
-    ends_S = np.append(starts_S, len(subject_N))
-    wanted_N = None if chosen_S.all() else np.repeat(chosen_S, np.diff(ends_S))
-    value_N, valued_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
+    if VALUE in names:
+        value_N, valued_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
+    else:  # a shard of MEDS may leave the column out
+        value_N, valued_N = np.zeros(num_rows, np.float32), np.zeros(num_rows, np.bool_)
     index_N, code_index_of = _codes(table.column(CODE), lookup, order)
+    return Rows(
+        subject_S=subject_N[starts_S],
+        ends_S=np.append(starts_S, num_rows),
+        time_N=time_N,
+        timed_N=timed_N,
+        value_N=value_N,
+        valued_N=valued_N,
+        index_N=index_N,
+        code_index_of=code_index_of,
+    )
 
+
+def pick_measurements(rows: Rows, chosen_S: Bools) -> Block:
+    """Pick the measurements of the chosen subjects, in file order."""
+    num_rows_S = np.diff(rows.ends_S)
+    if not chosen_S.any():
+        return NO_BLOCK
+    wanted_N = None if chosen_S.all() else np.repeat(chosen_S, num_rows_S)
     # All that can be told from booleans comes before the first gather: those are what costs.
-    row_M, num_kept = _filter(_matches(index_N, code_index_of), (wanted_N, valued_N, timed_N))
-    value_M = value_N.take(row_M)
+    conditions = (wanted_N, rows.valued_N, rows.timed_N)
+    row_M, num_kept = _filter(_matches(rows.index_N, rows.code_index_of), conditions)
+    value_M = rows.value_N.take(row_M)
     finite_M = np.isfinite(value_M)
     if not finite_M.all():
         row_M, value_M = row_M[finite_M], value_M[finite_M]
     # Rows ascend, so a binary search per subject replaces a pass over the rows.
-    count_S = np.diff(np.searchsorted(row_M, ends_S))
+    count_S = np.diff(np.searchsorted(row_M, rows.ends_S))
     return Block(
-        subject_id_S=subject_S[chosen_S],
+        subject_id_S=rows.subject_S[chosen_S],
         count_S=count_S[chosen_S],
-        code_index_M=code_index_of.take(index_N.take(row_M)),
-        time_us_M=time_N.take(row_M),
+        code_index_M=rows.code_index_of.take(rows.index_N.take(row_M)),
+        time_us_M=rows.time_N.take(row_M),
         numeric_value_M=value_M,
-        num_rows=int(np.diff(ends_S)[chosen_S].sum()),
+        num_rows=int(num_rows_S[chosen_S].sum()),
         num_matching=num_kept[0],
         num_null_value=num_kept[0] - num_kept[1],
         num_null_time=num_kept[1] - num_kept[2],
@@ -204,17 +236,56 @@ def _filter(kept_N: Bools, conditions: Sequence[Bools | None]) -> tuple[Ints, li
     return np.flatnonzero(kept_N), num_kept
 
 
-def read_subjects(parquet: Any, index: int, order: "RowOrder") -> tuple[Ints, Ints]:
+def read_subjects(
+    parquet: Any, index: int, order: "RowOrder", last_subject: int | None = None
+) -> tuple[Ints, Ints]:
     """Read a row group's subject_id, and where each subject begins (0 first); check its order.
+
+    Args:
+        parquet: Open file.
+        index: Row group.
+        order: State of the check of the file's order.
+        last_subject: Return only the rows up to this subject's (None: all).
 
     Raises:
         ValueError: As `RowOrder.check_subjects`.
     """
-    column = parquet.read_row_group(index, columns=[SUBJECT], use_threads=False).column(0)
-    subject_N, valid = _buffers(_array(column), np.int64)
+    if last_subject is None:
+        table = parquet.read_row_group(index, columns=[SUBJECT], use_threads=False)
+    else:
+        beyond = partial(_beyond, last_subject=last_subject)
+        table = _read_head(parquet, index, [SUBJECT], beyond)
+    subject_N, valid = _buffers(_array(table.column(0)), np.int64)
     if valid is not None:
         order.refuse(int(np.argmin(valid)), "has no subject_id; MEDS needs one in every row")
-    return subject_N, order.check_subjects(subject_N)
+    starts_S = order.check_subjects(subject_N)
+    if last_subject is None:
+        return subject_N, starts_S
+    num_rows = int(np.searchsorted(subject_N, last_subject, side="right"))
+    return subject_N[:num_rows], starts_S[starts_S < num_rows]
+
+
+def _read_head(
+    parquet: Any, index: int, columns: Sequence[str], enough: Callable[[Sequence[Any]], bool]
+) -> Any:
+    """Read a row group from its beginning until there are enough rows."""
+    batches: list[Any] = []
+    for batch in parquet.iter_batches(
+        HEAD_ROWS, row_groups=[index], columns=columns, use_threads=False
+    ):
+        batches.append(batch)
+        if enough(batches):
+            break
+    return pa.Table.from_batches(batches)
+
+
+def _enough(batches: Sequence[Any], num_rows: int) -> bool:
+    return sum(int(batch.num_rows) for batch in batches) >= num_rows
+
+
+def _beyond(batches: Sequence[Any], last_subject: int) -> bool:
+    newest = batches[-1].column(0)[-1].as_py()
+    return newest is None or int(newest) > last_subject
 
 
 def _codes(
@@ -227,7 +298,8 @@ def _codes(
     index_N, valid_N = _buffers(array.indices, array.indices.type.to_pandas_dtype())
     if valid_N is not None:
         order.refuse(int(np.argmin(valid_N)), "has no code; MEDS needs one in every row")
-    return index_N, lookup(array.dictionary.to_pylist())
+    # Through numpy: `to_pylist` builds a scalar of Arrow's for each code.
+    return index_N, lookup(array.dictionary.to_numpy(zero_copy_only=False).tolist())
 
 
 def _matches(index_N: npt.NDArray[np.integer], code_index_of: npt.NDArray[np.int32]) -> Bools:
@@ -240,7 +312,8 @@ def _matches(index_N: npt.NDArray[np.integer], code_index_of: npt.NDArray[np.int
 
 
 def _cast(column: Any, kind: Any) -> Any:
-    # Unsafe casts only round (nanoseconds, float64); a checked one would show a value.
+    # A column of nulls may be of type null. Unsafe casts only round (nanoseconds, float64); a
+    # checked one would show a value.
     return _array(column if column.type == kind else column.cast(kind, safe=False))
 
 
@@ -288,7 +361,7 @@ def _buffers(array: Any, dtype: Any) -> tuple[npt.NDArray[Any], Bools | None]:
     return values, bits[array.offset :].view(np.bool_)
 
 
-_NOTHING = Block(
+NO_BLOCK = Block(
     subject_id_S=np.empty(0, np.int64),
     count_S=np.empty(0, np.int64),
     code_index_M=np.empty(0, np.int32),

@@ -24,6 +24,8 @@ Ints = npt.NDArray[np.int64]
 
 # With 8 units or more a lane, lanes carry the same number of measurements within 2-3%.
 UNITS_PER_LANE = 8
+# Of a superstep that is shared: enough to mix subjects, few enough to stay small in memory.
+UNITS_SHARED = 16
 
 # Shape letters: U units, W sequences.
 
@@ -104,10 +106,12 @@ class Order:
         units = np.flatnonzero(self.num_sequences_U > 0)
         keys = stream_keys(self.seed, epoch, units, stream="order")
         units = units[np.argsort(keys, kind="stable")]
-        # Units are few where a group would have less than 8: then one superstep is shared by
-        # all lanes, which deals single sequences and balances perfectly.
         num_supersteps = len(units) // (self.lanes * UNITS_PER_LANE)
+        # Units are few where a lane would have less than 8: then supersteps are shared by all
+        # lanes, which deals single sequences and balances perfectly.
         shared = num_supersteps == 0 and self.lanes > 1
+        if shared:
+            num_supersteps = len(units) // UNITS_SHARED
         first_step = 0
         for number, group in enumerate(np.array_split(units, max(num_supersteps, 1))):
             if len(group) == 0:
@@ -154,6 +158,7 @@ def deal(
     num_cells: int,
     seed: int,
     epoch: int,
+    first_cell: int = 0,
 ) -> npt.NDArray[np.int64]:
     """Deal sequences to cells of nearly equal content, by length strata.
 
@@ -176,7 +181,9 @@ def deal(
     cells = np.arange(len(length_W)) % num_cells
     rest = len(length_W) % num_cells
     if rest:  # the last block reaches only some cells: which ones is random, too
-        keys = stream_keys(seed, epoch, np.arange(num_cells), stream="deal")
+        # And not the same ones in every lane, or a step would be short in all of them.
+        numbers = np.arange(first_cell, first_cell + num_cells)
+        keys = stream_keys(seed, epoch, numbers, stream="deal")
         cells[-rest:] = np.argsort(keys, kind="stable")[:rest]
     cell_W[by_length_W[dealt_W]] = cells
     return cell_W

@@ -1,6 +1,8 @@
 """A unit's measurements -> sequences: windows of whole subjects, or one crop of each."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +12,18 @@ from cvmae.data.meds import Measurements
 
 __all__ = [
     "Sequences",
+    "blocks",
     "count_sequences",
     "crop_windows",
     "cut_windows",
+    "gather",
     "gather_index",
     "relative_minutes",
 ]
 
 Ints = npt.NDArray[np.int64]
+
+BLOCK_MEASUREMENTS = 16_384  # at a time, so that arrays stay in the nearest cache
 
 # Shape letters: S subjects, W sequences (windows), N measurements.
 
@@ -37,24 +43,29 @@ class Sequences:
         return len(self.start_W)
 
 
-def count_sequences(lengths_S: Ints, sequence_length: int, *, crop: bool = False) -> Ints:
-    """Return the number of sequences that a subject of each length gives, 0 below length 2.
+def count_sequences(
+    lengths_S: Ints, sequence_length: int, *, crop: bool = False, shortest: int = 2
+) -> Ints:
+    """Return the number of sequences that a subject of each length gives, 0 below `shortest`.
 
     Example:
         >>> count_sequences(np.array([1, 2, 512, 513]), 512)
         array([0, 1, 1, 2])
     """
     windows_S = np.ones_like(lengths_S) if crop else -(-lengths_S // sequence_length)
-    return np.where(lengths_S < 2, 0, windows_S)
+    return np.where(lengths_S < shortest, 0, windows_S)
 
 
-def cut_windows(measurements: Measurements, sequence_length: int) -> Sequences:
+def cut_windows(
+    measurements: Measurements, sequence_length: int, *, shortest: int = 2
+) -> Sequences:
     """Cut every subject into consecutive windows whose lengths differ by at most 1.
 
-    A subject with fewer than two measurements gives none: nothing could be restored.
+    A subject with fewer measurements than `shortest` gives none: of a single one, nothing could
+    be restored. With 1, windows cover all measurements, one after another.
     """
     lengths_S = np.diff(measurements.offsets_S)
-    windows_S = count_sequences(lengths_S, sequence_length)
+    windows_S = count_sequences(lengths_S, sequence_length, shortest=shortest)
     subject_W = np.repeat(np.arange(len(lengths_S)), windows_S)
     first_window_S = np.cumsum(windows_S) - windows_S
     number_W = np.arange(len(subject_W)) - first_window_S[subject_W]
@@ -88,6 +99,19 @@ def crop_windows(
     )
 
 
+def blocks(length_W: Ints) -> Iterator[tuple[slice, slice]]:
+    """Yield runs of sequences, and of their measurements, small enough to stay in cache."""
+    ends_W = np.cumsum(length_W)
+    total = int(ends_W[-1]) if len(ends_W) else 0
+    cuts = np.searchsorted(ends_W, np.arange(BLOCK_MEASUREMENTS, total, BLOCK_MEASUREMENTS)) + 1
+    first, begin = 0, 0
+    for last in [*cuts.tolist(), len(length_W)]:
+        if last > first:
+            end = int(ends_W[last - 1])
+            yield slice(first, last), slice(begin, end)
+            first, begin = last, end
+
+
 def gather_index(start_W: Ints, length_W: Ints) -> Ints:
     """Return the column index of every measurement of the given sequences, one after another."""
     before_W = np.cumsum(length_W) - length_W
@@ -95,9 +119,25 @@ def gather_index(start_W: Ints, length_W: Ints) -> Ints:
     return index_N
 
 
+def gather(
+    columns: Sequence[npt.NDArray[Any]], start_W: Ints, length_W: Ints
+) -> list[npt.NDArray[Any]]:
+    """Return the columns of the given sequences, one after another."""
+    gathered = [np.empty(int(length_W.sum()), column.dtype) for column in columns]
+    for sequences, own in blocks(length_W):
+        index_N = gather_index(start_W[sequences], length_W[sequences])
+        for column, target in zip(columns, gathered, strict=True):
+            column.take(index_N, out=target[own], mode="clip")  # "raise" would copy the target
+    return gathered
+
+
 def relative_minutes(
     time_us_N: Ints, first_time_us_W: Ints, length_W: Ints
 ) -> npt.NDArray[np.int32]:
     """Return whole minutes since each sequence's first measurement (at most 2^31 - 1)."""
-    minutes_N = (time_us_N - np.repeat(first_time_us_W, length_W)) // 60_000_000
-    return np.minimum(minutes_N, np.iinfo(np.int32).max).astype(np.int32)
+    minutes_N = np.empty(len(time_us_N), np.int32)
+    for sequences, own in blocks(length_W):
+        elapsed = time_us_N[own] - np.repeat(first_time_us_W[sequences], length_W[sequences])
+        elapsed //= 60_000_000
+        minutes_N[own] = np.minimum(elapsed, np.iinfo(np.int32).max, out=elapsed)
+    return minutes_N
