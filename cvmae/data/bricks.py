@@ -5,7 +5,7 @@ The plain generator here is the reference that Ray Data must equal bit for bit
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cvmae.data.batches import Batch, make_batch
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.masking import evaluation_hidden, sample_hidden
-from cvmae.data.meds import Unit, read_unit
+from cvmae.data.meds import Measurements, Unit, read_unit
 from cvmae.data.order import Order, deal
 from cvmae.data.sequences import (
     Sequences,
@@ -137,20 +137,23 @@ def stream_bricks(
 
 
 def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
-    """Read, mask, standardise and pack the units of one task."""
-    parts = [_read_part(reader, unit, task.epoch) for unit in task.units]
-    length_W, subject_W, position_W, *columns = (
-        np.concatenate([part[column] for part in parts]) for column in range(len(parts[0]))
-    )
-    del parts
-    start_W = np.cumsum(length_W) - length_W
-    # Of a subject's only measurement, nothing can be restored.
-    kept_W = np.flatnonzero((length_W > 1) | (position_W > 0))
-    length_W, start_W = length_W[kept_W], start_W[kept_W]
+    """Read the units of one task, deal their sequences, and transform those of its lanes."""
+    read = [
+        read_unit(reader.root, u, reader.statistics.lookup, reader.split)[0] for u in task.units
+    ]
+    windows = _windows(reader, read, task.epoch)
+    columns: list[npt.NDArray[Any]] = [
+        np.concatenate([getattr(measurements, name) for measurements in read])
+        for name in ("code_index_N", "time_us_N", "numeric_value_N")
+    ]
+    if reader.evaluation:  # drawn over whole subjects, before windows are cut
+        hidden = [evaluation_hidden(m, ratio=reader.ratio, seed=reader.seed) for m in read]
+        columns.append(np.concatenate(hidden))
+    del read
     cell_W = deal(
-        length_W,
-        subject_W[kept_W],
-        position_W[kept_W],
+        windows.length_W,
+        windows.subject_id_W,
+        windows.first_position_W,
         num_cells=task.num_steps * task.num_lanes,
         seed=reader.seed,
         epoch=task.epoch,
@@ -161,7 +164,8 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     for lane in task.lanes:
         own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
         own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
-        code, minutes, value, hidden = gather(columns, start_W[own_W], length_W[own_W])
+        own = windows.take(own_W)
+        code, minutes, value, hidden_N = _transform(reader, own, columns, task.epoch)
         bricks.append(
             Brick(
                 epoch=task.epoch,
@@ -171,11 +175,11 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
                 num_sequences_K=np.bincount(step_W[own_W], minlength=task.num_steps).astype(
                     np.int32
                 ),
-                length_W=length_W[own_W].astype(np.int32),
+                length_W=own.length_W.astype(np.int32),
                 code_index_N=code,
                 minutes_N=minutes,
                 value_N=value,
-                hidden_N=hidden,
+                hidden_N=hidden_N,
             )
         )
     return bricks
@@ -221,50 +225,42 @@ def iterate_steps(
         raise RuntimeError(f"the data ended inside superstep {group[0].number}")
 
 
-def _read_part(reader: BrickReader, unit: Unit, epoch: int) -> tuple[npt.NDArray[np.generic], ...]:
-    """Read one unit: columns of sequences, then columns of measurements, in file order.
+def _windows(reader: BrickReader, read: Sequence[Measurements], epoch: int) -> Sequences:
+    """Cut the sequences of several units, as windows into their columns one after another."""
+    parts = []
+    before = 0
+    for measurements in read:
+        if reader.crop and not reader.evaluation:
+            part = crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
+        else:
+            part = cut_windows(measurements, reader.sequence_length)
+        parts.append(replace(part, start_W=part.start_W + before))
+        before += len(measurements.code_index_N)
+    return Sequences.join(parts)
 
-    Without crops, sequences cover the unit's measurements, those of length 1 included, so that
-    nothing needs to be gathered before the sequences are dealt.
-    """
-    measurements, _ = read_unit(reader.root, unit, reader.statistics.lookup, reader.split)
-    columns: list[npt.NDArray[Any]] = [
-        measurements.code_index_N,
-        measurements.time_us_N,
-        measurements.numeric_value_N,
-    ]
-    if reader.crop and not reader.evaluation:
-        windows = crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
-        columns = gather(columns, windows.start_W, windows.length_W)
+
+def _transform(
+    reader: BrickReader, windows: Sequences, columns: Sequence[npt.NDArray[Any]], epoch: int
+) -> tuple[npt.NDArray[Any], ...]:
+    """Gather some sequences and return code_index, minutes, standardised value and hidden."""
+    code_N, time_N, value_N, *fixed = gather(columns, windows.start_W, windows.length_W)
+    if fixed:
+        (hidden_N,) = fixed
     else:
-        windows = cut_windows(measurements, reader.sequence_length, shortest=1)
-    code_N, time_N, value_N = columns
-    if reader.evaluation:
-        hidden_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
-    else:
-        hidden_N = _training_mask(reader, windows, code_N, epoch)
+        hidden_N = sample_hidden(
+            subject_id_W=windows.subject_id_W,
+            first_position_W=windows.first_position_W,
+            length_W=windows.length_W,
+            weight_N=None if reader.weight_C is None else reader.weight_C[code_N],
+            ratio=reader.ratio,
+            seed=reader.seed,
+            epoch=epoch,
+        )
     return (
-        windows.length_W,
-        windows.subject_id_W,
-        windows.first_position_W,
         code_N.astype(np.uint16),
-        relative_minutes(time_N, measurements.time_us_N[windows.start_W], windows.length_W),
+        relative_minutes(time_N, columns[1][windows.start_W], windows.length_W),
         reader.statistics.standardise(code_N, value_N),
         hidden_N,
-    )
-
-
-def _training_mask(
-    reader: BrickReader, windows: Sequences, code_N: npt.NDArray[np.integer], epoch: int
-) -> npt.NDArray[np.bool_]:
-    return sample_hidden(
-        subject_id_W=windows.subject_id_W,
-        first_position_W=windows.first_position_W,
-        length_W=windows.length_W,
-        weight_N=None if reader.weight_C is None else reader.weight_C[code_N],
-        ratio=reader.ratio,
-        seed=reader.seed,
-        epoch=epoch,
     )
 
 

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 # Sequences of similar length are raced as rows of one padded block.
-LENGTH_STEP = 1.25
+LENGTH_STEP = 1.4
 
 # Shape letters: W sequences, N measurements of all of them in order.
 
@@ -155,5 +155,6 @@ def _padded(finish_N: Floats, begin_R: Ints, length_R: Ints) -> Floats:
     """Return ascending lengths of a column as rows, the rest of each filled with infinity."""
     columns = np.arange(int(length_R[-1]))
     race: Floats = finish_N.take(begin_R[:, None] + columns, mode="clip")
-    np.copyto(race, np.inf, where=columns >= length_R[:, None])
+    ragged = slice(int(length_R[0]), None)  # in the columns before, every row has a value
+    np.copyto(race[:, ragged], np.inf, where=columns[ragged] >= length_R[:, None])
     return race

@@ -1,8 +1,8 @@
 """A unit's measurements -> sequences: windows of whole subjects, or one crop of each."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,30 +42,35 @@ class Sequences:
         """Return W."""
         return len(self.start_W)
 
+    def take(self, index: Ints) -> Self:
+        """Return some of the windows, in the order given."""
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-def count_sequences(
-    lengths_S: Ints, sequence_length: int, *, crop: bool = False, shortest: int = 2
-) -> Ints:
-    """Return the number of sequences that a subject of each length gives, 0 below `shortest`.
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Put windows into the same columns one after another."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
+
+
+def count_sequences(lengths_S: Ints, sequence_length: int, *, crop: bool = False) -> Ints:
+    """Return the number of sequences that a subject of each length gives, 0 below length 2.
 
     Example:
         >>> count_sequences(np.array([1, 2, 512, 513]), 512)
         array([0, 1, 1, 2])
     """
     windows_S = np.ones_like(lengths_S) if crop else -(-lengths_S // sequence_length)
-    return np.where(lengths_S < shortest, 0, windows_S)
+    return np.where(lengths_S < 2, 0, windows_S)
 
 
-def cut_windows(
-    measurements: Measurements, sequence_length: int, *, shortest: int = 2
-) -> Sequences:
+def cut_windows(measurements: Measurements, sequence_length: int) -> Sequences:
     """Cut every subject into consecutive windows whose lengths differ by at most 1.
 
-    A subject with fewer measurements than `shortest` gives none: of a single one, nothing could
-    be restored. With 1, windows cover all measurements, one after another.
+    A subject with fewer than two measurements gives none: nothing could be restored.
     """
     lengths_S = np.diff(measurements.offsets_S)
-    windows_S = count_sequences(lengths_S, sequence_length, shortest=shortest)
+    windows_S = count_sequences(lengths_S, sequence_length)
     subject_W = np.repeat(np.arange(len(lengths_S)), windows_S)
     first_window_S = np.cumsum(windows_S) - windows_S
     number_W = np.arange(len(subject_W)) - first_window_S[subject_W]
