@@ -35,7 +35,7 @@ def cut_short(root: Path) -> None:
 
 def drop_a_column(root: Path) -> None:
     shard = shards_of(root)[0]
-    pq.write_table(pq.read_table(shard).drop_columns(["numeric_value"]), shard)
+    pq.write_table(pq.read_table(shard).drop_columns(["time"]), shard)
 
 
 def change_a_type(root: Path) -> None:
@@ -97,7 +97,7 @@ def said_by(verb, flags, monkeypatch) -> str:
     ("break_it", "expected"),
     [
         (cut_short, "cannot be read as parquet"),
-        (drop_a_column, "numeric_value"),
+        (drop_a_column, "time"),
         (change_a_type, "subject_id"),
         (turn_rows_around, "row "),
         (repeat_a_shard, "again.parquet"),

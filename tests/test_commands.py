@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 # Jobs with a small command line of their own; all others take a Config.
-OWN_COMMAND_LINE = {"demo", "synthesize"}
+OWN_COMMAND_LINE = {"benchmark", "demo", "synthesize"}
 SUBMIT = "ray job submit --working-dir . -- "
 # What makes a documented run small enough for a test: the last of two flags wins.
 SMALL = shlex.split(
@@ -100,4 +100,5 @@ def test_the_readmes_commands_run_one_after_another(hospital, tmp_path, monkeypa
         runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
     written = {"statistics", "random", "cv", "evaluation", "sweep", "here", "cv_seed1"}
     written |= {"physionet2012", "physionet2012_evaluation"}
+    written |= {"physionet2012_vitals", "physionet2012_vitals_evaluation"}
     assert set(os.listdir("runs")) == written

@@ -16,11 +16,13 @@ from cvmae.data.fitted import FittedData, fit_settings, plain
 from cvmae.data.histogram import median_deviation, quantile_bounds, quantile_value
 from cvmae.data.meds import (
     SPLITS,
+    Dataset,
     Unit,
     fingerprint,
     load_splits,
     open_dataset,
     plan_units,
+    read_splits,
     read_unit,
     refuse_shared_subjects,
     require_split,
@@ -45,12 +47,19 @@ from cvmae.data.vocabulary import (
 )
 from cvmae.data.volatility import flagged_codes
 
-__all__ = ["FittedData", "fit", "fit_statistics", "load_or_fit"]
+__all__ = [
+    "FittedData",
+    "fit",
+    "fit_statistics",
+    "load_or_fit",
+    "open_trainable",
+    "require_sequences",
+]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-TRAIN = SPLITS[0]
+TRAIN, TUNING = SPLITS[:2]
 # Shape letters: C codes of the vocabulary, K candidate codes, U units.
 
 
@@ -66,11 +75,12 @@ def fit_statistics(config: Config) -> str:
     folder = Path(resolved_path(config.output_dir))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
+    dataset = _open(config, TRAIN)  # what footers and splits tell needs no Ray
     if config.scaling.num_workers > 0:
         from cvmae.distributed import start_ray  # Ray only where it is asked for
 
         start_ray(config.scaling)
-    fitted = fit(config)
+    fitted = _fit(config, dataset)
     fitted.write(folder)
     write_config(config, folder / "config.yaml")
     return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
@@ -106,6 +116,30 @@ def load_or_fit(config: Config) -> FittedData:
     return fitted
 
 
+def open_trainable(config: Config) -> Dataset:
+    """Look at footers and splits before anything is started or written.
+
+    Raises:
+        ValueError: See `open_dataset`, or train or tuning has no subject.
+        FileNotFoundError: The data set is not there.
+    """
+    return _open(config, TRAIN, TUNING)
+
+
+def require_sequences(fitted: FittedData) -> None:
+    """Refuse data in which train or tuning has nothing that can be hidden and restored.
+
+    Raises:
+        ValueError: No subject of the split has two measurements.
+    """
+    for split in (TRAIN, TUNING):
+        if not fitted.unit_index.num_sequences[split].sum():
+            raise ValueError(
+                f"no subject of {split} has two measurements of the vocabulary: check "
+                "data.code_pattern and the splits"
+            )
+
+
 def fit(config: Config) -> FittedData:
     """Take statistics from train, and count the sequences of every split, in two passes.
 
@@ -114,13 +148,22 @@ def fit(config: Config) -> FittedData:
             is not in MEDS order.
         FileNotFoundError: The data set or `data.codes_file` is not there.
     """
-    root = _root(config)
+    return _fit(config, _open(config, TRAIN))
+
+
+def _open(config: Config, *splits: str) -> Dataset:
+    dataset = open_dataset(_root(config))
+    for split in splits:
+        require_split(dataset, split)
+    return dataset
+
+
+def _fit(config: Config, dataset: Dataset) -> FittedData:
+    root = dataset.root
     # Tasks on Ray run in another folder: nothing relative may reach them.
     paths = replace(config.data, root=root, codes_file=resolved_path(config.data.codes_file))
     config = replace(config, data=paths)
     candidates = open_candidates(config.data)
-    dataset = open_dataset(root)
-    require_split(dataset, TRAIN)
     units = plan_units(dataset, config.data.unit_rows)
 
     first, subjects = _run_first_pass(config, candidates, units)
@@ -205,8 +248,7 @@ def _second_pass_task(
     unit, splits = item
     part: SecondPass | None = None
     counts: dict[str, SplitCounts] = {}
-    for split in splits:
-        measurements, rows = read_unit(_root(config), unit, lookup, split)
+    for split, (measurements, rows) in read_splits(_root(config), unit, lookup, splits).items():
         counts[split] = split_counts(
             measurements,
             rows,
@@ -259,11 +301,11 @@ def _assemble(
         num_subjects=second.moments.num_subjects,
         minimum=minimum,
         maximum=maximum,
-        raw_mean=first.moments.mean[places],
+        raw_mean=first.moments.mean[places].astype(np.float64),
         raw_std=first.moments.std[places],
         clip_low=low_K[places],
         clip_high=high_K[places],
-        mean=second.moments.mean,
+        mean=second.moments.mean.astype(np.float64),
         std=second.moments.std,
         q25=np.clip(quantiles[0], minimum, maximum),
         median=np.clip(quantiles[1], minimum, maximum),

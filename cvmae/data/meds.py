@@ -10,30 +10,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.fs as pafs
 from meds.schema import data_subdirectory, subject_splits_filepath
 
 from cvmae.data.meds_files import (
     ends_with,
-    locate,
+    is_shard,
     open_shard,
     read_row_groups,
 )
+from cvmae.data.meds_order import RowOrder, run_starts
 from cvmae.data.meds_rows import (
     NO_BLOCK,
     Block,
     Lookup,
-    RowOrder,
     distinct_subjects,
     find_shared,
     pick_measurements,
     read_rows,
     read_subjects,
-    run_starts,
 )
 from cvmae.data.meds_splits import SPLITS, load_splits
 from cvmae.data.meds_units import Dataset, Piece, Shard, Unit, plan_units
 from cvmae.data.memory import keep_memory
+from cvmae.data.storage import list_files, num_connections
 
 __all__ = [
     "SPLITS",
@@ -98,25 +97,13 @@ def open_dataset(root: str) -> Dataset:
         ValueError: There are no shards or no rows, a shard is not parquet, its columns are not
             those of MEDS or its subjects are not ascending, or the splits table is not sound.
     """
-    filesystem, location = locate(root)
-    if filesystem.get_file_info(location).type != pafs.FileType.Directory:
-        raise FileNotFoundError(f"data.root={root!r} is no folder; give that of a MEDS data set")
-    _, folder = locate(root, data_subdirectory)
-    if filesystem.get_file_info(folder).type != pafs.FileType.Directory:
-        raise FileNotFoundError(
-            f"data.root={root!r} holds no folder {data_subdirectory}/; give the folder that holds "
-            f"{data_subdirectory}/ and {subject_splits_filepath}"
-        )
+    found = list_files(root, data_subdirectory)
     split_index = load_splits(root)[1]
-    files = [
-        (info.path.removeprefix(location.rstrip("/") + "/"), info.size)
-        for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
-        if info.is_file and info.base_name.endswith(".parquet") and info.base_name[0] not in "._"
-    ]
+    files = [(path, size) for path, size in found if is_shard(path)]
     if not files:
         raise ValueError(f"data.root={root!r} has no .parquet file below {data_subdirectory}/")
-    with ThreadPoolExecutor(8) as pool:  # footers on remote storage cost a round trip each
-        shards = tuple(pool.map(lambda file: _open_shard(root, *file), sorted(files)))
+    with ThreadPoolExecutor(num_connections(root)) as pool:
+        shards = tuple(pool.map(lambda file: _open_shard(root, *file), files))
     if not any(shard.num_rows for shard in shards):
         raise ValueError(f"data.root={root!r}: its {len(shards)} shards have no rows")
     counts = np.bincount(split_index, minlength=len(SPLITS)).tolist()
@@ -221,6 +208,8 @@ def read_splits(
         ValueError: A file cannot be read, or its rows are not in MEDS order.
     """
     keep_memory()
+    if not splits:
+        return {}
     member_S, split_S = load_splits(root)
     blocks: dict[str, list[Block]] = {split: [] for split in splits}
     subjects: list[Ints] = []

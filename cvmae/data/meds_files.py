@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from meds.schema import dataset_metadata_filepath
 
-from cvmae.data.meds_rows import CODE, SUBJECT, TIME, VALUE, RowOrder, read_subjects
+from cvmae.data.meds_order import RowOrder
+from cvmae.data.meds_rows import CODE, SUBJECT, TIME, VALUE, read_subjects
+from cvmae.data.storage import is_remote, locate, open_file, reaching
 
 __all__ = [
     "RowGroup",
     "dataset_name",
     "ends_with",
+    "is_shard",
     "is_text",
     "locate",
     "open_shard",
@@ -39,15 +41,6 @@ class RowGroup:
     num_rows: int
     first_subject: int
     last_subject: int  # inclusive
-
-
-def locate(root: str, path: str = "") -> tuple[Any, str]:
-    """Return the file system and the path on it, for a local folder or a URI like s3://..."""
-    joined = f"{root.rstrip('/')}/{path}" if path else root
-    if "://" not in joined:
-        return pafs.LocalFileSystem(), joined
-    filesystem, location = pafs.FileSystem.from_uri(joined)
-    return filesystem, location
 
 
 def dataset_name(root: str) -> str:
@@ -90,12 +83,20 @@ def open_shard(root: str, path: str) -> Iterator[Any]:
         ValueError: Its columns are not those of MEDS (see `check_schema`), or as `reading`, for
             opening and for whatever is read within the block.
     """
-    with reading(path):
-        filesystem, location = locate(root, path)
-        with filesystem.open_input_file(location) as source:
-            metadata = pq.read_metadata(source)
-            check_schema(path, metadata.schema.to_arrow_schema())
-            yield pq.ParquetFile(source, metadata=metadata, read_dictionary=[CODE])
+    with reading(path), reaching(root), open_file(root, path) as source:
+        metadata = pq.read_metadata(source)
+        check_schema(path, metadata.schema.to_arrow_schema())
+        yield pq.ParquetFile(
+            source,
+            metadata=metadata,
+            read_dictionary=[CODE],
+            pre_buffer=is_remote(root),  # neighbouring columns come in one request
+        )
+
+
+def is_shard(path: str) -> bool:
+    """Return whether a file below data/ is a shard: parquet, and not hidden."""
+    return path.endswith(".parquet") and path.rpartition("/")[2][0] not in "._"
 
 
 def check_schema(path: str, schema: Any) -> None:

@@ -8,12 +8,14 @@ counted from 0; never a subject id, never a value.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from meds.schema import DataSchema
+
+from cvmae.data.meds_order import FIRST_US, LAST_US, NO_CALENDAR, RowOrder, run_starts
 
 __all__ = [
     "CODE",
@@ -22,14 +24,12 @@ __all__ = [
     "TIME",
     "VALUE",
     "Block",
-    "RowOrder",
     "Rows",
     "distinct_subjects",
     "find_shared",
     "pick_measurements",
     "read_rows",
     "read_subjects",
-    "run_starts",
 ]
 
 # Shape letters: N rows of the row group, S subjects in it, M rows that are kept.
@@ -40,8 +40,6 @@ Lookup = Callable[[Sequence[str]], npt.NDArray[np.int32]]
 
 SUBJECT, TIME = DataSchema.subject_id_name, DataSchema.time_name
 CODE, VALUE = DataSchema.code_name, DataSchema.numeric_value_name
-NULL_TIME = np.iinfo(np.int64).min  # sorts before every time: MEDS wants rows without one first
-
 # numpy widens indices to 8 bytes before it takes; a block of them stays in the nearest cache.
 BLOCK_ROWS = 16_384
 HEAD_ROWS = 4096  # at a time, where only the beginning of a row group is wanted
@@ -77,84 +75,6 @@ class Rows:
     code_index_of: npt.NDArray[np.int32]  # of each place, -1 where not wanted
 
 
-class RowOrder:
-    """Checks that the rows of a file are in MEDS order, one row group after another.
-
-    Subjects ascend and each is contiguous; times ascend within a subject, nulls first.
-    """
-
-    def __init__(self, path: str, first_row: int = 0) -> None:
-        self.path = path
-        self._first_row = first_row  # row of the file where the current row group begins
-        self._next_row = first_row
-        self._last_subject: int | None = None  # of the row group before
-        self._continues = False  # the current row group begins within a subject
-        self._last_time: int | None = None
-
-    def check_subjects(self, subject_N: Ints) -> Ints:
-        """Return where each subject begins in the next row group (0 first).
-
-        Raises:
-            ValueError: A row belongs to a lower subject than the row before it.
-        """
-        self._first_row, self._next_row = self._next_row, self._next_row + len(subject_N)
-        starts_S = run_starts(subject_N)
-        descends = starts_S[1:][np.diff(subject_N[starts_S]) < 0]
-        before, first = self._last_subject, int(subject_N[0])
-        if before is not None and first < before:
-            descends = np.zeros(1, np.int64)
-        if len(descends):
-            self.refuse(
-                int(descends[0]),
-                "belongs to a lower subject_id than the row before it; MEDS needs the rows of a "
-                "subject together, and cvmae subjects ascending: sort the file by subject_id, "
-                "then time",
-            )
-        self._continues = first == before
-        self._last_subject = int(subject_N[-1])
-        return starts_S
-
-    def check_times(self, time_N: Ints, timed_N: Bools | None, starts_S: Ints) -> None:
-        """Check the times of the row group whose subjects were checked last.
-
-        Args:
-            time_N: Times; arbitrary where there is none.
-            timed_N: True where a row has a time; None: all have.
-            starts_S: Where each subject begins.
-
-        Raises:
-            ValueError: A row is earlier than the row before it of the same subject.
-        """
-        earlier_N = time_N[1:] < time_N[:-1]  # entry i compares rows i + 1 and i
-        first, last = int(time_N[0]), int(time_N[-1])
-        if timed_N is not None:
-            null = np.flatnonzero(~timed_N)  # few: filling them would cost a pass over all times
-            earlier_N[null[null < len(earlier_N)]] = False
-            after = null[null > 0]
-            earlier_N[after - 1] = timed_N[after - 1]
-            first = first if timed_N[0] else NULL_TIME
-            last = last if timed_N[-1] else NULL_TIME
-        earlier_N[starts_S[1:] - 1] = False  # a new subject may begin at any time
-        row = int(np.argmax(earlier_N)) + 1 if earlier_N.any() else None
-        if self._continues and self._last_time is not None and first < self._last_time:
-            row = 0
-        if row is not None:
-            self.refuse(
-                row,
-                "is earlier than the row before it of the same subject, or has no time behind "
-                "rows that have one; sort the file by subject_id, then time, nulls first",
-            )
-        self._last_time = last
-
-    def skip_times(self) -> None:
-        """Leave the times of the current row group unchecked (none of its subjects is read)."""
-        self._last_time = None
-
-    def refuse(self, row: int, reason: str) -> NoReturn:
-        """Raise a ValueError about a row of the current row group."""
-        raise ValueError(f"{self.path}: row {self._first_row + row} (from 0) {reason}")
-
-
 def read_rows(
     parquet: Any, index: int, order: RowOrder, lookup: Lookup, subject_N: Ints, starts_S: Ints
 ) -> Rows:
@@ -178,7 +98,7 @@ def read_rows(
     else:
         enough = partial(_enough, num_rows=num_rows)
         table = _read_head(parquet, index, names, enough).slice(0, num_rows)
-    time_N, timed_N = _buffers(_cast(table.column(TIME), pa.timestamp("us")), np.int64)
+    time_N, timed_N = _buffers(_times(table.column(TIME), order), np.int64)
     order.check_times(time_N, timed_N, starts_S)
     if VALUE in names:
         value_N, valued_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
@@ -237,7 +157,7 @@ def _filter(kept_N: Bools, conditions: Sequence[Bools | None]) -> tuple[Ints, li
 
 
 def read_subjects(
-    parquet: Any, index: int, order: "RowOrder", last_subject: int | None = None
+    parquet: Any, index: int, order: RowOrder, last_subject: int | None = None
 ) -> tuple[Ints, Ints]:
     """Read a row group's subject_id, and where each subject begins (0 first); check its order.
 
@@ -311,16 +231,24 @@ def _matches(index_N: npt.NDArray[np.integer], code_index_of: npt.NDArray[np.int
     return match_N
 
 
+def _times(column: Any, order: RowOrder) -> Any:
+    """Return times in microseconds; refuse those that only a coarser unit can hold."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.unit in ("s", "ms"):
+        ticks_N, timed_N = _buffers(_array(column), np.int64)
+        us_per_tick = 1_000_000 if kind.unit == "s" else 1_000
+        outside_N = (ticks_N < FIRST_US // us_per_tick) | (ticks_N > LAST_US // us_per_tick)
+        if timed_N is not None:
+            outside_N &= timed_N
+        if outside_N.any():
+            order.refuse(int(np.argmax(outside_N)), NO_CALENDAR)
+    return _cast(column, pa.timestamp("us"))
+
+
 def _cast(column: Any, kind: Any) -> Any:
     # A column of nulls may be of type null. Unsafe casts only round (nanoseconds, float64); a
     # checked one would show a value.
     return _array(column if column.type == kind else column.cast(kind, safe=False))
-
-
-def run_starts(subject_N: Ints) -> Ints:
-    """Return where each run of equal entries begins; empty for an empty array."""
-    changes = np.flatnonzero(subject_N[1:] != subject_N[:-1]) + 1
-    return np.concatenate([np.zeros(min(len(subject_N), 1), np.int64), changes])
 
 
 def distinct_subjects(subjects: Sequence[Ints]) -> Ints:

@@ -17,7 +17,8 @@ from meds.schema import (
     tuning_split,
 )
 
-from cvmae.data.meds_files import is_text, locate, reading
+from cvmae.data.meds_files import is_text, reading
+from cvmae.data.storage import locate, reaching
 
 __all__ = ["SPLITS", "load_splits"]
 
@@ -39,8 +40,9 @@ def load_splits(root: str) -> tuple[Ints, npt.NDArray[np.uint8]]:
         FileNotFoundError: There is no such file.
         ValueError: It is not parquet, lacks a column, or puts a subject in two splits.
     """
-    filesystem, location = locate(root, subject_splits_filepath)
-    info = filesystem.get_file_info(location)
+    with reaching(root):
+        filesystem, location = locate(root, subject_splits_filepath)
+        info = filesystem.get_file_info(location)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(
             f"{root}/{subject_splits_filepath} is missing; MEDS keeps there which subject is in "
@@ -54,7 +56,7 @@ def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray
     """Read the table of splits; size and time of change are there to notice a new one."""
     path = subject_splits_filepath
     filesystem, location = locate(root, path)
-    with reading(path):
+    with reading(path), reaching(root):
         table = pq.read_table(location, filesystem=filesystem)
     subject_S = _column(table, SUBJECT, "int64", pa.types.is_int64).to_numpy()
     encoded = _column(table, SPLIT, "string", is_text).cast(pa.string()).dictionary_encode()

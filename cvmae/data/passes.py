@@ -2,7 +2,7 @@
 
 Pass 1 knows only which codes are candidates, pass 2 the vocabulary and where its values are
 clipped. Partial results merge in any order: counts and histograms exactly, moments to the last
-unit (Chan's formula), so that merging in unit order gives the same bits every time.
+unit (Chan's formula in extended precision); in unit order they give the same bits every time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+Extended = npt.NDArray[np.longdouble]  # 80 bits on x86: sums of thousands of parts stay exact
 Ints = npt.NDArray[np.int64]
 
 # Sizes of what is summed at a time: arrays that leave the cache take three times as long.
@@ -44,25 +45,27 @@ class Moments:
 
     num_values: Ints
     num_subjects: Ints
-    mean: Floats  # 0 where there is no value
-    squares: Floats
-    within_squares: Floats  # deviations from each subject's own mean
+    mean: Extended  # 0 where there is no value
+    squares: Extended
+    within_squares: Extended  # deviations from each subject's own mean
 
     @property
     def std(self) -> Floats:
         """Standard deviation with ddof 0; 0 where there is no value."""
-        return np.sqrt(self.squares / np.maximum(self.num_values, 1))
+        variance = self.squares / np.maximum(self.num_values, 1)
+        return np.sqrt(variance.astype(np.float64))
 
     @property
     def within_subject_std(self) -> Floats:
         """Root of the pooled variance within subjects; NaN where none has two values."""
         freedom = self.num_values - self.num_subjects
-        return np.sqrt(np.where(freedom > 0, self.within_squares / np.maximum(freedom, 1), np.nan))
+        variance = (self.within_squares / np.maximum(freedom, 1)).astype(np.float64)
+        return np.sqrt(np.where(freedom > 0, variance, np.nan))
 
     def merge(self, other: Self) -> Self:
         """Add another part by Chan's formula; subjects of the parts are different ones."""
         total = self.num_values + other.num_values
-        share = other.num_values / np.maximum(total, 1)
+        share = other.num_values / np.maximum(total, 1).astype(np.longdouble)
         difference = other.mean - self.mean
         return replace(
             self,
@@ -92,9 +95,9 @@ def summarise(
     total = Moments(
         num_values=np.zeros(num_codes, np.int64),
         num_subjects=np.zeros(num_codes, np.int64),
-        mean=np.zeros(num_codes),
-        squares=np.zeros(num_codes),
-        within_squares=np.zeros(num_codes),
+        mean=np.zeros(num_codes, np.longdouble),
+        squares=np.zeros(num_codes, np.longdouble),
+        within_squares=np.zeros(num_codes, np.longdouble),
     )
     for bounds in _blocks(offsets_S, num_codes):
         rows = slice(int(bounds[0]), int(bounds[-1]))
@@ -136,9 +139,9 @@ def _block_moments(
     return Moments(
         num_values=num_values,
         num_subjects=np.count_nonzero(num_P.reshape(shape), axis=0),
-        mean=mean,
-        squares=within_squares + between_P.sum(axis=0),
-        within_squares=within_squares,
+        mean=mean.astype(np.longdouble),
+        squares=(within_squares + between_P.sum(axis=0)).astype(np.longdouble),
+        within_squares=within_squares.astype(np.longdouble),
     )
 
 

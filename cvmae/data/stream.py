@@ -8,15 +8,14 @@ a task make the order of bricks that of the plan, which every rank checks as it 
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
-import ray.train
-from ray.data import Datasource, ExecutionOptions, ReadTask
+from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from cvmae.data.bricks import Brick, BrickReader, BrickTask, plan_tasks, read_bricks
@@ -33,6 +32,8 @@ Result = TypeVar("Result")
 Cursor = tuple[int, int, int, int]  # epoch, step, rank, world
 
 CURSOR = "cvmae_cursor"
+ERROR = "error"  # the column of a block that is one
+MAX_ATTEMPTS = 5  # at one task
 _LISTS = ("num_sequences_K", "length_W", "code_index_N", "minutes_N", "value_N", "hidden_N")
 _SCALARS = ("epoch", "number", "first_step", "lane")
 
@@ -71,31 +72,38 @@ def brick_dataset(reader: BrickReader, order: Order, units: Sequence[Unit]) -> r
 
     def plan(cursor: Cursor) -> Iterator[Callable[[], pa.Table]]:
         epoch, step, rank, world = cursor
+        # Put once: with 10,000 codes a reader is a megabyte, of which each task would hold a copy.
+        shared = ray.put(reader)
         for task in plan_tasks(order, units, epoch, step, rank, world):
-            yield partial(_brick_table, reader, task)
+            yield partial(_brick_table, shared, task)
 
-    dataset: ray.data.Dataset = ray.data.read_datasource(
-        _OneBlockPerTask(plan), override_num_blocks=1
-    )
-    return dataset
+    return _dataset(plan)
 
 
 def ray_bricks(shard: Any, *, epoch: int, step: int, rank: int, world: int) -> Iterator[Brick]:
     """Yield this rank's bricks from (epoch, step) to the end of the epoch.
 
     Raises:
-        RuntimeError: A brick is of another epoch or lane than the plan's next one.
+        ValueError: As `read_bricks`, where the data set has changed; likewise FileNotFoundError.
+        RuntimeError: A brick is of another epoch or rank, or came too late or twice.
+        ChildProcessError: One read lost its process or node again and again.
     """
     context = shard.get_context()
     context.set_config(CURSOR, (epoch, step, rank, world))
-    context.target_max_block_size = 1  # never merge bricks into one block
-    for table in shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+    before = (-1, -1)
+    for table in _tables(shard, context):
         brick = _to_brick(table)
         if brick.epoch != epoch or brick.lane % world != rank:
             raise RuntimeError(
                 f"rank {rank} of {world} in epoch {epoch} got a brick of epoch {brick.epoch}, "
                 f"lane {brick.lane}: Ray Data did not pass the cursor on"
             )
+        if (brick.number, brick.lane) <= before:
+            raise RuntimeError(
+                f"superstep {brick.number}, lane {brick.lane} came after superstep {before[0]}, "
+                f"lane {before[1]}: Ray Data did not keep the order"
+            )
+        before = (brick.number, brick.lane)
         yield brick
 
 
@@ -104,51 +112,74 @@ def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
 
     Raises:
         ValueError: As the function did; likewise FileNotFoundError.
+        ChildProcessError: One task lost its process or node again and again.
     """
 
     def plan(_: Cursor) -> Iterator[Callable[[], pa.Table]]:
+        shared = ray.put(function)
         for number, item in enumerate(items):
-            yield partial(_result_table, function, item, number)
+            yield partial(_result_table, shared, item, number)
 
-    dataset = ray.data.read_datasource(_OneBlockPerTask(plan), override_num_blocks=1)
-    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
-    dataset.context.target_max_block_size = 1
+    dataset = _dataset(plan)
     expected = 0
-    for table in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
+    for table in _tables(dataset, dataset.context):
         if table["number"][0].as_py() != expected:
             raise RuntimeError(f"result {table['number'][0]} came where {expected} was next")
         expected += 1
-        result = pickle.loads(table["result"][0].as_py())  # made by our own task a moment ago
-        if isinstance(result, _UserError):
-            raise result.error
-        yield result
+        yield pickle.loads(table["result"][0].as_py())
     if expected != len(items):
         raise RuntimeError(f"{expected} of {len(items)} results came back from Ray Data")
 
 
+def _dataset(plan: Callable[[Cursor], Iterable[Callable[[], pa.Table]]]) -> ray.data.Dataset:
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        _OneBlockPerTask(plan), override_num_blocks=1
+    )
+    return dataset
+
+
+def _tables(data: Any, context: Any) -> Iterator[pa.Table]:
+    """Yield the rows of all blocks, in the order of the tasks, as tables of one row each."""
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = 1  # never merge the blocks of two tasks
+    for table in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+        if ERROR in table.column_names:
+            raise pickle.loads(table[ERROR][0].as_py())  # made by our own task a moment ago
+        yield table
+
+
 def _one_block(task: Callable[[], pa.Table]) -> list[pa.Table]:
-    return [task()]
-
-
-@dataclass(frozen=True)
-class _UserError:
-    """An error of the user's making: it travels as a result, since Ray would retry and trace it."""
-
-    error: ValueError | FileNotFoundError
-
-
-def _result_table(function: Callable[[Item], object], item: Item, number: int) -> pa.Table:
-    result: object
     try:
-        result = function(item)
-    except (ValueError, FileNotFoundError) as error:
-        result = _UserError(error.with_traceback(None))
-    column = pa.array([pickle.dumps(result)], pa.large_binary())
+        _require_few_attempts()
+        return [task()]
+    except (ValueError, FileNotFoundError, ChildProcessError) as error:
+        # Of the user's making: it travels as a block, since Ray would wrap it in a traceback.
+        column = pa.array([pickle.dumps(error.with_traceback(None))], pa.large_binary())
+        return [pa.table({ERROR: column})]
+
+
+def _require_few_attempts() -> None:
+    # Ray Data would repeat for ever a task that kills its process or node. The number of the
+    # attempt is not in Ray's public interface.
+    worker: Any = ray._private.worker.global_worker
+    attempt = worker.core_worker.get_current_task_attempt_number()
+    if attempt >= MAX_ATTEMPTS:
+        raise ChildProcessError(
+            f"the processes that read data were lost {attempt} times at the same task: give Ray's "
+            "nodes more memory or lower data.unit_rows; or a damaged file crashes the reader: "
+            "check the data with jobs/validate.py"
+        )
+
+
+def _result_table(
+    function: "ray.ObjectRef[Callable[[Item], Result]]", item: Item, number: int
+) -> pa.Table:
+    column = pa.array([pickle.dumps(ray.get(function)(item))], pa.large_binary())
     return pa.table({"number": [number], "result": column})
 
 
-def _brick_table(reader: BrickReader, task: BrickTask) -> pa.Table:
-    bricks = read_bricks(reader, task)
+def _brick_table(reader: "ray.ObjectRef[BrickReader]", task: BrickTask) -> pa.Table:
+    bricks = read_bricks(ray.get(reader), task)
     columns: dict[str, Any] = {name: [getattr(b, name) for b in bricks] for name in _SCALARS}
     for name in _LISTS:
         arrays = [getattr(brick, name) for brick in bricks]

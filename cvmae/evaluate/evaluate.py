@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cvmae.config import Config, resolved_path, write_config
-from cvmae.data.meds import open_dataset, plan_units
+from cvmae.data.meds import open_dataset, plan_units, require_split
 from cvmae.data.parallel import map_units
 from cvmae.distributed import start_ray
 from cvmae.evaluate.contestants import Contestant
@@ -40,6 +40,8 @@ def evaluate(config: Config) -> str:
     reference = choose_reference(contestants)
     base = load(reference.path, reference.which, "cpu")
     root = resolved_path(config.data.root or base.config.data.root)
+    dataset = open_dataset(root)
+    require_split(dataset, config.evaluate.split)
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
@@ -52,7 +54,7 @@ def evaluate(config: Config) -> str:
         reference=reference,
         device="cuda" if in_process and torch.cuda.is_available() else "cpu",
     )
-    units = plan_units(open_dataset(root), config.data.unit_rows)
+    units = plan_units(dataset, config.data.unit_rows)
     sums = merge(map_units(score, units, config.scaling, "evaluate"))
     if not sums.count_R.sum():
         raise ValueError(

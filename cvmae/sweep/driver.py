@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvmae.config import Config, override, write_config
-from cvmae.data.fit_statistics import load_or_fit
+from cvmae.data.fit_statistics import load_or_fit, open_trainable
 from cvmae.distributed import start_ray
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
 from cvmae.train.pretrain import prepare_run_folder, pretrain
@@ -37,6 +37,7 @@ def sweep(config: Config) -> str:
     """
     config = prepare_run_folder(config)
     trials = plan_trials(config)
+    open_trainable(config)
     folder = Path(config.output_dir)
     write_config(config, folder / "config.yaml")
     prepare_store(config)

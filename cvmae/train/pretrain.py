@@ -14,8 +14,12 @@ import pyarrow.parquet as pq
 from cvmae.checkpoint import check_same_run, find_checkpoint, has_checkpoints
 from cvmae.config import Config, flatten, resolved_path, write_config
 from cvmae.data.bricks import stream_bricks
-from cvmae.data.fit_statistics import FittedData, load_or_fit
-from cvmae.data.meds import open_dataset, require_split
+from cvmae.data.fit_statistics import (
+    FittedData,
+    load_or_fit,
+    open_trainable,
+    require_sequences,
+)
 from cvmae.data.statistics_table import count_lines
 from cvmae.distributed import default_device, rank, start_ray
 from cvmae.train.figures import draw_run
@@ -42,6 +46,7 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     """
     config = prepare_run_folder(config)
     _check_lanes(config)
+    open_trainable(config)
     workers = config.scaling.num_workers
     if workers:
         start_ray(config.scaling)
@@ -135,16 +140,8 @@ def _check_lanes(config: Config) -> None:
 
 def _fit(config: Config) -> FittedData:
     """Return statistics of data that can be trained on, and say what was left out of them."""
-    dataset = open_dataset(config.data.root)
-    for split in ("train", "tuning"):
-        require_split(dataset, split)
     fitted = load_or_fit(config)
-    for split in ("train", "tuning"):
-        if not fitted.unit_index.num_sequences[split].sum():
-            raise ValueError(
-                f"no subject of {split} has two measurements of the vocabulary: check "
-                "data.code_pattern and the splits"
-            )
+    require_sequences(fitted)
     for text in count_lines(fitted.report):
         logger.info("%s", text)
     return fitted

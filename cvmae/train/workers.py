@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import ray.train
 import torch
-from ray.data import ExecutionOptions
 from ray.train import (
     CheckpointConfig,
     DataConfig,
@@ -58,9 +57,7 @@ def train_on_ray(
             "parent_run_id": parent_run_id,
         },
         datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
-        dataset_config=DataConfig(
-            datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
-        ),
+        dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=ScalingConfig(
             num_workers=config.scaling.num_workers,
             use_gpu=config.scaling.use_gpu,

@@ -52,6 +52,7 @@ def pretrained(monkeypatch):
 
     monkeypatch.setattr(driver, "pretrain", fake)
     monkeypatch.setattr(driver, "load_or_fit", fit)
+    monkeypatch.setattr(driver, "open_trainable", lambda config: None)
     return record
 
 

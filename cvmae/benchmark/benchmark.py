@@ -1,0 +1,47 @@
+"""The verb `benchmark`: run a suite, print its table, write its rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import tyro
+
+from cvmae.benchmark.data import run_data
+from cvmae.benchmark.plan import run_plan
+from cvmae.benchmark.rows import Row, format_table, machine_rows, write_rows
+from cvmae.benchmark.settings import BenchmarkConfig
+from cvmae.distributed import setup_logging
+
+__all__ = ["SUITES", "benchmark", "main"]
+
+SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
+    "data": run_data,
+    "plan": run_plan,
+}
+
+
+def main(argv: Sequence[str]) -> str:
+    """Run a suite with command-line flags; user errors end the process with one line."""
+    setup_logging()
+    try:
+        return benchmark(tyro.cli(BenchmarkConfig, args=list(argv), use_underscores=True))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"cvmae: {error}") from None
+
+
+def benchmark(config: BenchmarkConfig) -> str:
+    """Run a suite, write its rows to `output` as they come, and return their table.
+
+    Raises:
+        ValueError: A setting is not allowed.
+        FileNotFoundError: A file that is named is not there.
+    """
+    rows = machine_rows()
+    num_facts = len(rows)
+    for row in SUITES[config.suite](config):
+        rows.append(row)
+        if config.output:
+            write_rows(config.output, rows)
+    facts = ", ".join(
+        f"{row.name} {row.value}" for row in rows[:num_facts] if row.value is not None
+    )
+    written = [f"written to {config.output}"] if config.output else []
+    return "\n\n".join([format_table(rows[num_facts:]), facts, *written])

@@ -1,0 +1,41 @@
+"""The settings of the benchmark: a small tree of their own, parsed by tyro."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["BenchmarkConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Measure cvmae against ceilings taken in the same run, and print a table."""
+
+    suite: Literal["data", "plan"] = "data"
+    """data: the way from files to batches; plan: what a hospital needs, on paper."""
+    output: str = ""
+    """File to write the rows to as JSON, part after part; empty: only the table."""
+    only: tuple[str, ...] = ()
+    """Parts of the suite to run; empty: all."""
+    root: str = ""
+    """Folder to keep synthetic data in, for another run; empty: a temporary one."""
+    num_rows: int = 15_000_000
+    """Rows of the synthetic hospital, about; half of them are measurements."""
+    rounds: int = 5
+    """Rounds in which ceilings and ours take turns; medians are over them."""
+    measured: str = ""
+    """File of the suite data to plan from; empty: the plan measures a short version itself."""
+    num_measurements: float = 1e9
+    """Measurements to plan for."""
+    num_gpus: int = 64
+    """GPUs to plan for."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_rows", 10_000),
+            ("rounds", 1),
+            ("num_measurements", 1),
+            ("num_gpus", 1),
+        ):
+            value = getattr(self, name)
+            if not value >= least:
+                raise ValueError(f"{name}={value!r} is not allowed: give at least {least}")

@@ -1,0 +1,164 @@
+"""What `validate` has found: one table for people, plain dictionaries for machines."""
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+__all__ = ["Finding", "Level", "Validation", "as_finding", "format_findings", "merge_findings"]
+
+Level = Literal["refused", "counted"]
+
+SHOWN_ROWS = 5  # of one kind in one file
+# Files with the same finding; the JSON holds all of them.
+SHOWN_FILES = {"refused": 10, "counted": 3}
+COLUMN_WIDTH = 44  # of the columns of text
+
+_ROWS = re.compile(r"rows? (\d+)(?: and (\d+))? \(from 0\) ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One kind of defect or oddity in one file."""
+
+    level: Level
+    what: str
+    remedy: str
+    file: str = ""  # below data.root; empty: the data set as a whole
+    rows: tuple[int, ...] = ()  # the first ones, from 0 in the file; empty: of no row
+    count: int = 1  # rows, or whatever `what` speaks of
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `validation.json` holds of it."""
+        return {
+            "level": self.level,
+            "file": self.file,
+            "rows": list(self.rows),
+            "count": self.count,
+            "what": self.what,
+            "what_to_do": self.remedy,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What was looked at, and what was found."""
+
+    findings: tuple[Finding, ...]
+    counts: Mapping[str, int]  # shards, rows by kind, duplicates
+    num_subjects: Mapping[str, int]  # with rows, in each split and in none
+
+    @property
+    def accepted(self) -> bool:
+        """Return whether pretraining would take the data set."""
+        return not any(found.level == "refused" for found in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for machines."""
+        return {
+            "accepted": self.accepted,
+            "counts": dict(self.counts),
+            "num_subjects": dict(self.num_subjects),
+            "findings": [found.as_json() for found in self.findings],
+        }
+
+    def as_text(self) -> str:
+        """Return the table of findings, what was looked at, and the verdict."""
+        number = Counter(self.counts)
+        subjects = ", ".join(f"{split} {count:,}" for split, count in self.num_subjects.items())
+        num_refused = sum(found.level == "refused" for found in self.findings)
+        return "\n".join(
+            [
+                *([format_findings(self.findings), ""] if self.findings else []),
+                f"checked: {number['shards']:,} shards, {number['rows']:,} rows, subjects: "
+                f"{subjects or 'not counted'}",
+                f"rows of matching codes: {number['matching']:,}; of these without value "
+                f"{number['null_value']:,}, without time {number['null_time']:,}, NaN "
+                f"{number['nan']:,}, infinite {number['infinite']:,}, before 1900 or after 2300 "
+                f"{number['absurd_time']:,}",
+                f"measurements: {number['measurements']:,}; of these repeated "
+                f"{number['duplicates']:,}",
+                "pretraining would accept this data set with these settings"
+                if self.accepted
+                else f"pretraining would refuse this data set: {num_refused:,} findings to mend",
+            ]
+        )
+
+
+def as_finding(error: Exception, file: str = "") -> Finding:
+    """Turn the message with which the reader refuses a data set into a finding.
+
+    Its messages name the file, then the row, what was found, and behind a semicolon what to do.
+    """
+    # A path may hold anything, so it is taken off before the message is cut at its signs.
+    message = str(error)
+    if file:
+        message = message.partition(file)[2].removeprefix(":").strip() or message
+    rows = _ROWS.match(message)
+    what, _, remedy = message[rows.end() if rows else 0 :].partition("; ")
+    numbers = tuple(int(row) for row in rows.groups() if row) if rows else ()
+    return Finding(
+        level="refused",
+        file=file,
+        rows=numbers,
+        count=len(numbers) or 1,
+        what=what,
+        remedy=remedy,
+    )
+
+
+def merge_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Put findings of the same kind in the same file together, those that refuse first."""
+    merged: list[Finding] = []
+    for _, same in groupby(sorted(findings, key=_order), key=lambda found: _order(found)[:-1]):
+        parts = list(same)
+        rows = sorted(row for part in parts for row in part.rows)
+        count = sum(part.count for part in parts)
+        merged.append(replace(parts[0], rows=tuple(rows[:SHOWN_ROWS]), count=count))
+    return tuple(merged)
+
+
+def _order(found: Finding) -> tuple[Any, ...]:
+    return (found.level != "refused", found.what, found.remedy, found.file, found.rows)
+
+
+def format_findings(findings: Sequence[Finding]) -> str:
+    """Return a table: level, file, row, count, what, what to do.
+
+    A finding of many files is shown for the first of them, with the number of the others.
+    """
+    lines = [("level", "file", "row (from 0)", "count", "what", "what to do")]
+    for _, same in groupby(findings, key=lambda found: _order(found)[:3]):
+        files = list(same)
+        shown = SHOWN_FILES[files[0].level]
+        lines += [_cells(found) for found in files[:shown]]
+        if rest := files[shown:]:
+            count = sum(found.count for found in rest)
+            lines.append(("", f"and {len(rest):,} more files", "", f"{count:,}", "likewise", ""))
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    widths += [COLUMN_WIDTH, COLUMN_WIDTH]
+    return "\n".join(row for line in lines for row in _wrapped(line, widths))
+
+
+def _cells(found: Finding) -> tuple[str, str, str, str, str, str]:
+    rows = ", ".join(map(str, found.rows)) + (", ..." if found.count > len(found.rows) > 0 else "")
+    file = found.file or "(all)"
+    return found.level, file, rows, f"{found.count:,}", found.what, found.remedy
+
+
+def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Return one line of the table, and as many more as its texts need."""
+    columns = [
+        textwrap.wrap(cell, max(width, 1)) for cell, width in zip(cells, widths, strict=True)
+    ]
+    height = max(len(column) for column in columns)
+    return [
+        "  ".join(
+            f"{column[line] if line < len(column) else '':{width}}"
+            for column, width in zip(columns, widths, strict=True)
+        ).rstrip()
+        for line in range(height)
+    ]

@@ -1,0 +1,115 @@
+"""The order that MEDS asks for: subjects together, times ascending; checked as rows are read.
+
+Beneath `cvmae.data.meds`. Messages give the row of the file, counted from 0; never a subject id,
+never a value.
+"""
+
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["FIRST_US", "LAST_US", "NO_CALENDAR", "NULL_TIME", "RowOrder", "run_starts"]
+
+# Shape letters: N rows of the row group, S subjects in it.
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# Beyond these, differences of times in microseconds would leave 64 bits.
+FIRST_US, LAST_US = (
+    int(np.datetime64(time, "us").astype(np.int64))
+    for time in ("0001-01-01", "9999-12-31T23:59:59.999999")
+)
+NO_CALENDAR = "has a time that is in no year from 1 to 9999; mend the export"
+NULL_TIME = np.iinfo(np.int64).min  # sorts before every time: MEDS wants rows without one first
+
+
+class RowOrder:
+    """Checks that the rows of a file are in MEDS order, one row group after another.
+
+    Subjects ascend and each is contiguous; times ascend within a subject, nulls first.
+    """
+
+    def __init__(self, path: str, first_row: int = 0) -> None:
+        self.path = path
+        self._first_row = first_row  # row of the file where the current row group begins
+        self._next_row = first_row
+        self._last_subject: int | None = None  # of the row group before
+        self._continues = False  # the current row group begins within a subject
+        self._last_time: int | None = None
+
+    def check_subjects(self, subject_N: Ints) -> Ints:
+        """Return where each subject begins in the next row group (0 first).
+
+        Raises:
+            ValueError: A row belongs to a lower subject than the row before it.
+        """
+        self._first_row, self._next_row = self._next_row, self._next_row + len(subject_N)
+        starts_S = run_starts(subject_N)
+        descends = starts_S[1:][np.diff(subject_N[starts_S]) < 0]
+        before, first = self._last_subject, int(subject_N[0])
+        if before is not None and first < before:
+            descends = np.zeros(1, np.int64)
+        if len(descends):
+            self.refuse(
+                int(descends[0]),
+                "belongs to a lower subject_id than the row before it; MEDS needs the rows of a "
+                "subject together, and cvmae subjects ascending: sort the file by subject_id, "
+                "then time",
+            )
+        self._continues = first == before
+        self._last_subject = int(subject_N[-1])
+        return starts_S
+
+    def check_times(self, time_N: Ints, timed_N: Bools | None, starts_S: Ints) -> None:
+        """Check the times of the row group whose subjects were checked last.
+
+        Args:
+            time_N: Times; arbitrary where there is none.
+            timed_N: True where a row has a time; None: all have.
+            starts_S: Where each subject begins.
+
+        Raises:
+            ValueError: A row is earlier than the row before it of the same subject, or its time
+                is in no year from 1 to 9999.
+        """
+        if time_N.min() < FIRST_US or time_N.max() > LAST_US:
+            outside_N = (time_N < FIRST_US) | (time_N > LAST_US)
+            if timed_N is not None:
+                outside_N &= timed_N
+            if outside_N.any():
+                self.refuse(int(np.argmax(outside_N)), NO_CALENDAR)
+        earlier_N = time_N[1:] < time_N[:-1]  # entry i compares rows i + 1 and i
+        first, last = int(time_N[0]), int(time_N[-1])
+        if timed_N is not None:
+            null = np.flatnonzero(~timed_N)  # few: filling them would cost a pass over all times
+            earlier_N[null[null < len(earlier_N)]] = False
+            after = null[null > 0]
+            earlier_N[after - 1] = timed_N[after - 1]
+            first = first if timed_N[0] else NULL_TIME
+            last = last if timed_N[-1] else NULL_TIME
+        earlier_N[starts_S[1:] - 1] = False  # a new subject may begin at any time
+        row = int(np.argmax(earlier_N)) + 1 if earlier_N.any() else None
+        if self._continues and self._last_time is not None and first < self._last_time:
+            row = 0
+        if row is not None:
+            self.refuse(
+                row,
+                "is earlier than the row before it of the same subject, or has no time behind "
+                "rows that have one; sort the file by subject_id, then time, nulls first",
+            )
+        self._last_time = last
+
+    def skip_times(self) -> None:
+        """Leave the times of the current row group unchecked (none of its subjects is read)."""
+        self._last_time = None
+
+    def refuse(self, row: int, reason: str) -> NoReturn:
+        """Raise a ValueError about a row of the current row group."""
+        raise ValueError(f"{self.path}: row {self._first_row + row} (from 0) {reason}")
+
+
+def run_starts(subject_N: Ints) -> Ints:
+    """Return where each run of equal entries begins; empty for an empty array."""
+    changes = np.flatnonzero(subject_N[1:] != subject_N[:-1]) + 1
+    return np.concatenate([np.zeros(min(len(subject_N), 1), np.int64), changes])

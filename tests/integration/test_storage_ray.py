@@ -1,0 +1,96 @@
+"""Every verb on a data set in S3, in this process and with workers of Ray."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvmae.checkpoint import find_checkpoint, load_state
+from cvmae.config import Config
+from cvmae.data.validate import check
+from cvmae.evaluate.evaluate import evaluate
+from cvmae.sweep.driver import sweep
+from cvmae.train.pretrain import pretrain
+from tests.data.object_storage import Proxy, first_time, object_storage, upload
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    with object_storage() as proxy:  # before Ray starts: its workers inherit the environment
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def bucket(proxy: Proxy, hospital: str) -> str:
+    return upload(proxy, hospital, "meds")
+
+
+@pytest.fixture(scope="module")
+def cluster(proxy: Proxy) -> Iterator[None]:
+    """A local Ray as the jobs start it."""
+    ray = pytest.importorskip("ray")
+    from cvmae.config import ScalingConfig
+    from cvmae.distributed import start_ray
+
+    ray.shutdown()
+    start_ray(ScalingConfig(num_workers=2))
+    yield
+    ray.shutdown()
+
+
+def on(config: Config, root: str, folder: Path) -> Config:
+    return replace(config, data=replace(config.data, root=root), output_dir=str(folder))
+
+
+def history(run: str) -> list[dict[str, float]]:
+    return load_state(find_checkpoint(run))[0].history
+
+
+@pytest.mark.slow
+def test_validate_sweep_and_evaluate_find_on_s3_what_they_find_locally(
+    bucket, hospital, tiny, tmp_path
+):
+    found = {}
+    for name, root in (("s3", bucket), ("local", hospital)):
+        config = on(tiny, root, tmp_path / name / "sweep")
+        config = replace(config, sweep=replace(config.sweep, policies=("random", "cv")))
+        findings = check(config).as_json()
+        sweep(config)
+        trials = sorted((tmp_path / name / "sweep" / "trials").iterdir())
+        assert len(trials) == 2
+        evaluate(
+            replace(
+                on(tiny, root, tmp_path / name / "evaluation"),
+                evaluate=replace(
+                    config.evaluate,
+                    checkpoints=tuple(f"{place}={trial}" for place, trial in enumerate(trials)),
+                ),
+            )
+        )
+        results = json.loads((tmp_path / name / "evaluation" / "results.json").read_text())
+        found[name] = (findings, results["codes"], [history(str(trial))[-1] for trial in trials])
+    assert found["s3"][:2] == found["local"][:2]
+    for ours, theirs in zip(found["s3"][2], found["local"][2], strict=True):
+        assert ours["tuning_mse"] == theirs["tuning_mse"]
+
+
+@pytest.mark.ray
+def test_two_workers_train_from_s3_though_every_read_is_cut_once(
+    bucket, hospital, tiny, tmp_path, proxy, cluster
+):
+    tiny = replace(tiny, train=replace(tiny.train, batch_sequences=8))
+    scaling = replace(tiny.scaling, num_workers=2)
+    proxy.reset(first_time("cut"))
+    run = pretrain(replace(on(tiny, bucket, tmp_path / "s3"), scaling=scaling))
+    assert len([r for r in proxy.requests if r.startswith("GET")]) > 20
+    alone = pretrain(on(tiny, hospital, tmp_path / "local"))
+    ours, theirs = history(run), history(alone)
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
+    for name in ("train_loss", "tuning_mse"):
+        # As far as two ranks sum the same gradients in another order.
+        np.testing.assert_allclose(
+            [entry[name] for entry in ours], [entry[name] for entry in theirs], rtol=2e-3
+        )
