@@ -6,7 +6,7 @@ The plain generator here is the reference that Ray Data must equal bit for bit
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from cvmae.data.sequences import (
     gather,
     relative_minutes,
 )
+from cvmae.data.storage import map_reads
 
 __all__ = [
     "Brick",
@@ -138,9 +139,7 @@ def stream_bricks(
 
 def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     """Read the units of one task, deal their sequences, and transform those of its lanes."""
-    read = [
-        read_unit(reader.root, u, reader.statistics.lookup, reader.split)[0] for u in task.units
-    ]
+    read = map_reads(reader.root, partial(_read_unit, reader), task.units)
     windows = _windows(reader, read, task.epoch)
     columns: list[npt.NDArray[Any]] = [
         np.concatenate([getattr(measurements, name) for measurements in read])
@@ -223,6 +222,10 @@ def iterate_steps(
         group = []
     if group:
         raise RuntimeError(f"the data ended inside superstep {group[0].number}")
+
+
+def _read_unit(reader: BrickReader, unit: Unit) -> Measurements:
+    return read_unit(reader.root, unit, reader.statistics.lookup, reader.split)[0]
 
 
 def _windows(reader: BrickReader, read: Sequence[Measurements], epoch: int) -> Sequences:

@@ -32,7 +32,7 @@ from cvmae.data.meds_rows import (
 from cvmae.data.meds_splits import SPLITS, load_splits
 from cvmae.data.meds_units import Dataset, Piece, Shard, Unit, plan_units
 from cvmae.data.memory import keep_memory
-from cvmae.data.storage import list_files, num_connections
+from cvmae.data.storage import list_files, map_reads, num_connections
 
 __all__ = [
     "SPLITS",
@@ -151,13 +151,7 @@ def scan_subjects(root: str, unit: Unit) -> Ints:
     Raises:
         ValueError: A file cannot be read or is not in order.
     """
-    found: list[Ints] = []
-    for piece in unit.pieces:
-        with _open_piece(root, piece) as (parquet, row_groups, order):
-            read = [read_subjects(parquet, index, order, last) for index, last in row_groups]
-        subject_S = distinct_subjects([subject_N[starts_S] for subject_N, starts_S in read])
-        found.append(subject_S[_within(piece, subject_S)])
-    return np.concatenate(found)
+    return np.concatenate(map_reads(root, partial(_scan_piece, root), unit.pieces))
 
 
 def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[Ints]) -> None:
@@ -211,27 +205,39 @@ def read_splits(
     if not splits:
         return {}
     member_S, split_S = load_splits(root)
-    blocks: dict[str, list[Block]] = {split: [] for split in splits}
-    subjects: list[Ints] = []
-    for piece in unit.pieces:
-        choose = [
-            partial(_among, piece, member_S[split_S == SPLITS.index(split)]) for split in splits
-        ]
-        distinct: list[Ints] = []
-        with _open_piece(root, piece) as (parquet, row_groups, order):
-            for index, last in row_groups:
-                subject_N, starts_S = read_subjects(parquet, index, order, last)
-                chosen = [member(subject_N[starts_S]) for member in choose]
-                distinct.append(subject_N[starts_S][np.any(chosen, axis=0)])
-                if not len(distinct[-1]):
-                    order.skip_times()
-                    continue
-                rows = read_rows(parquet, index, order, lookup, subject_N, starts_S)
-                for split, chosen_S in zip(splits, chosen, strict=True):
-                    blocks[split].append(pick_measurements(rows, chosen_S))
-        subjects.append(distinct_subjects(distinct))
-    _refuse_shared(unit, subjects)
-    return {split: _join(blocks[split]) for split in splits}
+    members = [member_S[split_S == SPLITS.index(split)] for split in splits]
+    read = map_reads(root, partial(_read_piece, root, members, lookup), unit.pieces)
+    _refuse_shared(unit, [subject_S for subject_S, _ in read])
+    return {
+        split: _join([blocks[place] for _, row_groups in read for blocks in row_groups])
+        for place, split in enumerate(splits)
+    }
+
+
+def _scan_piece(root: str, piece: Piece) -> Ints:
+    with _open_piece(root, piece) as (parquet, row_groups, order):
+        read = [read_subjects(parquet, index, order, last) for index, last in row_groups]
+    subject_S = distinct_subjects([subject_N[starts_S] for subject_N, starts_S in read])
+    return subject_S[_within(piece, subject_S)]
+
+
+def _read_piece(
+    root: str, members: Sequence[Ints], lookup: Lookup, piece: Piece
+) -> tuple[Ints, list[list[Block]]]:
+    """Return the distinct subjects among the members, and of each row group a block for each."""
+    distinct: list[Ints] = []
+    blocks: list[list[Block]] = []
+    with _open_piece(root, piece) as (parquet, row_groups, order):
+        for index, last in row_groups:
+            subject_N, starts_S = read_subjects(parquet, index, order, last)
+            chosen = [_among(piece, member_S, subject_N[starts_S]) for member_S in members]
+            distinct.append(subject_N[starts_S][np.any(chosen, axis=0)])
+            if not len(distinct[-1]):
+                order.skip_times()
+                continue
+            rows = read_rows(parquet, index, order, lookup, subject_N, starts_S)
+            blocks.append([pick_measurements(rows, chosen_S) for chosen_S in chosen])
+    return distinct_subjects(distinct), blocks
 
 
 def _open_shard(root: str, path: str, size_bytes: int) -> Shard:

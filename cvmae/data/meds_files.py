@@ -15,11 +15,19 @@ import pyarrow.parquet as pq
 from meds.schema import dataset_metadata_filepath
 
 from cvmae.data.meds_order import RowOrder
-from cvmae.data.meds_rows import CODE, SUBJECT, TIME, VALUE, read_subjects
+from cvmae.data.meds_rows import (
+    CODE,
+    SUBJECT,
+    TIME,
+    VALUE,
+    read_subjects,
+    subject_bounds,
+)
 from cvmae.data.storage import is_remote, locate, open_file, reaching
 
 __all__ = [
     "RowGroup",
+    "check_num_rows",
     "dataset_name",
     "ends_with",
     "is_shard",
@@ -67,7 +75,7 @@ def reading(path: str) -> Iterator[None]:
         raise ValueError(
             f"{path} is gone: it was there when the data set was listed; restore it or start anew"
         ) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} cannot be read as parquet (cut short, damaged, or another format?); "
@@ -86,11 +94,13 @@ def open_shard(root: str, path: str) -> Iterator[Any]:
     with reading(path), reaching(root), open_file(root, path) as source:
         metadata = pq.read_metadata(source)
         check_schema(path, metadata.schema.to_arrow_schema())
+        _check_names(path, metadata)
         yield pq.ParquetFile(
             source,
             metadata=metadata,
             read_dictionary=[CODE],
             pre_buffer=is_remote(root),  # neighbouring columns come in one request
+            page_checksum_verification=True,  # of pages that have one
         )
 
 
@@ -132,6 +142,19 @@ def check_schema(path: str, schema: Any) -> None:
             )
 
 
+def _check_names(path: str, metadata: Any) -> None:
+    """Refuse a footer whose schema has lost the name of the one column that may be missing."""
+    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    if VALUE in names or not metadata.num_row_groups:
+        return
+    row_group = metadata.row_group(0)  # repeats the names
+    if names != [row_group.column(i).path_in_schema for i in range(metadata.num_columns)]:
+        raise ValueError(
+            f"{path}: schema and row groups name the columns differently; the file is damaged: "
+            "write it again"
+        )
+
+
 def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
     """Return the row groups that have rows, with their first and last subject.
 
@@ -142,13 +165,12 @@ def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
         ValueError: Subjects are not ascending in the file.
     """
     metadata = parquet.metadata
-    leaf = _subject_leaf(metadata)
     row_groups: list[RowGroup] = []
     for index in range(metadata.num_row_groups):
         row_group = metadata.row_group(index)
         if row_group.num_rows == 0:
             continue
-        bounds = _bounds(row_group.column(leaf).statistics)
+        bounds = subject_bounds(metadata, index)
         if bounds is None or (row_groups and bounds[0] < row_groups[-1].last_subject):
             bounds = _read_bounds(parquet, path, index)
         row_groups.append(
@@ -159,23 +181,27 @@ def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
                 last_subject=bounds[1],
             )
         )
+    check_num_rows(path, metadata, sum(row_group.num_rows for row_group in row_groups))
     return tuple(row_groups)
+
+
+def check_num_rows(path: str, metadata: Any, num_rows: int) -> None:
+    """Refuse a file that has lost rows: a damaged footer may end before its last row group.
+
+    Raises:
+        ValueError: The footer gives the whole file another number of rows.
+    """
+    if num_rows != metadata.num_rows:
+        raise ValueError(
+            f"{path} has {num_rows} rows, its footer says {metadata.num_rows}; the file is "
+            "damaged: write it again"
+        )
 
 
 def ends_with(metadata: Any, index: int, subject: int) -> bool:
     """Return whether the footer says that a row group's last rows are the subject's."""
-    bounds = _bounds(metadata.row_group(index).column(_subject_leaf(metadata)).statistics)
+    bounds = subject_bounds(metadata, index)
     return bounds is not None and bounds[1] <= subject
-
-
-def _subject_leaf(metadata: Any) -> int:
-    return [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(SUBJECT)
-
-
-def _bounds(statistics: Any) -> tuple[int, int] | None:
-    if statistics is None or not statistics.has_min_max:
-        return None
-    return int(statistics.min), int(statistics.max)
 
 
 def _read_bounds(parquet: Any, path: str, index: int) -> tuple[int, int]:

@@ -104,6 +104,12 @@ class RowOrder:
         """Leave the times of the current row group unchecked (none of its subjects is read)."""
         self._last_time = None
 
+    def refuse_damaged(self, index: int, what: str) -> NoReturn:
+        """Raise a ValueError about a row group that cannot be as it was written."""
+        raise ValueError(
+            f"{self.path}: row group {index} (from 0) {what}; the file is damaged: write it again"
+        )
+
     def refuse(self, row: int, reason: str) -> NoReturn:
         """Raise a ValueError about a row of the current row group."""
         raise ValueError(f"{self.path}: row {self._first_row + row} (from 0) {reason}")

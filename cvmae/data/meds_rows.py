@@ -30,6 +30,7 @@ __all__ = [
     "pick_measurements",
     "read_rows",
     "read_subjects",
+    "subject_bounds",
 ]
 
 # Shape letters: N rows of the row group, S subjects in it, M rows that are kept.
@@ -98,13 +99,15 @@ def read_rows(
     else:
         enough = partial(_enough, num_rows=num_rows)
         table = _read_head(parquet, index, names, enough).slice(0, num_rows)
+    if table.num_rows != num_rows:
+        order.refuse_damaged(index, "has columns of different lengths")
     time_N, timed_N = _buffers(_times(table.column(TIME), order), np.int64)
     order.check_times(time_N, timed_N, starts_S)
     if VALUE in names:
         value_N, valued_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
     else:  # a shard of MEDS may leave the column out
         value_N, valued_N = np.zeros(num_rows, np.float32), np.zeros(num_rows, np.bool_)
-    index_N, code_index_of = _codes(table.column(CODE), lookup, order)
+    index_N, code_index_of = _codes(table.column(CODE), lookup, order, index)
     return Rows(
         subject_S=subject_N[starts_S],
         ends_S=np.append(starts_S, num_rows),
@@ -178,11 +181,31 @@ def read_subjects(
     subject_N, valid = _buffers(_array(table.column(0)), np.int64)
     if valid is not None:
         order.refuse(int(np.argmin(valid)), "has no subject_id; MEDS needs one in every row")
+    if last_subject is None and len(subject_N) != parquet.metadata.row_group(index).num_rows:
+        order.refuse_damaged(index, "has another number of rows than the footer says")
     starts_S = order.check_subjects(subject_N)
+    bounds = subject_bounds(parquet.metadata, index)
+    # Units are cut by these bounds: rows beyond them would be left out without a word.
+    first, last = bounds or (int(subject_N[0]), int(subject_N[-1]))
+    is_head = last_subject is not None and subject_N[-1] < last
+    if subject_N[0] != first or (subject_N[-1] != last and not is_head):
+        order.refuse_damaged(index, "has other subjects than the footer says")
     if last_subject is None:
         return subject_N, starts_S
     num_rows = int(np.searchsorted(subject_N, last_subject, side="right"))
     return subject_N[:num_rows], starts_S[starts_S < num_rows]
+
+
+def subject_bounds(metadata: Any, index: int) -> tuple[int, int] | None:
+    """Return a row group's first and last subject as the footer has them, None where it has not."""
+    leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(SUBJECT)
+    column = metadata.row_group(index).column(leaf)
+    if column.physical_type != metadata.schema.column(leaf).physical_type:
+        return None  # damaged, and pyarrow would end the process over its statistics
+    statistics = column.statistics
+    if statistics is None or not statistics.has_min_max:
+        return None
+    return int(statistics.min), int(statistics.max)
 
 
 def _read_head(
@@ -209,7 +232,7 @@ def _beyond(batches: Sequence[Any], last_subject: int) -> bool:
 
 
 def _codes(
-    column: Any, lookup: Lookup, order: RowOrder
+    column: Any, lookup: Lookup, order: RowOrder, index: int
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int32]]:
     """Return each row's place in the dictionary of codes, and the code_index of each place."""
     array = _array(column)
@@ -218,6 +241,10 @@ def _codes(
     index_N, valid_N = _buffers(array.indices, array.indices.type.to_pandas_dtype())
     if valid_N is not None:
         order.refuse(int(np.argmin(valid_N)), "has no code; MEDS needs one in every row")
+    # Arrow does not check this; beyond the end, codes would be taken for others. As unsigned
+    # numbers, negative ones are large.
+    if len(index_N) and int(index_N.view(f"u{index_N.itemsize}").max()) >= len(array.dictionary):
+        order.refuse_damaged(index, "has codes that are not in its dictionary")
     # Through numpy: `to_pylist` builds a scalar of Arrow's for each code.
     return index_N, lookup(array.dictionary.to_numpy(zero_copy_only=False).tolist())
 

@@ -17,8 +17,8 @@ from meds.schema import (
     tuning_split,
 )
 
-from cvmae.data.meds_files import is_text, reading
-from cvmae.data.storage import locate, reaching
+from cvmae.data.meds_files import check_num_rows, is_text, reading
+from cvmae.data.storage import locate, open_file, reaching
 
 __all__ = ["SPLITS", "load_splits"]
 
@@ -55,12 +55,13 @@ def load_splits(root: str) -> tuple[Ints, npt.NDArray[np.uint8]]:
 def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
     """Read the table of splits; size and time of change are there to notice a new one."""
     path = subject_splits_filepath
-    filesystem, location = locate(root, path)
-    with reading(path), reaching(root):
-        table = pq.read_table(location, filesystem=filesystem)
-    subject_S = _column(table, SUBJECT, "int64", pa.types.is_int64).to_numpy()
-    encoded = _column(table, SPLIT, "string", is_text).cast(pa.string()).dictionary_encode()
-    names, name_S = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    with reading(path), reaching(root), open_file(root, path) as source:
+        parquet = pq.ParquetFile(source, page_checksum_verification=True)
+        table = parquet.read()
+        check_num_rows(path, parquet.metadata, table.num_rows)
+        subject_S = _column(table, SUBJECT, "int64", pa.types.is_int64).to_numpy()
+        encoded = _column(table, SPLIT, "string", is_text).cast(pa.string()).dictionary_encode()
+        names, name_S = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     order_S = np.argsort(subject_S, kind="stable")
     subject_S, name_S = subject_S[order_S], name_S[order_S]
     again_S = np.flatnonzero(subject_S[1:] == subject_S[:-1])

@@ -8,16 +8,28 @@ bytes only: nothing is lost and nothing comes twice. No MEDS here, see `meds_fil
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-__all__ = ["is_remote", "list_files", "locate", "num_connections", "open_file", "reaching"]
+__all__ = [
+    "is_remote",
+    "list_files",
+    "locate",
+    "map_reads",
+    "num_connections",
+    "open_file",
+    "reaching",
+]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Waits of 25 ms, 50 ms, ... 26 s between attempts: a service may be away for three quarters of
 # a minute. The first look fails sooner, after 3 s, since it is the one that meets a misspelling.
@@ -131,6 +143,14 @@ def num_connections(root: str) -> int:
     """Return how many files to open side by side: each waits for round trips."""
     # pyarrow's client for S3 holds 25 connections; a local folder may be a mounted one.
     return 25 if is_remote(root) else 8
+
+
+def map_reads(root: str, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return ``function(item)`` in order; side by side on remote storage, to wait but once."""
+    if not is_remote(root) or len(items) == 1:
+        return list(map(function, items))
+    with ThreadPoolExecutor(num_connections(root)) as pool:
+        return list(pool.map(function, items))
 
 
 @lru_cache(maxsize=8)

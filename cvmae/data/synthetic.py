@@ -140,7 +140,7 @@ def _write_shard(config: SyntheticConfig, path: str, subject_S: Ints) -> pa.Tabl
     rows_S = rows_S / (1 - config.other_row_share)
     chunk_S = (np.cumsum(rows_S) // CHUNK_ROWS).astype(np.int64)
     labels = []
-    with pq.ParquetWriter(path, ROW_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, ROW_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         for chunk in np.split(subject_S, np.flatnonzero(np.diff(chunk_S)) + 1):
             subjects = sample_subjects(config, chunk)
             ids_S = _subject_ids(chunk)

@@ -38,7 +38,7 @@ from cvmae.data.meds_files import is_shard, open_shard, read_row_groups
 from cvmae.data.parallel import map_units
 from cvmae.data.passes import count_duplicates
 from cvmae.data.row_tally import COUNTED, DISORDER, RowTally, tally_rows
-from cvmae.data.storage import list_files, num_connections
+from cvmae.data.storage import list_files, map_reads, num_connections
 from cvmae.data.vocabulary import CandidateLookup, Candidates, open_candidates
 
 __all__ = ["check", "validate"]
@@ -191,7 +191,7 @@ def _check_files(config: Config, dataset: Dataset, candidates: Candidates) -> li
 
 
 def _check_unit(root: str, candidates: Candidates, has_splits: bool, unit: Unit) -> list[_Checked]:
-    return [_check_piece(root, candidates, has_splits, piece) for piece in unit.pieces]
+    return map_reads(root, partial(_check_piece, root, candidates, has_splits), unit.pieces)
 
 
 def _check_piece(root: str, candidates: Candidates, has_splits: bool, piece: Piece) -> _Checked:

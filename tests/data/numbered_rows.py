@@ -146,6 +146,15 @@ def kinds_of(subject: Subject) -> list[str]:
     return ["no time", *kinds] if subject.num_others else kinds
 
 
+def shards_of(sizes: Sequence[int], per_shard: int) -> list[list[Subject]]:
+    """Return subjects of these sizes in shards; every seventh is of another split."""
+    subjects = [
+        Subject(size, number % 3, "tuning" if number % 7 == 6 else "train")
+        for number, size in enumerate(sizes)
+    ]
+    return [subjects[first : first + per_shard] for first in range(0, len(subjects), per_shard)]
+
+
 def row_of(subject_id: int, kind: str, row: int) -> tuple[Any, ...]:
     return (
         subject_id,

@@ -118,7 +118,7 @@ def damaged(path: Path, other: bytes, rng: np.random.Generator) -> list[tuple[st
         variants.append((kind, sound[:start] + piece + sound[start + len(piece) :]))
 
     for kind, positions in regions(path).items():
-        for position in rng.choice(positions, min(60, len(positions)), replace=False):
+        for position in rng.choice(positions, min(45, len(positions)), replace=False):
             put(kind, position, bytes([sound[position] ^ (1 << int(rng.integers(8)))]))
             put(kind, position, bytes([(sound[position] + int(rng.integers(1, 256))) % 256]))
     for _ in range(25):
@@ -215,7 +215,7 @@ def fuzzed(tmp_path):
         for (kind, _), what, variant in zip(variants, said[2:], files[2:], strict=True):
             found = outcome(what, of_splices if "spliced" in kind else expected, place)
             counts[kind, "allowed" if allowed(found, kind, variant, sound) else found] += 1
-        assert counts.total() > 500
+        assert counts.total() > 400
         return counts
 
     return fuzz
