@@ -14,6 +14,7 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cvmae.data import stream
 
@@ -46,6 +47,17 @@ def cluster_of(num_nodes: int, num_cpus: int = 2) -> Iterator[Cluster]:
 
 def add_node(cluster: Cluster, num_cpus: int = 2) -> Any:
     return cluster.add_node(num_cpus=num_cpus, object_store_memory=256 << 20)
+
+
+def start_processes(node: Any, num_cpus: int = 2) -> None:
+    """Wait until a new node has a process for each of its CPUs."""
+    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    pause: Any = ray.remote(num_cpus=1, scheduling_strategy=strategy)(_pause)
+    ray.get([pause.remote() for _ in range(num_cpus)])
+
+
+def _pause() -> None:
+    time.sleep(1.0)  # so that the tasks do not share a process
 
 
 @dataclass(frozen=True, order=True)
