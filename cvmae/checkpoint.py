@@ -1,51 +1,64 @@
 """One folder that can resume, be evaluated, be exported; nothing in it is unpickled.
 
-A run folder holds ``config.yaml``, ``statistics/``, ``checkpoints/step_XXXXXXXX`` (the newest is
-*last*) and ``checkpoints/best``. A checkpoint is written aside and renamed, so that a folder of
-that name is always whole.
+A run folder, here or on object storage, holds ``config.yaml``, ``statistics/`` and
+``checkpoints/step_XXXXXXXX``: the newest and the one with the least tuning error. A checkpoint is
+written whole (`cvmae.data.folders`), its ``manifest.json`` last, which names the size and the hash
+of every file. One that does not agree with it is passed over, and the one before counts.
 """
 
 import json
 import logging
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cvmae.config import Config, flatten, read_config, write_config
+from cvmae.config import Config, read_config, write_config
+from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.fit_statistics import FittedData
+from cvmae.data.folders import (
+    is_file,
+    join,
+    local_copy,
+    names,
+    remove_aside,
+    remove_folder,
+    written,
+)
+from cvmae.data.manifest import MANIFEST, damage, incomplete, write_manifest
+from cvmae.data.storage import is_remote
 from cvmae.model.vomae import VOMAE, build_model
+from cvmae.settings import ModelConfig
 
 __all__ = [
     "Loaded",
     "Progress",
-    "check_same_run",
     "clear_rubbish",
     "find_checkpoint",
     "has_checkpoints",
     "load_model",
     "load_state",
+    "misshapen",
+    "open_checkpoint",
     "read_progress",
     "save_checkpoint",
 ]
 
 logger = logging.getLogger("cvmae")
 
-FILES = ("config.yaml", "progress.json", "model.safetensors", "optimizer.safetensors")
-STEP_FOLDER = re.compile(r"step_(\d{8})")
-# Settings that may differ when a run is resumed: they change neither data, model nor updates.
-FREE_ON_RESUME = re.compile(
-    r"output_dir|resume|data\.(root|statistics)|train\.num_threads|(scaling|checkpoint|tracking|sweep)\..*|evaluate\.(?!seed$).*"
-)
+Which = Literal["last", "best"]
+
+CONFIG, PROGRESS, STATISTICS = "config.yaml", "progress.json", "statistics"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+FORMAT = "cvmae checkpoint 1"
+STEP_FOLDER = re.compile(r"step_\d{8}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +70,6 @@ class Progress:
     global_step: int = 0
     error_sum: float = 0.0  # over the steps of the epoch so far, all ranks
     num_hidden: float = 0.0
-    best_mse: float = float("inf")
     history: tuple[dict[str, float], ...] = field(default=())  # one entry a finished epoch
 
     def is_finished(self, config: Config) -> bool:
@@ -83,182 +95,202 @@ def save_checkpoint(
     progress: Progress,
     model: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
-    is_best: bool = False,
-) -> Path:
-    """Write a checkpoint, drop those beyond ``checkpoint.keep``, and return its folder."""
-    folder = Path(run_folder) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step_{progress.global_step:08d}"
-    aside = folder / f".writing_{uuid.uuid4().hex}"
+) -> str:
+    """Write a checkpoint, drop old ones, and return its folder.
+
+    The newest `checkpoint.keep` stay, and the best; while one is written, it comes on top.
+
+    Raises:
+        OSError: It cannot be written; nothing is left of it, and earlier ones are as they were.
+    """
+    target = join(run_folder, "checkpoints", _name(progress.global_step))
     try:
-        aside.mkdir()
-        save_file({name: t.contiguous() for name, t in model.items()}, aside / FILES[2])
-        save_file({name: t.contiguous() for name, t in optimizer.items()}, aside / FILES[3])
-        write_config(config, aside / FILES[0])
-        (aside / FILES[1]).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
-        fitted.write(aside / "statistics")
-        if is_best:
-            # Before the checkpoint itself: a run that is killed in between comes here again
-            # from the checkpoint before, and writes the same once more.
-            copy = folder / f".writing_{uuid.uuid4().hex}"
-            shutil.copytree(aside, copy)
-            _replace(copy, folder / "best")
-        _replace(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    for old in _step_folders(folder)[: -config.checkpoint.keep]:
-        if old != target:
-            shutil.rmtree(old)
+        with written(target, last=MANIFEST) as aside:
+            aside.mkdir()
+            save_file({name: t.contiguous() for name, t in model.items()}, aside / MODEL)
+            save_file({name: t.contiguous() for name, t in optimizer.items()}, aside / OPTIMIZER)
+            write_config(config, aside / CONFIG)
+            (aside / PROGRESS).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+            fitted.write(aside / STATISTICS)
+            write_manifest(aside, FORMAT)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"the checkpoint {target} cannot be written ({error}); earlier ones are as they were"
+        ) from error
+    _drop_old(run_folder, progress, config.checkpoint.keep)
     return target
 
 
-def find_checkpoint(path: str | Path, which: Literal["last", "best"] = "last") -> Path:
-    """Return the checkpoint that a run folder or a checkpoint folder stands for.
+def find_checkpoint(path: str | Path, which: Which = "last") -> Path:
+    """Return the checkpoint that a run folder or a checkpoint folder of this machine stands for.
+
+    Sizes of files are checked, what is in them is not: `open_checkpoint` does that, anywhere.
 
     Raises:
-        FileNotFoundError: There is none; the message says what was looked for.
+        FileNotFoundError: There is none that is whole; the message says what was looked for.
+        ValueError: `path` is a checkpoint that is not whole.
     """
-    given = Path(path)
-    if (given / "model.safetensors").is_file():
-        _check_whole(given)
-        return given
-    folder = given / "checkpoints"
-    if which == "best" and (folder / "best").is_dir():
-        return folder / "best"
-    for step in reversed(_step_folders(folder)):
-        if not (missing := _missing(step)):
-            return step
-        logger.warning("%s is passed over: %s missing", step, ", ".join(missing))
-    raise FileNotFoundError(
-        f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
-        f"checkpoint with {', '.join(FILES)}"
-    )
+    return Path(next(_whole_checkpoints(path, which)))
+
+
+@contextmanager
+def open_checkpoint(path: str | Path, which: Which = "last") -> Iterator[Path]:
+    """Yield a folder of this machine with the checkpoint that a path stands for, wholly checked.
+
+    Raises:
+        FileNotFoundError: There is none that is whole and sound.
+        ValueError: `path` is a checkpoint that is damaged or foreign.
+    """
+    for folder in _whole_checkpoints(path, which):
+        with local_copy(folder) as copy:
+            flaw = damage(copy) or _misfit(copy, path)
+            if not flaw:
+                yield copy
+                return
+        _pass_over(folder, flaw, path)
 
 
 def has_checkpoints(run_folder: str | Path) -> bool:
-    """Tell whether a run has come as far as a checkpoint, whole or not."""
-    return bool(_step_folders(Path(run_folder) / "checkpoints"))
+    """Tell whether a run has come as far as a checkpoint, sound or not."""
+    folder = join(run_folder, "checkpoints")
+    steps = _steps(run_folder)
+    if is_remote(folder):  # one that a killed process was sending is none yet
+        return any(is_file(join(folder, step, MANIFEST)) for step in steps)
+    return bool(steps)
 
 
 def load_model(
-    path: str | Path,
-    device: torch.device | str = "cpu",
-    which: Literal["last", "best"] = "last",
+    path: str | Path, device: torch.device | str = "cpu", which: Which = "last"
 ) -> Loaded:
     """Load a model for use (evaluation mode), from a run folder or a checkpoint folder.
 
     Raises:
         FileNotFoundError: There is no whole checkpoint.
-        ValueError: Weights do not fit the settings beside them.
+        ValueError: `path` is a checkpoint that is damaged.
     """
-    folder = find_checkpoint(path, which)
-    config, fitted, progress = _read_context(folder)
-    model = build_model(config.model, fitted.statistics.num_codes, seed=config.seed)
-    weights = _read_tensors(folder / "model.safetensors")
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: weights do not fit its config.yaml: {error}") from None
+    with open_checkpoint(path, which) as folder:
+        config = read_config(folder / CONFIG)
+        fitted = FittedData.read(folder / STATISTICS)
+        progress = read_progress(folder)
+        model = build_model(config.model, fitted.statistics.num_codes, seed=config.seed)
+        model.load_state_dict(load_file(folder / MODEL, device="cpu"))
     return Loaded(model=model.to(device).eval(), config=config, fitted=fitted, progress=progress)
 
 
-def load_state(folder: str | Path) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
-    """Return progress, weights and optimiser state of a checkpoint, for resuming."""
-    _check_whole(Path(folder))
-    model = _read_tensors(Path(folder) / "model.safetensors")
-    optimizer = _read_tensors(Path(folder) / "optimizer.safetensors")
-    return read_progress(Path(folder)), model, optimizer
-
-
-def read_progress(folder: Path) -> Progress:
-    """Return how far the run was at a checkpoint.
+def load_state(path: str | Path) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
+    """Return progress, weights and optimiser state of a run or a checkpoint, for resuming.
 
     Raises:
+        FileNotFoundError: There is no whole checkpoint.
+        ValueError: `path` is a checkpoint that is damaged.
+    """
+    with open_checkpoint(path) as folder:
+        model = load_file(folder / MODEL, device="cpu")
+        optimizer = load_file(folder / OPTIMIZER, device="cpu")
+        return read_progress(folder), model, optimizer
+
+
+def read_progress(path: str | Path) -> Progress:
+    """Return how far a run, or the run at a checkpoint, has come.
+
+    Raises:
+        FileNotFoundError: There is no whole checkpoint.
         ValueError: The file is damaged.
     """
-    try:
-        values: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        progress = Progress(**values)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / 'progress.json'} is damaged ({error})") from None
-    return replace(progress, history=tuple(progress.history))
-
-
-def check_same_run(folder: str | Path, config: Config, fitted: FittedData) -> None:
-    """Refuse to resume with settings or data that would make it another run.
-
-    Raises:
-        ValueError: Something differs that changes data, model or updates; the message lists it.
-    """
-    own = FittedData.read(Path(folder) / "statistics")
-    differences = own.statistics.differences(fitted.statistics)
-    differences += [
-        name for name in ("fingerprint", "settings") if getattr(own, name) != getattr(fitted, name)
-    ]
-    if differences:
-        raise ValueError(
-            f"cannot resume {folder} with other data or statistics ({', '.join(differences)} "
-            "differ): give the data set and data.statistics that it was trained with, or start a "
-            "new run with --base CONFIG --output_dir NEW"
-        )
-    saved, given = flatten(read_config(Path(folder) / "config.yaml")), flatten(config)
-    # With these two the learning rate of a step does not depend on how many are to come.
-    lasting = config.optim.schedule == "constant" and config.optim.warmup_steps == 0
-    free = ["train.epochs"] if lasting else []
-    changed = [
-        f"{name}: {saved[name]!r} -> {given[name]!r}"
-        for name in given
-        if saved[name] != given[name] and name not in free and not FREE_ON_RESUME.fullmatch(name)
-    ]
-    if changed:
-        raise ValueError(
-            f"cannot resume {folder} with other settings ({'; '.join(changed)}): leave them out, "
-            "or start a new run with --base CONFIG --output_dir NEW"
-        )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): remove its folder, and the checkpoint before it counts"
-        ) from None
-
-
-def _read_context(folder: Path) -> tuple[Config, FittedData, Progress]:
-    config = read_config(folder / "config.yaml")
-    return config, FittedData.read(folder / "statistics"), read_progress(folder)
+    return _progress_at(next(_whole_checkpoints(path, "last")))
 
 
 def clear_rubbish(run_folder: str | Path) -> None:
     """Remove what a killed process left half written; only the run's one writer may call it."""
-    for pattern in (".writing_*", ".old_*"):
-        for folder in (Path(run_folder) / "checkpoints").glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+    remove_aside(run_folder)
+    remove_aside(join(run_folder, "checkpoints"))
 
 
-def _missing(folder: Path) -> list[str]:
-    return [name for name in (*FILES, "statistics") if not (folder / name).exists()]
+def _misfit(folder: Path, path: str | Path) -> str:
+    """Say whether weights are of another model than the run's, or than the settings beside them."""
+    config = join(path, CONFIG)
+    if not is_file(config):
+        config = str(folder / CONFIG)
+    with local_copy(config) as file:
+        model = read_config(file).model
+    statistics = CodeStatistics.read(folder / STATISTICS / "code_statistics.parquet")
+    return misshapen(folder, model, statistics.num_codes)
 
 
-def _check_whole(folder: Path) -> None:
-    if missing := _missing(folder):
-        raise FileNotFoundError(f"{folder} is no whole checkpoint: {', '.join(missing)} missing")
+def misshapen(folder: Path, config: ModelConfig, num_codes: int) -> str:
+    """Say which weight of a checkpoint has not the shape that a model needs; '' where all have."""
+    with torch.device("meta"):
+        expected = {k: list(v.shape) for k, v in VOMAE(config, num_codes).state_dict().items()}
+    with safe_open(folder / MODEL, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name in {**expected, **found}:
+        if expected.get(name) != found.get(name):
+            return (
+                f"its weights are of another model: {name} has shape {found.get(name)}, expected "
+                f"{expected.get(name)}"
+            )
+    return ""
 
 
-def _step_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name))
+def _whole_checkpoints(path: str | Path, which: Which) -> Iterator[str]:
+    """Yield complete checkpoints, the wanted one first and then from the newest to the oldest."""
+    steps = [] if _is_checkpoint(path) else _steps(path)
+    folders = [join(path, "checkpoints", step) for step in reversed(steps)] or [str(path)]
+    if which == "best" and steps:
+        best = _best(_progress_at(next(_whole_checkpoints(path, "last"))), steps)
+        folders.sort(key=lambda folder: not folder.endswith(best or "none"))
+    for folder in folders if steps or _is_checkpoint(path) else []:
+        if flaw := incomplete(folder, FORMAT):
+            _pass_over(folder, flaw, path)
+        else:
+            yield folder
+    raise FileNotFoundError(
+        f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
+        f"checkpoint with {MANIFEST} and what it lists"
+    )
 
 
-def _replace(aside: Path, target: Path) -> None:
-    """Rename a whole folder into place; one that stood there goes away first."""
-    if target.exists():
-        old = target.with_name(f".old_{uuid.uuid4().hex}")
-        os.rename(target, old)
-        os.rename(aside, target)
-        shutil.rmtree(old)
-    else:
-        os.rename(aside, target)
+def _pass_over(folder: str, flaw: str, path: str | Path) -> None:
+    if _is_checkpoint(path):
+        raise ValueError(f"{folder} is no whole checkpoint: {flaw}")
+    logger.warning("%s is passed over: %s", folder, flaw)
+
+
+def _is_checkpoint(path: str | Path) -> bool:
+    return bool(STEP_FOLDER.fullmatch(Path(path).name)) or is_file(join(path, MODEL))
+
+
+def _steps(run_folder: str | Path) -> list[str]:
+    """Return the names of a run's checkpoints in order, whole or not."""
+    return [name for name in names(join(run_folder, "checkpoints")) if STEP_FOLDER.fullmatch(name)]
+
+
+def _name(global_step: float) -> str:
+    return f"step_{int(global_step):08d}"
+
+
+def _best(progress: Progress, steps: Sequence[str]) -> str:
+    """Return the step of the epoch with the least tuning error, of those that are there."""
+    epochs = [epoch for epoch in progress.history if _name(epoch["step"]) in steps]
+    return _name(min(epochs, key=lambda epoch: epoch["tuning_mse"])["step"]) if epochs else ""
+
+
+def _progress_at(folder: str | Path) -> Progress:
+    try:
+        with local_copy(join(folder, PROGRESS)) as path:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        progress = Progress(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{join(folder, PROGRESS)} is damaged ({error})") from None
+    return replace(progress, history=tuple(progress.history))
+
+
+def _drop_old(run_folder: str | Path, progress: Progress, keep: int) -> None:
+    """Remove what is neither among the newest nor the best, nor before the step just written.
+
+    What lies behind it is damaged, or the run would have gone on from there.
+    """
+    steps = _steps(run_folder)
+    past = [step for step in steps if step <= _name(progress.global_step)]
+    for step in set(steps) - {*past[-keep:], _best(progress, past)}:
+        remove_folder(join(run_folder, "checkpoints", step))

@@ -2,20 +2,23 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from cvmae.config import PRESETS, Config, override, parse, read_config
-from cvmae.distributed import setup_logging
+from cvmae.data.folders import is_file, join, local_copy
+from cvmae.distributed import PreemptedError, setup_logging
 
 __all__ = ["load", "run_job"]
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"
 
 
 def run_job(verb: Callable[[Config], str]) -> None:
     """Run a verb with the settings of the command line and print what it returns.
 
     An error of the user's making ends the process with one line and exit code 1; any other
-    keeps its traceback.
+    keeps its traceback. A run that a signal has stopped after a checkpoint ends with exit code
+    75, which tells a queue to submit it again, with `--resume`.
     """
     setup_logging()
     config = load(sys.argv[1:])
@@ -23,6 +26,10 @@ def run_job(verb: Callable[[Config], str]) -> None:
         print(verb(config))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"cvmae: {error}")
+    except PreemptedError as error:
+        folder = config.resume or config.output_dir
+        print(f"cvmae: {error}; it goes on with --resume {folder}", file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
         folder = config.resume or config.output_dir
         print(f"cvmae: interrupted; a run goes on with --resume {folder}", file=sys.stderr)
@@ -44,9 +51,10 @@ def load(argv: Sequence[str]) -> Config:
         _exit("--base starts a new run and --resume continues one: give one of them")
     try:
         if resume:
-            if not (Path(resume) / "config.yaml").is_file():
+            if not is_file(join(resume, "config.yaml")):
                 _exit(f"--resume {resume}: no config.yaml there, so no run to continue")
-            default = override(read_config(Path(resume) / "config.yaml"), {"output_dir": resume})
+            with local_copy(join(resume, "config.yaml")) as path:
+                default = override(read_config(path), {"output_dir": resume})
         elif base and base not in PRESETS:
             default = override(read_config(base), {"output_dir": ""})
         else:

@@ -10,9 +10,11 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from cvmae.config import ScalingConfig
+from cvmae.settings import ScalingConfig
 
 __all__ = [
+    "PreemptedError",
+    "check_resources",
     "default_device",
     "is_distributed",
     "rank",
@@ -24,6 +26,13 @@ __all__ = [
 
 
 logger = logging.getLogger("cvmae")
+
+
+class PreemptedError(BaseException):
+    """The run was told to stop, wrote a checkpoint and can be continued: no failure.
+
+    Like KeyboardInterrupt it passes what handles failures, such as a sweep's trials.
+    """
 
 
 def setup_logging() -> None:
@@ -98,18 +107,26 @@ def start_ray(scaling: ScalingConfig) -> None:
             num_cpus = max(8, os.cpu_count() or 1)
             logger.info("starting a local Ray")
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
-    cpus = float(ray.cluster_resources().get("CPU", 0))
-    wanted = scaling.num_workers * scaling.cpus_per_worker
+    resources = ray.cluster_resources()
+    check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
+    """Refuse work that does not fit into a cluster; see `start_ray`."""
+    setting = "scaling.min_workers" if scaling.min_workers else "scaling.num_workers"
+    least = scaling.min_workers or scaling.num_workers
+    # An elastic run takes as many workers as there are CPUs for.
+    num_workers = max(least, min(scaling.num_workers, int(cpus / scaling.cpus_per_worker)))
+    wanted = num_workers * scaling.cpus_per_worker
     if cpus - wanted < 1:
         raise ValueError(
-            f"scaling.num_workers={scaling.num_workers} x scaling.cpus_per_worker="
-            f"{scaling.cpus_per_worker} reserve {wanted:g} of the cluster's {cpus:g} "
-            f" CPUs; Ray Data needs at least 1 whole CPU beside them: lower one of them"
+            f"{num_workers} workers (scaling.num_workers={scaling.num_workers}) x "
+            f"scaling.cpus_per_worker={scaling.cpus_per_worker} reserve {wanted:g} of the "
+            f"cluster's {cpus:g} CPUs; Ray Data needs at least 1 whole CPU beside them: lower one "
+            "of them"
         )
-    gpus = float(ray.cluster_resources().get("GPU", 0))
-    if scaling.use_gpu and gpus < scaling.num_workers:
+    if scaling.use_gpu and gpus < least:
         raise ValueError(
-            f"scaling.use_gpu=True and scaling.num_workers={scaling.num_workers} need as many "
-            f"GPUs, the cluster has {gpus:g}: lower scaling.num_workers, or train on CPUs without "
-            "scaling.use_gpu"
+            f"scaling.use_gpu=True and {setting}={least} need as many GPUs, the cluster has "
+            f"{gpus:g}: lower {setting}, or train on CPUs without scaling.use_gpu"
         )

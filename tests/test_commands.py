@@ -20,9 +20,9 @@ OWN_COMMAND_LINE = {"benchmark", "demo", "synthesize"}
 SUBMIT = "ray job submit --working-dir . -- "
 # What makes a documented run small enough for a test: the last of two flags wins.
 SMALL = shlex.split(
-    "--scaling.num_workers 0 --model.width 16 --model.num_layers 1 --model.num_heads 2 "
-    "--model.num_decoder_layers 1 --train.epochs 1 --sweep.epochs 1 --evaluate.min_scored 2 "
-    "--evaluate.bootstrap_samples 10"
+    "--scaling.num_workers 0 --train.strategy ddp --model.width 16 --model.num_layers 1 "
+    "--model.num_heads 2 --model.num_decoder_layers 1 --train.epochs 1 --sweep.epochs 1 "
+    "--evaluate.min_scored 2 --evaluate.bootstrap_samples 10"
 )
 
 
@@ -98,7 +98,7 @@ def test_the_readmes_commands_run_one_after_another(hospital, tmp_path, monkeypa
         small = [] if job in OWN_COMMAND_LINE else SMALL
         monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *flags, *small])
         runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
-    written = {"statistics", "random", "cv", "evaluation", "sweep", "here", "cv_seed1"}
+    written = {"statistics", "random", "cv", "evaluation", "sweep", "here", "cv_seed1", "zero2"}
     written |= {"physionet2012", "physionet2012_evaluation"}
     written |= {"physionet2012_vitals", "physionet2012_vitals_evaluation"}
     assert set(os.listdir("runs")) == written

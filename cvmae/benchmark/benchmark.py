@@ -4,17 +4,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tyro
 
+from cvmae.benchmark.chaos import run_chaos
 from cvmae.benchmark.data import run_data
 from cvmae.benchmark.plan import run_plan
 from cvmae.benchmark.rows import Row, format_table, machine_rows, write_rows
 from cvmae.benchmark.settings import BenchmarkConfig
+from cvmae.benchmark.step import run_step
 from cvmae.distributed import setup_logging
 
 __all__ = ["SUITES", "benchmark", "main"]
 
 SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
+    "chaos": run_chaos,
     "data": run_data,
     "plan": run_plan,
+    "step": run_step,
 }
 
 

@@ -16,10 +16,10 @@ from cvmae.benchmark.epochs import Prepared, prepare
 from cvmae.benchmark.hospitals import tiny_files
 from cvmae.benchmark.processes import Watcher, in_fresh_process
 from cvmae.benchmark.rows import Row
-from cvmae.config import ScalingConfig
 from cvmae.data.bricks import Brick, iterate_steps, stream_bricks
 from cvmae.data.order import UNITS_PER_LANE
 from cvmae.distributed import setup_logging, start_ray
+from cvmae.settings import ScalingConfig
 
 __all__ = ["EpochCosts", "brick_source", "own_unit_rows", "ray_rows"]
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from cvmae.benchmark.clock import cpu_seconds, progress
 from cvmae.benchmark.data import run_data
+from cvmae.benchmark.plan_memory import memory_plan
 from cvmae.benchmark.rows import Row, read_rows
 from cvmae.benchmark.settings import BenchmarkConfig
-from cvmae.config import DataConfig
 from cvmae.data.bricks import plan_tasks
 from cvmae.data.meds import Unit
 from cvmae.data.order import UNITS_PER_LANE, Order
+from cvmae.settings import DataConfig
 
 __all__ = ["INPUTS", "Input", "plan_inputs", "plan_rows", "run_plan"]
 
@@ -158,6 +159,7 @@ def run_plan(config: BenchmarkConfig) -> Iterator[Row]:
     yield from _input_rows(values, sources)
     progress("plan: order of an epoch in %.2f s, %d tasks a rank", planning, tasks)
     yield from plan_rows(values, config.num_measurements, config.num_gpus)
+    yield from memory_plan()
 
 
 def plan_inputs(rows: Sequence[Row], source: str) -> tuple[dict[str, float], dict[str, str]]:

@@ -10,8 +10,9 @@ __all__ = ["BenchmarkConfig"]
 class BenchmarkConfig:
     """Measure cvmae against ceilings taken in the same run, and print a table."""
 
-    suite: Literal["data", "plan"] = "data"
-    """data: the way from files to batches; plan: what a hospital needs, on paper."""
+    suite: Literal["data", "step", "plan", "chaos"] = "data"
+    """data: the way from files to batches; step: what a training step costs; plan: what a hospital
+    needs, on paper; chaos: runs that are killed again and again."""
     output: str = ""
     """File to write the rows to as JSON, part after part; empty: only the table."""
     only: tuple[str, ...] = ()

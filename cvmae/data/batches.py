@@ -59,6 +59,15 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def pin_memory(self) -> Self:
+        """Copy the tensors to page-locked memory, from which a GPU fetches by itself."""
+        pinned: dict[str, Any] = {
+            item.name: value.pin_memory()
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **pinned)
+
     def digest(self) -> str:
         """Return a hash of the content (for tests and error reports; names no subject)."""
         hasher = hashlib.sha256()

@@ -31,6 +31,7 @@ __all__ = [
     "BrickReader",
     "BrickTask",
     "iterate_steps",
+    "own_lanes",
     "plan_tasks",
     "read_bricks",
     "stream_bricks",
@@ -104,11 +105,21 @@ class Brick:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length_W)])
 
 
+def own_lanes(lanes: int, rank: int, world: int) -> tuple[int, ...]:
+    """Return the lanes of a rank: one of four of six lanes has one or two.
+
+    Example:
+        >>> own_lanes(6, rank=1, world=4), own_lanes(6, rank=2, world=4)
+        ((1, 5), (2,))
+    """
+    return tuple(range(rank, lanes, world))
+
+
 def plan_tasks(
     order: Order, units: Sequence[Unit], epoch: int, step: int, rank: int, world: int
 ) -> Iterator[BrickTask]:
     """Yield the reads of one rank from (epoch, step) to the end of the epoch."""
-    mine = tuple(range(rank, order.lanes, world))
+    mine = own_lanes(order.lanes, rank, world)
     for superstep in order.seek(epoch, step):
         for lanes in [mine] if superstep.shared else [(lane,) for lane in mine]:
             yield BrickTask(

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import compress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.config import Config, DataConfig, resolved_path, write_config
+from cvmae.config import Config, resolved_path, write_config
 from cvmae.data.code_statistics import CodeStatistics, MemberLookup
 from cvmae.data.fitted import FittedData, fit_settings, plain
+from cvmae.data.folders import is_file, join, names, written
 from cvmae.data.histogram import median_deviation, quantile_bounds, quantile_value
 from cvmae.data.meds import (
     SPLITS,
@@ -46,6 +46,7 @@ from cvmae.data.vocabulary import (
     open_candidates,
 )
 from cvmae.data.volatility import flagged_codes
+from cvmae.settings import DataConfig
 
 __all__ = [
     "FittedData",
@@ -72,8 +73,8 @@ def fit_statistics(config: Config) -> str:
     """
     if not config.output_dir:
         raise ValueError("output_dir is empty: say --output_dir FOLDER")
-    folder = Path(resolved_path(config.output_dir))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = resolved_path(config.output_dir)
+    if is_file(folder) or names(folder):
         raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
     dataset = _open(config, TRAIN)  # what footers and splits tell needs no Ray
     if config.scaling.num_workers > 0:
@@ -82,7 +83,8 @@ def fit_statistics(config: Config) -> str:
         start_ray(config.scaling)
     fitted = _fit(config, dataset)
     fitted.write(folder)
-    write_config(config, folder / "config.yaml")
+    with written(join(folder, "config.yaml")) as path:
+        write_config(config, path)
     return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
 
 
@@ -93,8 +95,8 @@ def load_or_fit(config: Config) -> FittedData:
         ValueError: Those that are there belong to other data or settings, or see `fit`.
         FileNotFoundError: `data.statistics` is no folder of statistics.
     """
-    own = Path(config.output_dir) / "statistics"
-    given = config.data.statistics or (str(own) if own.is_dir() else "")
+    own = join(config.output_dir, "statistics")
+    given = config.data.statistics or (own if is_file(join(own, "data.json")) else "")
     if not given:
         fitted = fit(config)
         fitted.write(own)
@@ -108,10 +110,15 @@ def load_or_fit(config: Config) -> FittedData:
         if found.get(name) != value
     ]
     if differences:
+        otherwise = (
+            "fit statistics to these and say --data.statistics FOLDER --resume_allow data "
+            "statistics, with the names of changed settings, if the change is meant"
+            if config.resume
+            else "leave data.statistics empty and take a new output_dir to fit them anew"
+        )
         raise ValueError(
             f"the statistics in {given} were fitted to other data or settings: "
-            f"{'; '.join(differences)}. Give the same ones, or leave data.statistics empty and "
-            "take a new output_dir to fit them anew"
+            f"{'; '.join(differences)}. Give the same ones, or {otherwise}"
         )
     return fitted
 

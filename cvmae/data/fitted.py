@@ -1,8 +1,6 @@
 """What was learnt from a data set before training, as one folder."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, Self
 
 from cvmae.config import Config, flatten
 from cvmae.data.code_statistics import CodeStatistics
+from cvmae.data.folders import is_file, join, local_copy, names, written
 from cvmae.data.order import UnitIndex
 from cvmae.data.vocabulary import file_hash
 
@@ -39,25 +38,21 @@ class FittedData:
     report: dict[str, Any]  # counts of subjects and rows, codes left out and why
 
     def write(self, folder: str | Path) -> None:
-        """Write a new folder, aside first, so that one of that name is always whole.
+        """Write a new folder, whole or not at all.
 
         Raises:
             ValueError: The folder is there already and is not empty.
+            OSError: It cannot be written.
         """
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.parent / f".writing_{uuid.uuid4().hex}"
-        aside.mkdir()
-        try:
+        # What was begun on object storage and never finished lacks the last file, and gives way.
+        if set(names(folder)) - set(FILES[:2]):
+            raise ValueError(f"{folder} is not empty: choose a new folder")
+        with written(folder, last=FILES[2]) as aside:
+            aside.mkdir()
             self.statistics.write(aside / FILES[0])
             self.unit_index.write(aside / FILES[1])
             facts = {name: getattr(self, name) for name in ("fingerprint", "settings", "report")}
             (aside / FILES[2]).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            aside.rename(target)  # an empty folder gives way
-        except OSError as error:
-            raise ValueError(f"{target} cannot be written: {error}; choose a new folder") from None
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -68,19 +63,24 @@ class FittedData:
             ValueError: A file is damaged.
         """
         for name in FILES:
-            if not (Path(folder) / name).is_file():
+            if not is_file(join(folder, name)):
                 raise FileNotFoundError(
                     f"{folder} holds no {name}: give a folder written by fit_statistics"
                 )
-        path = Path(folder) / FILES[2]
+        with local_copy(folder) as copy:
+            return cls._read(copy)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
+        path = folder / FILES[2]
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             parts = {name: dict(facts[name]) for name in ("fingerprint", "settings", "report")}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): fit the statistics anew") from None
         return cls(
-            statistics=CodeStatistics.read(Path(folder) / FILES[0]),
-            unit_index=UnitIndex.read(Path(folder) / FILES[1]),
+            statistics=CodeStatistics.read(folder / FILES[0]),
+            unit_index=UnitIndex.read(folder / FILES[1]),
             **parts,
         )
 

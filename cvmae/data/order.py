@@ -2,7 +2,7 @@
 
 Units are permuted by (seed, epoch) and cut into supersteps. A superstep's units go to L lanes,
 and each lane deals its sequences to k cells, one a step. Rank r of R reads lanes r, r + R, ...,
-so that every number of ranks that divides L sees the same steps.
+so that every number of ranks up to L sees the same steps; their shares are equal if it divides L.
 """
 
 from collections.abc import Iterator, Mapping

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from cvmae.config import ScalingConfig
+from cvmae.settings import ScalingConfig
 
 __all__ = ["map_units"]
 

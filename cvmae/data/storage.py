@@ -46,8 +46,16 @@ def is_remote(root: str) -> bool:
     return "://" in root and not root.startswith("file://")
 
 
-def locate(root: str, path: str = "", num_retries: int | None = None) -> tuple[Any, str]:
+def locate(
+    root: str, path: str = "", num_retries: int | None = None, setting: str = "data.root"
+) -> tuple[Any, str]:
     """Return the file system and the path on it, for a local folder or a URI like s3://...
+
+    Args:
+        root: Folder or URI.
+        path: Below the root.
+        num_retries: Of a request that fails.
+        setting: What messages call the root.
 
     Raises:
         ValueError: The URI holds credentials or options, names no bucket, or its scheme is
@@ -68,13 +76,13 @@ def locate(root: str, path: str = "", num_retries: int | None = None) -> tuple[A
         or (scheme in OURS and re.search("[:@]", place))
     ):
         raise ValueError(
-            f"data.root is a {scheme}:// URI with credentials or options in it (not shown here); "
+            f"{setting} is a {scheme}:// URI with credentials or options in it (not shown here); "
             f"leave them out: {_origin(scheme)}"
         )
     if scheme not in OURS:
-        return _locate_with_fsspec(root, joined, scheme)
+        return _locate_with_fsspec(f"{setting}={root!r}", joined, scheme)
     if not place:
-        raise ValueError(f"data.root={root!r} names no bucket: give {scheme}://BUCKET/FOLDER")
+        raise ValueError(f"{setting}={root!r} names no bucket: give {scheme}://BUCKET/FOLDER")
     filesystem = _connect(scheme, place, NUM_RETRIES if num_retries is None else num_retries)
     return filesystem, joined.partition("://")[2]
 
@@ -114,8 +122,8 @@ def open_file(root: str, path: str) -> Any:
 
 
 @contextmanager
-def reaching(root: str) -> Iterator[None]:
-    """Turn a failure of remote storage into one line about data.root and the environment.
+def reaching(root: str, setting: str = "data.root") -> Iterator[None]:
+    """Turn a failure of remote storage into one line about the setting and the environment.
 
     Raises:
         ValueError: The storage does not answer, or refuses. What is wrong with a file, and
@@ -134,7 +142,7 @@ def reaching(root: str) -> Iterator[None]:
             raise
         reason = (text.splitlines() or [""])[0].partition(" error_info=")[0]
         raise ValueError(
-            f"data.root={root!r} cannot be read: {reason or type(error).__name__}; "
+            f"{setting}={root!r} cannot be read: {reason or type(error).__name__}; "
             f"{_origin(root.partition('://')[0])}"
         ) from None
 
@@ -177,14 +185,14 @@ def _endpoint(url: str, default: str) -> dict[str, str]:
     return {"scheme": scheme or default, "endpoint_override": host.rstrip("/")} if url else {}
 
 
-def _locate_with_fsspec(root: str, uri: str, scheme: str) -> tuple[Any, str]:
+def _locate_with_fsspec(given: str, uri: str, scheme: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # torch and Ray bring it; of no use to others
 
     try:
         filesystem, location = url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise ValueError(
-            f"data.root={root!r}: {scheme}:// cannot be opened ({error}); give a local folder, "
+            f"{given}: {scheme}:// cannot be opened ({error}); give a local folder, "
             "s3://..., gs://..., or what an installed package of fsspec opens"
         ) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location

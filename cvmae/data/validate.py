@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from meds.schema import data_subdirectory, subject_splits_filepath
 
-from cvmae.config import Config, DataConfig, resolved_path, write_config
+from cvmae.config import Config, resolved_path, write_config
 from cvmae.data.findings import Finding, Level, Validation, as_finding, merge_findings
 from cvmae.data.fit_statistics import fit, load_or_fit, require_sequences
+from cvmae.data.folders import is_file, join, names, written
 from cvmae.data.meds import (
     SPLITS,
     Dataset,
@@ -40,6 +40,7 @@ from cvmae.data.passes import count_duplicates
 from cvmae.data.row_tally import COUNTED, DISORDER, RowTally, tally_rows
 from cvmae.data.storage import list_files, map_reads, num_connections
 from cvmae.data.vocabulary import CandidateLookup, Candidates, open_candidates
+from cvmae.settings import DataConfig
 
 __all__ = ["check", "validate"]
 
@@ -61,17 +62,18 @@ def validate(config: Config) -> str:
         SystemExit: Pretraining would refuse the data set (exit code 1); the table is printed.
         ValueError: `data.root` is empty, or `output_dir` is not new.
     """
-    folder = Path(resolved_path(config.output_dir)) if config.output_dir else None
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = resolved_path(config.output_dir)
+    if folder and (is_file(folder) or names(folder)):
         raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
     validation = check(config)
     text = validation.as_text()
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(config, folder / "config.yaml")
+        with written(join(folder, "config.yaml")) as path:
+            write_config(config, path)
         report = json.dumps(validation.as_json(), indent=1, ensure_ascii=False)
-        (folder / REPORT).write_text(f"{report}\n", encoding="utf-8")
-        text += f"\nwritten to {folder / REPORT}"
+        with written(join(folder, REPORT)) as path:
+            path.write_text(f"{report}\n", encoding="utf-8")
+        text += f"\nwritten to {join(folder, REPORT)}"
     if not validation.accepted:
         print(text)
         raise SystemExit(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.config import DataConfig
+from cvmae.settings import DataConfig
 
 __all__ = ["CandidateLookup", "Candidates", "choose_codes", "file_hash", "open_candidates"]
 

@@ -5,8 +5,8 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.config import Policy
 from cvmae.data.code_statistics import CodeStatistics
+from cvmae.settings import Policy
 
 __all__ = ["flagged_codes", "mask_weights"]
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cvmae.config import Config, resolved_path, write_config
+from cvmae.data.folders import join, names, written
 from cvmae.data.meds import open_dataset, plan_units, require_split
 from cvmae.data.parallel import map_units
 from cvmae.distributed import start_ray
@@ -132,24 +133,25 @@ def _circumstances(contestant: Contestant) -> dict[str, Any]:
     }
 
 
-def _new_folder(output_dir: str) -> Path:
+def _new_folder(output_dir: str) -> str:
     if not output_dir:
         raise ValueError("output_dir is empty: give a new folder for the report")
-    folder = Path(resolved_path(output_dir))
-    if folder.is_dir() and any(folder.iterdir()):
+    folder = resolved_path(output_dir)
+    if names(folder):
         raise ValueError(f"output_dir={output_dir} is not empty: give a new folder")
     return folder
 
 
-def _write(results: dict[str, Any], config: Config, folder: Path) -> str:
+def _write(results: dict[str, Any], config: Config, target: str) -> str:
     results = plain(results)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    write_config(config, folder / "config.yaml")
-    text = json.dumps(results, indent=1, allow_nan=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    pq.write_table(_codes_table(results), folder / "codes.parquet")
-    report = write_report(results, folder)
-    return f"{text_table(results)}\n\nReport: {report}"
+    with written(target) as folder:
+        (folder / "figures").mkdir(parents=True)
+        write_config(config, folder / "config.yaml")
+        text = json.dumps(results, indent=1, allow_nan=False)
+        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        pq.write_table(_codes_table(results), folder / "codes.parquet")
+        report = write_report(results, folder)
+    return f"{text_table(results)}\n\nReport: {join(target, Path(report).name)}"
 
 
 def _codes_table(results: Mapping[str, Any]) -> pa.Table:

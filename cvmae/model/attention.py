@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["AttentionPlan", "attention", "plan_attention"]
+from cvmae.model.static import StaticPlan
+
+__all__ = ["AttentionPlan", "Plan", "attention", "plan_attention"]
 
 # Shape letters: B sequences, Q queries, K keys (both packed: sequence after sequence),
 # S slots of all padded buckets, H heads, D dimension of a head.
@@ -126,6 +128,9 @@ class Buckets:
     key_masks: tuple[Tensor | None, ...]  # True where a slot holds a key; None: all do
 
 
+Plan = AttentionPlan | StaticPlan
+
+
 def plan_attention(
     num_queries_B: Ints, num_keys_B: Ints, device: torch.device | str
 ) -> AttentionPlan:
@@ -141,13 +146,18 @@ def plan_attention(
     )
 
 
-def attention(query_QHD: Tensor, key_KHD: Tensor, value_KHD: Tensor, plan: AttentionPlan) -> Tensor:
+def attention(query_QHD: Tensor, key_KHD: Tensor, value_KHD: Tensor, plan: Plan) -> Tensor:
     """Attend within each sequence of packed rows, shape [Q, H, D] to [Q, H, D].
 
     Scores are scaled by 1 / sqrt(D); no mask, no order. Queries without keys get zeros.
     """
+    if isinstance(plan, StaticPlan):
+        sizes = (plan.query_offsets_B, plan.key_offsets_B, plan.max_queries, plan.max_keys)
+        return cast("Tensor", varlen_attn(query_QHD, key_KHD, value_KHD, *sizes))
     if plan.is_empty:
-        return torch.zeros_like(query_QHD)
+        # Zeros that depend on all inputs: autograd would otherwise leave out a part of the model,
+        # for whose gradients other ranks would wait.
+        return query_QHD * 0 + (key_KHD.sum() + value_KHD.sum()) * 0
     if _has_varlen_kernel(query_QHD):
         sizes = (plan.query_offsets_B, plan.key_offsets_B, plan.max_queries, plan.max_keys)
         return cast("Tensor", varlen_attn(query_QHD, key_KHD, value_KHD, *sizes))

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.config import ModelConfig
+from cvmae.settings import ModelConfig
 
 __all__ = ["flops"]
 
@@ -17,9 +17,11 @@ def flops(
     embeddings, norms and softmax are left out, as is usual for utilisation.
     """
     width = config.width
-    visible, hidden = num_visible_B.astype(np.float64), num_hidden_B.astype(np.float64)
+    read, hidden = num_visible_B.astype(np.float64), num_hidden_B.astype(np.float64)
+    if config.encoder_input == "masked_value":
+        read = read + hidden
     # Query, key, value, output: 4 D^2 multiply-adds a row; feed-forward: 8 D^2.
-    encoder = 24 * width**2 * visible + 4 * width * visible**2
-    decoder = 20 * width**2 * hidden + 4 * width**2 * visible + 4 * width * hidden * visible
+    encoder = 24 * width**2 * read + 4 * width * read**2
+    decoder = 20 * width**2 * hidden + 4 * width**2 * read + 4 * width * hidden * read
     forward = config.num_layers * encoder + config.num_decoder_layers * decoder
     return 3 * float(forward.sum())

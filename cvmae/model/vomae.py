@@ -2,7 +2,8 @@
 
 * A measurement is a triplet: its embedding is code + time + value, summed. Measurements of a
   sequence are a set; there is no positional encoding beside time.
-* The encoder sees visible measurements only. A hidden value reaches nothing but the loss.
+* The encoder sees visible measurements only (`visible_only`), or all of them, with the mask token
+  where a value is hidden (`masked_value`). A hidden value reaches nothing but the loss.
 * The decoder asks for each hidden value by its code and time, and looks at the encoder's
   output; hidden measurements do not look at one another.
 * Batches are packed: linear layers run over all measurements of all sequences at once, and
@@ -10,19 +11,24 @@
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
 
-from cvmae.config import ModelConfig
 from cvmae.data.batches import Batch
-from cvmae.model.attention import AttentionPlan, attention, plan_attention
+from cvmae.model.attention import Plan, attention, plan_attention
+from cvmae.model.static import compiled, padded_rows, static_plan
+from cvmae.settings import ModelConfig
 
 __all__ = ["VOMAE", "build_model", "param_groups"]
 
-# Shape letters: N measurements of a batch, V visible ones, M hidden (masked) ones, D width.
+# Shape letters: N measurements of a batch, V those that the encoder reads (the visible ones, or
+# all), M hidden (masked) ones, D width.
 
 NUM_PERIODS = 32
 SHORTEST_PERIOD_HOURS, LONGEST_PERIOD_HOURS = 1.0, 20 * 365.25 * 24
@@ -33,6 +39,11 @@ class VOMAE(nn.Module):
 
     def __init__(self, config: ModelConfig, num_codes: int) -> None:
         super().__init__()
+        self.encoder_input = config.encoder_input
+        self.recompute = False  # activations in backward, instead of keeping them
+        self._longest = 0  # of a sequence, where layers run at fixed sizes
+        self._encode_rows: Callable[..., Tensor] = self._encode_layers
+        self._decode_rows: Callable[..., Tensor] = self._decode_layers
         width, heads = config.width, config.num_heads
         self.code_embedding = nn.Embedding(num_codes, width)
         self.time_embedding = TimeEmbedding(width)
@@ -48,34 +59,78 @@ class VOMAE(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Predict the standardised value of each hidden measurement, shape [M]."""
-        predicted_M = self.decode(batch, self.encode(batch))
-        if np.any((batch.num_visible_B > 0) & (batch.num_hidden_B > 0)):
-            return predicted_M
-        # No sequence joins encoder and decoder (or the batch is empty), so autograd would leave
-        # out a part of the model, for which other ranks would wait: give it a gradient of zero.
-        return torch.cat([predicted_M, *(weight.flatten()[:0] for weight in self.parameters())])
+        return self.decode(batch, self.encode(batch))
+
+    def fix_sizes(self, longest: int, backend: str = "inductor") -> None:
+        """Compile the layers for a few sizes of batches (`cvmae.model.static`), on a GPU in bf16.
+
+        Args:
+            longest: Measurements of a sequence at most.
+            backend: Of torch.compile.
+        """
+        self._longest = longest
+        self._encode_rows = compiled(self._encode_rows, backend)
+        self._decode_rows = compiled(self._decode_rows, backend)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Contextualise the visible measurements, shape [V, D]."""
-        plan = plan_attention(batch.num_visible_B, batch.num_visible_B, batch.value_N.device)
-        visible = batch.visible_V
-        x_VD = self._embed_code_and_time(batch, visible)
-        x_VD = x_VD + self.value_embedding(batch.value_N[visible, None])
-        for layer in self.encoder:
-            x_VD = layer(x_VD, plan)
-        encoded_VD: Tensor = self.encoder_norm(x_VD)
-        return encoded_VD
+        """Contextualise what the encoder reads, shape [V, D]."""
+        num_V = self._num_encoded_B(batch)
+        x_VD = self._embed_visible(batch) if self._skips_hidden else self._embed_all(batch)
+        if not self._longest:
+            return self._encode_rows(x_VD, plan_attention(num_V, num_V, x_VD.device))
+        plan = static_plan(num_V, num_V, self._longest, x_VD.device)
+        return self._encode_rows(padded_rows(x_VD, plan.num_keys), plan)[: len(x_VD)]
 
     def decode(self, batch: Batch, encoded_VD: Tensor) -> Tensor:
         """Predict the hidden values from the encoder's output, shape [M]."""
-        plan = plan_attention(batch.num_hidden_B, batch.num_visible_B, batch.value_N.device)
+        num_M, num_V = batch.num_hidden_B, self._num_encoded_B(batch)
         x_MD = self._embed_code_and_time(batch, batch.hidden_M) + self.mask_token
+        if not self._longest:
+            return self._decode_rows(x_MD, encoded_VD, plan_attention(num_M, num_V, x_MD.device))
+        plan = static_plan(num_M, num_V, self._longest, x_MD.device)
+        rows = padded_rows(x_MD, plan.num_queries), padded_rows(encoded_VD, plan.num_keys)
+        return self._decode_rows(*rows, plan)[: len(x_MD)]
+
+    def _encode_layers(self, x_VD: Tensor, plan: Plan) -> Tensor:
+        for layer in self.encoder:
+            x_VD = self._run(layer, x_VD, plan)
+        encoded_VD: Tensor = self.encoder_norm(x_VD)
+        return encoded_VD
+
+    def _decode_layers(self, x_MD: Tensor, encoded_VD: Tensor, plan: Plan) -> Tensor:
         for layer in self.decoder:
-            x_MD = layer(x_MD, encoded_VD, plan)
+            x_MD = self._run(layer, x_MD, encoded_VD, plan)
         predicted_M: Tensor = self.head(self.decoder_norm(x_MD))[:, 0]
         return predicted_M
 
-    def _embed_code_and_time(self, batch: Batch, index: Tensor) -> Tensor:
+    @property
+    def _skips_hidden(self) -> bool:
+        return self.encoder_input == "visible_only"
+
+    def _num_encoded_B(self, batch: Batch) -> npt.NDArray[np.int64]:
+        if self._skips_hidden:
+            return batch.num_visible_B
+        return batch.num_visible_B + batch.num_hidden_B
+
+    def _embed_visible(self, batch: Batch) -> Tensor:
+        visible = batch.visible_V
+        value_VD: Tensor = self.value_embedding(batch.value_N[visible, None])
+        return self._embed_code_and_time(batch, visible) + value_VD
+
+    def _embed_all(self, batch: Batch) -> Tensor:
+        visible_only_N = batch.value_N.index_fill(0, batch.hidden_M, 0.0)
+        value_ND: Tensor = self.value_embedding(visible_only_N[:, None])
+        value_ND = value_ND.index_put((batch.hidden_M,), self.mask_token.to(value_ND.dtype))
+        return self._embed_code_and_time(batch, slice(None)) + value_ND
+
+    def _run(self, layer: nn.Module, *inputs: Tensor | Plan) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            output: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+        else:
+            output = layer(*inputs)
+        return output
+
+    def _embed_code_and_time(self, batch: Batch, index: Tensor | slice) -> Tensor:
         code_ND: Tensor = self.code_embedding(batch.code_index_N[index])
         time_ND: Tensor = self.time_embedding(batch.hours_N[index])
         return code_ND + time_ND
@@ -111,7 +166,7 @@ class EncoderLayer(nn.Module):
         self.attention_output = nn.Linear(width, width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x_VD: Tensor, plan: AttentionPlan) -> Tensor:
+    def forward(self, x_VD: Tensor, plan: Plan) -> Tensor:
         """Update visible measurements from those of the same sequence."""
         projected = self.query_key_value(self.attention_norm(x_VD))
         query, key, value = projected.unflatten(1, (3, self.num_heads, -1)).unbind(1)
@@ -132,7 +187,7 @@ class DecoderLayer(nn.Module):
         self.attention_output = nn.Linear(width, width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x_MD: Tensor, encoded_VD: Tensor, plan: AttentionPlan) -> Tensor:
+    def forward(self, x_MD: Tensor, encoded_VD: Tensor, plan: Plan) -> Tensor:
         """Update hidden measurements from the visible ones of the same sequence."""
         query = self.query(self.attention_norm(x_MD)).unflatten(1, (self.num_heads, -1))
         key, value = self.key_value(encoded_VD).unflatten(1, (2, self.num_heads, -1)).unbind(1)

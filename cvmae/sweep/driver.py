@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cvmae.config import Config, override, write_config
 from cvmae.data.fit_statistics import load_or_fit, open_trainable
+from cvmae.data.storage import is_remote
 from cvmae.distributed import start_ray
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
 from cvmae.train.pretrain import prepare_run_folder, pretrain
@@ -31,10 +32,15 @@ def sweep(config: Config) -> str:
     """Pretrain every cell of the grid and return a table of the trials.
 
     Raises:
-        ValueError: The grid or a cell of it is not allowed, the output folder is taken, or
-            a trial failed (after the others have ended; the message holds the table).
+        ValueError: The grid or a cell of it is not allowed, the output folder is taken or
+            remote, or a trial failed (after the others have ended; the message holds the table).
         FileNotFoundError: There is no sweep to resume.
     """
+    if is_remote(config.output_dir):
+        raise ValueError(
+            f"output_dir={config.output_dir}: a sweep needs a folder that all nodes share, for its "
+            "database and Ray Tune; a single pretraining can write to object storage"
+        )
     config = prepare_run_folder(config)
     trials = plan_trials(config)
     open_trainable(config)

@@ -1,6 +1,13 @@
-"""One optimizer step over one or many ranks: where strategies may differ, and only here."""
+"""One optimizer step over one or many ranks: where strategies differ, and only here.
+
+Every strategy takes the same steps and hands out the same state: full tensors by parameter name.
+A checkpoint therefore knows neither the strategy nor the number of ranks that wrote it.
+"""
 
 import contextlib
+import math
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,23 +21,109 @@ from cvmae.data.batches import Batch
 from cvmae.distributed import is_distributed, world_size
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
+from cvmae.train.peak import peak_flops
 from cvmae.train.schedule import learning_rate
 
-__all__ = ["Engine"]
+__all__ = ["DDPEngine", "Engine", "make_engine"]
+
+State = dict[str, Tensor]
 
 
-class Engine:
-    """Model and AdamW on this rank's device, under DDP where there are several ranks."""
+class Engine(ABC):
+    """A model that learns from steps of micro-batches, on this rank's device."""
+
+    def __init__(self, config: Config, device: torch.device, total_steps: int) -> None:
+        self.device = device
+        self._config, self._total_steps = config, total_steps
+        precision = config.train.precision
+        self._bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+        self._last_error = torch.zeros((), dtype=torch.float64, device=device)
+        self._last_step = -1
+        self._first_bad_step = torch.full((), math.inf, dtype=torch.float64, device=device)
+
+    @abstractmethod
+    def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
+        """Update the weights once from all ranks' micro-batches of a step (collective).
+
+        Returns:
+            Summed error and count of hidden values on this rank, left on the device.
+        """
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """Return predictions of the hidden values, shape [M], in float32 (collective)."""
+
+    @abstractmethod
+    def state(self) -> tuple[State, State]:
+        """Return weights and optimiser state as full tensors on the CPU (collective)."""
+
+    @abstractmethod
+    def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Take up the state that `state` of any strategy returned (collective)."""
+
+    @property
+    def peak_flops(self) -> float:
+        """Return the operations a second that this rank's device can make at most."""
+        return peak_flops(self.device, bf16=self._bf16)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Tell whether all errors before the last step were finite, on all ranks.
+
+        Asking waits for the device.
+        """
+        return math.isinf(self._first_bad_step.item())
+
+    def first_bad_step(self) -> int:
+        """Return the first step whose error was not finite on some rank (collective).
+
+        Where there is none, the last step's update made the weights unfit: its number.
+        """
+        none = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._note_health(none)
+        first = self._first_bad_step.item()
+        return self._last_step if math.isinf(first) else int(first)
+
+    def _counts(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Return the number of hidden values in the step, of this rank and of all."""
+        count = torch.tensor(sum(batch.num_hidden for batch in micro_batches), dtype=torch.float64)
+        count = count.to(self.device, non_blocking=True)
+        return count, self._note_health(count)
+
+    def _note_health(self, count: Tensor) -> Tensor:
+        """Return the count over all ranks; in the same exchange they tell of errors gone bad."""
+        both = torch.stack([count, (~self._last_error.isfinite()).double()])
+        if world_size() > 1:
+            dist.all_reduce(both)
+        is_bad = both[1] > 0
+        self._first_bad_step = torch.where(
+            is_bad, self._first_bad_step.clamp(max=self._last_step), self._first_bad_step
+        )
+        return both[0]
+
+    def _note(self, global_step: int, error: Tensor) -> None:
+        self._last_step, self._last_error = global_step, error
+
+    def _learning_rate(self, global_step: int) -> float:
+        return learning_rate(
+            self._config.optim,
+            global_step,
+            self._total_steps,
+            self._config.train.batch_sequences,
+        )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+
+class DDPEngine(Engine):
+    """Model and AdamW whole on each rank; gradients are averaged where there are several."""
 
     def __init__(
         self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
     ) -> None:
+        super().__init__(config, device, total_steps)
         self.model = model.to(device)
-        self.device = device
-        self._optim = config.optim
-        self._total_steps = total_steps
-        precision = config.train.precision
-        self._bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
         self._parallel: torch.nn.Module = self.model
         if is_distributed() and world_size() > 1:
             self._parallel = DistributedDataParallel(
@@ -43,16 +136,8 @@ class Engine:
         self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
 
     def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
-        """Update the weights once from all ranks' micro-batches of a step.
-
-        Returns:
-            Summed error and count of hidden values on this rank, left on the device.
-        """
-        count = torch.tensor(sum(batch.num_hidden for batch in micro_batches), dtype=torch.float64)
-        count = count.to(self.device)
-        global_count = count.clone()
-        if world_size() > 1:
-            dist.all_reduce(global_count)
+        """Update the weights once; see `Engine.step`."""
+        count, global_count = self._counts(micro_batches)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, batch in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
@@ -60,23 +145,25 @@ class Engine:
                 error_sum, _ = hidden_error(self._parallel, batch)
                 rank_loss(error_sum, global_count, world_size()).backward()
             total += error_sum.detach()
-        if self._optim.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._optim.clip_norm)
+        clip_norm = self._config.optim.clip_norm
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._optim, global_step, self._total_steps)
+            group["lr"] = self._learning_rate(global_step)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._note(global_step, total)
         return total, count
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
-        """Return predictions of the hidden values, shape [M], in float32."""
+        """Return predictions; see `Engine.predict`."""
         with self._autocast():
             predicted: Tensor = self.model(batch)
         return predicted.float()
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return weights and optimiser state as flat tensors on the CPU."""
+    def state(self) -> tuple[State, State]:
+        """Return full tensors; see `Engine.state`."""
         model = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         optimizer = {
             f"{name}/{key}": value.cpu()
@@ -86,7 +173,7 @@ class Engine:
         return model, optimizer
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up the state that `state` returned."""
+        """Take up full tensors; see `Engine.load_state`."""
         self.model.load_state_dict(model)
         saved: dict[str, dict[str, Tensor]] = {}
         for place, value in optimizer.items():
@@ -107,5 +194,22 @@ class Engine:
             return contextlib.nullcontext()
         return self._parallel.no_sync()
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_steps: int) -> Engine:
+    """Return the engine that `train.strategy` names."""
+    model.recompute = config.train.activation_checkpointing
+    if config.train.compile:
+        if device.type != "cuda" or config.train.precision == "fp32":
+            raise ValueError(
+                f"train.compile=True on {device.type} in {config.train.precision} is not possible: "
+                "it is for GPUs in bf16; leave it out, or give scaling.use_gpu and bf16"
+            )
+        model.fix_sizes(config.data.sequence_length)
+    if config.train.strategy == "deepspeed":
+        if device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for others, and warn
+        # Only where it is asked for: its import takes seconds.
+        from cvmae.train.deepspeed_engine import DeepspeedEngine
+
+        return DeepspeedEngine(model, config, device=device, total_steps=total_steps)
+    return DDPEngine(model, config, device=device, total_steps=total_steps)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from cvmae.checkpoint import Progress, find_checkpoint, read_progress
+from cvmae.checkpoint import Progress, read_progress
 from cvmae.config import Config
+from cvmae.data.folders import is_file, join, local_copy
 from cvmae.train.tracking import Tracker
 
 __all__ = ["draw_run"]
@@ -14,12 +15,13 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for 
 
 def draw_run(config: Config, tracker: Tracker) -> None:
     """Draw learning curves and mask rates of a finished run into its tracking."""
-    progress = read_progress(find_checkpoint(config.output_dir))
+    progress = read_progress(config.output_dir)
     tracker.log_figure(_learning_curves(progress), "learning_curves")
-    rates = Path(config.output_dir) / "mask_rates.parquet"
-    if rates.is_file():
-        tracker.log_artifact(str(rates))
-        tracker.log_figure(_mask_rates(rates, config.mask.ratio), "mask_rates")
+    rates = join(config.output_dir, "mask_rates.parquet")
+    if is_file(rates):
+        tracker.log_artifact(rates)
+        with local_copy(rates) as path:
+            tracker.log_figure(_mask_rates(path, config.mask.ratio), "mask_rates")
 
 
 def _learning_curves(progress: Progress) -> Any:

@@ -4,6 +4,8 @@ Ray Train starts it on every worker (`cvmae.train.workers`); with ``scaling.num_
 calling process runs it. It knows neither: it is given bricks and told where to report.
 """
 
+import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,25 +16,29 @@ import torch
 from cvmae.checkpoint import (
     Progress,
     clear_rubbish,
-    find_checkpoint,
     has_checkpoints,
     load_state,
     save_checkpoint,
 )
 from cvmae.config import Config
-from cvmae.data.batches import Batch
-from cvmae.data.bricks import Brick, BrickReader, iterate_steps, stream_bricks
+from cvmae.data.bricks import Brick, BrickReader, iterate_steps, own_lanes, stream_bricks
 from cvmae.data.fit_statistics import FittedData
 from cvmae.data.meds import Unit
+from cvmae.data.memory import keep_memory
 from cvmae.data.order import Order
-from cvmae.data.read_ahead import read_ahead
 from cvmae.data.volatility import mask_weights
-from cvmae.distributed import rank, sum_over_ranks, world_size
+from cvmae.distributed import PreemptedError, rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
-from cvmae.train.engine import Engine
+from cvmae.train.device import on_device
+from cvmae.train.engine import Engine, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
+from cvmae.train.preemption import Ask, Watch
 
 __all__ = ["BrickSource", "Plan", "make_plan", "train"]
+
+HEALTH_EVERY_STEPS = 50
+
+logger = logging.getLogger("cvmae")
 
 # (epoch, first step) -> this rank's bricks from there to the end of the epoch
 BrickSource = Callable[[int, int], Iterator[Brick]]
@@ -97,6 +103,8 @@ class _Run:
     plan: Plan
     engine: Engine
     line: ProgressLine
+    watch: Watch
+    bricks: BrickSource
     num_steps: tuple[int, ...]  # of each epoch
 
 
@@ -106,13 +114,14 @@ def train(
     *,
     bricks: BrickSource,
     report: Report,
+    ask: Ask,
     device: torch.device,
     label: str = "pretrain",
 ) -> Progress:
     """Pretrain from wherever the run folder stands to the last epoch.
 
     Every rank calls it; that settings and data are those of the run that is taken up, the caller
-    has checked (`checkpoint.check_same_run`). Rank 0 writes checkpoints into the run folder,
+    has checked (`resume.check_same_run`). Rank 0 writes checkpoints into the run folder,
     which all ranks can read.
 
     Args:
@@ -120,38 +129,54 @@ def train(
         fitted: Statistics, vocabulary and unit index.
         bricks: This rank's training data.
         report: Called on every rank at the end of each epoch.
+        ask: Whether this rank has been told to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
 
     Raises:
         FloatingPointError: The loss of an epoch is not finite; the last checkpoint stays.
+        PreemptedError: A rank was told to stop, and a checkpoint is written.
         RuntimeError: The data set changed while it was read.
     """
     torch.set_num_threads(config.train.num_threads)
+    keep_memory()
     plan = make_plan(config, fitted)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
-    engine = Engine(model, config, device=device, total_steps=sum(num_steps))
+    engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
     progress = _take_up(config, engine)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
     run = _Run(
-        config=config, fitted=fitted, plan=plan, engine=engine, line=line, num_steps=num_steps
+        config=config,
+        fitted=fitted,
+        plan=plan,
+        engine=engine,
+        line=line,
+        watch=Watch(ask, device),
+        bricks=bricks,
+        num_steps=num_steps,
     )
     while not progress.is_finished(config):
-        meter = EpochMeter(
-            config.model,
-            fitted.statistics.num_codes,
-            device,
-            before=(progress.error_sum, progress.num_hidden),
-        )
+        meter = _meter(run, progress)
         progress = _train_epoch(run, bricks(progress.epoch, progress.step), meter, progress)
         progress = _end_epoch(run, meter, progress)
         line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
         report(progress.history[-1], meter.mask_rate())
+        _end_if_told(run, progress)
     line.close()
     return progress
+
+
+def _meter(run: _Run, progress: Progress) -> EpochMeter:
+    return EpochMeter(
+        run.config.model,
+        run.fitted.statistics.num_codes,
+        run.engine.device,
+        peak_flops=run.engine.peak_flops,
+        before=(progress.error_sum, progress.num_hidden),
+    )
 
 
 def _train_epoch(
@@ -161,21 +186,25 @@ def _train_epoch(
     config, epoch = run.config, progress.epoch
     steps = iterate_steps(
         bricks,
-        lanes=config.data.lanes // world_size(),
+        lanes=len(own_lanes(config.data.lanes, rank(), world_size())),
         step=progress.step,
         accumulation_steps=config.train.accumulation_steps,
     )
-    for micro_batches in meter.waiting(read_ahead(_on_device(steps, run.engine.device))):
+    for micro_batches in meter.waiting(on_device(steps, run.engine.device)):
         meter.add(micro_batches, *run.engine.step(micro_batches, progress.global_step))
         progress = replace(progress, step=progress.step + 1, global_step=progress.global_step + 1)
         run.line.step(progress.global_step, meter)
+        if _looks_at_health(run, progress) and not run.engine.is_healthy:
+            _require_finite(run, progress, math.nan)
         every, is_last = config.checkpoint.every_steps, progress.step == run.num_steps[epoch]
-        if every and progress.global_step % every == 0 and not is_last:
+        is_due = bool(run.watch()) or (every > 0 and progress.global_step % every == 0)
+        if is_due and not is_last:
             error_sum, num_hidden = meter.error_and_count()
             _require_finite(run, progress, error_sum)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
             _save(run, progress)
-    if progress.step != run.num_steps[epoch]:
+            _end_if_told(run, progress)
+    if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
             f"epoch {epoch} ended after {progress.step} of {run.num_steps[epoch]} steps: the data "
             "set changed while it was read"
@@ -196,9 +225,10 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
         rank=rank(),
         world=world_size(),
     )
-    steps = iterate_steps(bricks, lanes=plan.tuning_order.lanes // world_size())
+    lanes = own_lanes(plan.tuning_order.lanes, rank(), world_size())
+    steps = iterate_steps(bricks, lanes=len(lanes))
     sums_4C = torch.zeros(4, num_codes, dtype=torch.float64, device=engine.device)
-    for (batch,) in read_ahead(_on_device(steps, engine.device)):
+    for (batch,) in on_device(steps, engine.device):
         target_M = batch.value_N[batch.hidden_M].double()
         error_M = (engine.predict(batch).double() - target_M).square()
         codes_M = batch.code_index_N[batch.hidden_M].long()
@@ -221,30 +251,64 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
     _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
-    is_best = metrics["tuning_mse"] < progress.best_mse
     progress = Progress(
         epoch=progress.epoch + 1,
         global_step=progress.global_step,
-        best_mse=min(progress.best_mse, metrics["tuning_mse"]),
         history=(*progress.history, metrics),
     )
-    _save(run, progress, is_best=is_best)
+    _save(run, progress)
     return progress
+
+
+def _end_if_told(run: _Run, progress: Progress) -> None:
+    """End the run where its checkpoint has just been written, if it was told to stop."""
+    if run.watch.is_stopped and not progress.is_finished(run.config):
+        run.line.close()
+        raise PreemptedError(
+            f"stopped by a signal, with a checkpoint at step {progress.global_step} of "
+            f"{sum(run.num_steps)} in {run.config.output_dir}"
+        )
+
+
+def _looks_at_health(run: _Run, progress: Progress) -> bool:
+    """Tell whether to ask for the errors so far: at each step, on a GPU, which waits, at few."""
+    return run.engine.device.type == "cpu" or progress.global_step % HEALTH_EVERY_STEPS == 0
 
 
 def _require_finite(run: _Run, progress: Progress, error: float) -> None:
     """Stop before weights that are not finite are saved over good ones."""
-    if not math.isfinite(error):
-        raise FloatingPointError(
-            f"the error is {error} in epoch {progress.epoch + 1}, at step {progress.global_step}: "
-            "lower optim.lr, or set optim.clip_norm and data.clip_quantiles; the last good "
-            f"checkpoint is kept in {run.config.output_dir}/checkpoints"
-        )
+    if math.isfinite(error):
+        return
+    bad = run.engine.first_bad_step()
+    back = progress.global_step - 1 - bad
+    fingerprint = _fingerprint(run, progress.epoch, progress.step - 1 - back)
+    raise FloatingPointError(
+        f"the error is {error} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
+        f"{fingerprint}, {world_size()} ranks): lower optim.lr, or set optim.clip_norm and "
+        f"data.clip_quantiles; the last good checkpoint is kept in {run.config.output_dir}/"
+        "checkpoints"
+    )
 
 
-def _save(run: _Run, progress: Progress, *, is_best: bool = False) -> None:
-    if rank() == 0:
-        model, optimizer = run.engine.state()
+def _fingerprint(run: _Run, epoch: int, step: int) -> str:
+    """Return a hash of all ranks' batches of a step, which are read once more (collective)."""
+    steps = iterate_steps(
+        run.bricks(epoch, step),
+        lanes=len(own_lanes(run.config.data.lanes, rank(), world_size())),
+        step=step,
+    )
+    ((batch,), *_) = itertools.islice(steps, 1)
+    # Ten digits of each rank add up exactly in a double.
+    (total,) = sum_over_ranks(np.array([int(batch.digest()[:10], 16)]), run.engine.device)
+    return f"{int(total):x}"
+
+
+def _save(run: _Run, progress: Progress) -> None:
+    """Write a checkpoint; a full disk ends the run only where no other checkpoint will follow."""
+    model, optimizer = run.engine.state()
+    if rank() != 0:
+        return
+    try:
         save_checkpoint(
             run.config.output_dir,
             config=run.config,
@@ -252,8 +316,11 @@ def _save(run: _Run, progress: Progress, *, is_best: bool = False) -> None:
             progress=progress,
             model=model,
             optimizer=optimizer,
-            is_best=is_best,
         )
+    except OSError as error:
+        if run.watch.is_stopped or progress.is_finished(run.config):
+            raise
+        logger.warning("%s; training goes on to the next", error)
 
 
 def _take_up(config: Config, engine: Engine) -> Progress:
@@ -265,7 +332,7 @@ def _take_up(config: Config, engine: Engine) -> Progress:
     """
     progress = Progress()
     if has_checkpoints(config.output_dir):
-        progress, model, optimizer = load_state(find_checkpoint(config.output_dir))
+        progress, model, optimizer = load_state(config.output_dir)
         engine.load_state(model, optimizer)
     (total,) = sum_over_ranks(np.array([progress.global_step]), engine.device)
     if total != world_size() * progress.global_step:
@@ -276,8 +343,3 @@ def _take_up(config: Config, engine: Engine) -> Progress:
     if rank() == 0:
         clear_rubbish(config.output_dir)
     return progress
-
-
-def _on_device(steps: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
-    for micro_batches in steps:
-        yield [batch.to(device) for batch in micro_batches]

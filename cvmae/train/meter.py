@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cvmae.config import ModelConfig
 from cvmae.data.batches import Batch
 from cvmae.distributed import sum_over_ranks, world_size
 from cvmae.model.flops import flops
+from cvmae.settings import ModelConfig
 
 __all__ = ["EpochMeter", "ProgressLine"]
 
@@ -35,9 +35,19 @@ class EpochMeter:
         model: ModelConfig,
         num_codes: int,
         device: torch.device,
+        peak_flops: float,
         before: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Start an epoch; `before` holds error and count of its steps in an earlier attempt."""
+        """Start an epoch.
+
+        Args:
+            model: Sizes, for the operations of a step.
+            num_codes: Size of the vocabulary.
+            device: Of this rank.
+            peak_flops: What utilisation is a share of, operations a second of one rank.
+            before: Error and count of the epoch's steps in an earlier attempt.
+        """
+        self._peak_flops = peak_flops
         self._model, self._device, self._before = model, device, before
         self._error = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
@@ -45,6 +55,7 @@ class EpochMeter:
         self._hidden_C = torch.zeros(num_codes, dtype=torch.float64, device=device)
         self._measurements, self._flops = 0, 0.0
         self._waited_s, self._started_s = 0.0, time.monotonic()
+        self._step_ended_s: list[float] = [self._started_s]
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items and add up the time that they were waited for."""
@@ -70,11 +81,18 @@ class EpochMeter:
             self._hidden_C.index_add_(0, codes_N[batch.hidden_M], ones_N[: batch.num_hidden])
             self._measurements += batch.num_measurements
             self._flops += flops(self._model, batch.num_visible_B, batch.num_hidden_B)
+        self._step_ended_s.append(time.monotonic())
 
     @property
     def measurements_per_s(self) -> float:
         """Return this rank's throughput in the epoch so far."""
         return self._measurements / max(time.monotonic() - self._started_s, 1e-9)
+
+    @property
+    def utilisation(self) -> float:
+        """Return useful operations a second over the peak, of this rank in the epoch so far."""
+        wall_s = max(time.monotonic() - self._started_s, 1e-9)
+        return self._flops / wall_s / self._peak_flops
 
     @property
     def wait_share(self) -> float:
@@ -99,8 +117,22 @@ class EpochMeter:
     def summary(self) -> dict[str, float]:
         """Return loss, throughput and waiting of the epoch over all ranks (collective)."""
         error, count = self.error_and_count()
-        total, waited, work, memory_gib = sum_over_ranks(
-            np.array([self._measurements, self.wait_share, self._flops, self._peak_memory_gib()]),
+        # On a GPU steps are queued, and a step's time is that of the queue, which is as long.
+        median_s, p95_s = np.percentile(
+            np.diff(self._step_ended_s) if len(self._step_ended_s) > 1 else [0.0], [50, 95]
+        )
+        total, waited, work, utilisation, memory_gib, median_s, p95_s = sum_over_ranks(
+            np.array(
+                [
+                    self._measurements,
+                    self.wait_share,
+                    self._flops,
+                    self.utilisation,
+                    self._peak_memory_gib(),
+                    median_s,
+                    p95_s,
+                ]
+            ),
             self._device,
         )
         wall_s = time.monotonic() - self._started_s
@@ -109,6 +141,9 @@ class EpochMeter:
             "measurements_per_s": float(total) / max(wall_s, 1e-9),
             "data_wait_share": float(waited) / world_size(),
             "model_gflops_per_s": float(work) / 1e9 / max(wall_s, 1e-9),
+            "mfu": float(utilisation) / world_size(),
+            "step_ms_median": 1e3 * float(median_s) / world_size(),  # mean over ranks
+            "step_ms_p95": 1e3 * float(p95_s) / world_size(),
             "peak_memory_gib": float(memory_gib) / world_size(),  # mean over ranks
             "train_s": wall_s,
         }
@@ -137,7 +172,7 @@ class ProgressLine:
             self._say(
                 global_step,
                 f"{world_size() * meter.measurements_per_s:,.0f} measurements/s, "
-                f"waiting {meter.wait_share:.1%}",
+                f"waiting {meter.wait_share:.1%}, {meter.utilisation:.0%} of peak",
             )
 
     def epoch(self, global_step: int, epochs: int, metrics: Mapping[str, float]) -> None:
@@ -148,7 +183,8 @@ class ProgressLine:
                 f"epoch {metrics['epoch']:.0f}/{epochs}, train {metrics['train_loss']:.4f}, "
                 f"tuning {metrics['tuning_mse']:.4f} (R2 {metrics['tuning_r2']:.3f}), "
                 f"{metrics['measurements_per_s']:,.0f} measurements/s, "
-                f"waiting {metrics['data_wait_share']:.1%}",
+                f"waiting {metrics['data_wait_share']:.1%}, {metrics['mfu']:.0%} of peak, "
+                f"step {metrics['step_ms_median']:.0f} ms",
             )
 
     def close(self) -> None:

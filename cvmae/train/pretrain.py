@@ -1,7 +1,8 @@
 """The verb `pretrain`: prepare the run folder, then train here or on Ray."""
 
 import logging
-import os
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.checkpoint import check_same_run, find_checkpoint, has_checkpoints
+from cvmae.checkpoint import has_checkpoints
 from cvmae.config import Config, flatten, resolved_path, write_config
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import (
@@ -20,10 +21,14 @@ from cvmae.data.fit_statistics import (
     open_trainable,
     require_sequences,
 )
+from cvmae.data.folders import is_file, join, local_copy, make_folder, names, written
 from cvmae.data.statistics_table import count_lines
-from cvmae.distributed import default_device, rank, start_ray
+from cvmae.distributed import PreemptedError, default_device, rank, start_ray
+from cvmae.train.deepspeed_settings import deepspeed_config
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
+from cvmae.train.preemption import on_signal
+from cvmae.train.resume import check_same_run
 from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 
 __all__ = ["EpochReport", "prepare_run_folder", "pretrain"]
@@ -43,9 +48,13 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         FileNotFoundError: The data set or the run to resume is not there.
         ChildProcessError: Workers were lost more often than `scaling.max_failures`.
         FloatingPointError: The error is not finite any more; the last good checkpoint is kept.
+        PreemptedError: SIGTERM came (in the calling process SIGINT, too), and a checkpoint of the
+            step is written: `resume` goes on from there.
     """
     config = prepare_run_folder(config)
     _check_lanes(config)
+    if config.train.strategy == "deepspeed":
+        deepspeed_config(config, bf16=False)  # refuses what its file may not say
     open_trainable(config)
     workers = config.scaling.num_workers
     if workers:
@@ -53,8 +62,9 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     fitted = _fit(config)
     if has_checkpoints(config.output_dir):
         # Before anything is written: a refused change must leave the run as it was.
-        check_same_run(find_checkpoint(config.output_dir), config, fitted)
-    write_config(config, Path(config.output_dir) / "config.yaml")
+        check_same_run(config, fitted)
+    with written(join(config.output_dir, "config.yaml")) as path:
+        write_config(config, path)
     config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
@@ -73,13 +83,11 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         else:
             _train_here(config, fitted, tracker, name)
         draw_run(config, tracker)
-    except BaseException:
-        tracker.close("FAILED")
+    except BaseException as error:
+        tracker.close("KILLED" if isinstance(error, PreemptedError) else "FAILED")
         raise
     tracker.close("FINISHED")
-    logger.info(
-        "%s: checkpoint %s, tracking %s", name, find_checkpoint(config.output_dir), tracker.location
-    )
+    logger.info("%s: run folder %s, tracking %s", name, config.output_dir, tracker.location)
     return config.output_dir
 
 
@@ -95,39 +103,42 @@ def prepare_run_folder(config: Config) -> Config:
             raise ValueError(f"{setting} is empty: say --{setting} FOLDER")
     config = replace(
         config,
-        output_dir=resolved_path(config.output_dir),
-        resume=resolved_path(config.resume),
+        output_dir=resolved_path(config.output_dir.removeprefix("file://")).rstrip("/"),
+        resume=resolved_path(config.resume.removeprefix("file://")).rstrip("/"),
         data=replace(
             config.data,
             root=resolved_path(config.data.root),
             statistics=resolved_path(config.data.statistics),
             codes_file=resolved_path(config.data.codes_file),
         ),
+        deepspeed=replace(
+            config.deepspeed, config_file=resolved_path(config.deepspeed.config_file)
+        ),
     )
-    folder = Path(config.output_dir)
+    folder = config.output_dir
     if config.resume:
         if config.resume != config.output_dir:
             raise ValueError(
                 f"--resume {config.resume} continues in its own folder: leave out --output_dir"
             )
-        if not (folder / "config.yaml").is_file():
+        if not is_file(join(folder, "config.yaml")):
             raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no run")
-    elif folder.exists() and any(p for p in folder.iterdir() if not p.match(".writing_*")):
+    elif any(not name.startswith(".writing_") for name in names(folder)):
         raise ValueError(
             f"output_dir={folder} is not empty: choose a new folder, or continue the run that is "
             f"there with --resume {folder}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return config
 
 
 def _check_lanes(config: Config) -> None:
-    """Refuse numbers of workers and micro-batches into which the lanes cannot be dealt."""
+    """Refuse numbers of workers and micro-batches for which the lanes do not suffice."""
     workers = config.scaling.num_workers
-    if workers and config.data.lanes % workers:
+    if workers > config.data.lanes:
         raise ValueError(
-            f"scaling.num_workers={workers} does not divide data.lanes={config.data.lanes}: "
-            "choose a divisor, or another number of lanes for a new run"
+            f"scaling.num_workers={workers} is more than data.lanes={config.data.lanes}, and a "
+            "worker without a lane would have no data: lower it, or raise data.lanes for a new run"
         )
     lanes_a_rank = config.data.lanes // max(workers, 1)
     if config.train.accumulation_steps > lanes_a_rank:
@@ -151,7 +162,7 @@ class EpochReport:
     """Called by the loop at the end of each epoch; rank 0 writes metrics and mask rates."""
 
     def __init__(self, config: Config, codes: tuple[str, ...], tracker: Tracker | None) -> None:
-        self._path = Path(config.output_dir) / "mask_rates.parquet"
+        self._path = join(config.output_dir, "mask_rates.parquet")
         self._codes, self._tracker = codes, tracker
 
     def __call__(self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
@@ -159,14 +170,17 @@ class EpochReport:
         if rank() != 0 or self._tracker is None:
             return
         epoch = int(metrics["epoch"])
-        self._tracker.log_metrics(
-            {name: value for name, value in metrics.items() if name != "epoch"}
-            | {
-                "mask_rate_lowest": float(np.nanmin(mask_rate_C)),
-                "mask_rate_highest": float(np.nanmax(mask_rate_C)),
-            },
-            step=epoch,
-        )
+        numbers = {name: value for name, value in metrics.items() if name != "epoch"} | {
+            "mask_rate_lowest": float(np.nanmin(mask_rate_C)),
+            "mask_rate_highest": float(np.nanmax(mask_rate_C)),
+        }
+        try:
+            self._tracker.log_metrics(numbers, step=epoch)
+            self._write_mask_rates(epoch, mask_rate_C)
+        except OSError as error:  # the weights are worth more than these
+            logger.warning("metrics of epoch %d are not written (%s)", epoch, error)
+
+    def _write_mask_rates(self, epoch: int, mask_rate_C: "np.ndarray[Any, Any]") -> None:
         table = pa.table(
             {
                 "epoch": pa.array([epoch] * len(self._codes), pa.int32()),
@@ -174,13 +188,13 @@ class EpochReport:
                 "mask_rate": mask_rate_C,
             }
         )
-        if self._path.is_file():
-            earlier = pq.read_table(self._path)
+        if is_file(self._path):
+            with local_copy(self._path) as path:
+                earlier = pq.read_table(path)
             earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
             table = pa.concat_tables([earlier, table])
-        aside = self._path.with_suffix(".aside")
-        pq.write_table(table, aside)
-        os.replace(aside, self._path)
+        with written(self._path) as path:
+            pq.write_table(table, path)
 
 
 def _train_here(config: Config, fitted: FittedData, tracker: Tracker, label: str) -> None:
@@ -191,5 +205,14 @@ def _train_here(config: Config, fitted: FittedData, tracker: Tracker, label: str
             plan.train_reader, plan.train_order, plan.units, epoch=epoch, step=step
         )
 
-    report = EpochReport(config, fitted.statistics.codes, tracker)
-    train(config, fitted, bricks=bricks, report=report, device=default_device(), label=label)
+    stop = threading.Event()
+    with on_signal(signal.SIGTERM, signal.SIGINT, call=stop.set):
+        train(
+            config,
+            fitted,
+            bricks=bricks,
+            report=EpochReport(config, fitted.statistics.codes, tracker),
+            ask=lambda: "stop" if stop.is_set() else "",
+            device=default_device(),
+            label=label,
+        )

@@ -1,24 +1,26 @@
 """Where parameters, metrics and figures of a run go: MLflow, or parquet in the run's folder.
 
 Runs in the calling process (``scaling.num_workers=0``) need nothing but pyarrow and write
-``metrics.parquet``; runs on Ray write to MLflow. Both take the same calls and both keep the
-first value of a (metric, step), so that a resumed run leaves no point twice.
+``metrics.parquet``; runs on Ray write to MLflow. Object storage holds no SQLite, so that runs
+whose folder is there write parquet, too, unless `tracking.uri` names a server. Both take the same
+calls and keep the first value of a (metric, step): a resumed run leaves no point twice.
 """
 
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.config import Config, resolved_path
+from cvmae.data.folders import is_file, join, local_copy, written
+from cvmae.data.storage import is_remote
 
 __all__ = ["ParquetTracker", "Tracker", "open_tracker", "prepare_store", "save_figure", "store_uri"]
 
-Status = Literal["FINISHED", "FAILED"]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 METRICS_SCHEMA = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 
@@ -61,12 +63,14 @@ class Tracker(Protocol):
 
 
 def store_uri(config: Config) -> str:
-    """Return the MLflow tracking URI of a run, without contacting it.
+    """Return the MLflow tracking URI of a run, without contacting it; '' where there is none.
 
     ``tracking.uri``, else ``MLFLOW_TRACKING_URI``, else SQLite in the output folder. Name it
     once on the driver: workers do not share the driver's environment.
     """
     given = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if config.scaling.num_workers == 0 or (not given and is_remote(config.output_dir)):
+        return ""
     return given or f"sqlite:///{resolved_path(config.output_dir)}/mlflow.db"
 
 
@@ -74,12 +78,12 @@ def prepare_store(config: Config) -> str:
     """Create the MLflow database and experiment, and return the store's URI.
 
     Call it on the driver before any worker starts: a new database breaks when several
-    processes connect first at once. In the calling process there is no store: ''.
+    processes connect first at once. Where parquet is written there is no store: ''.
 
     Raises:
         ValueError: `tracking.uri` names no store that MLflow can open.
     """
-    if config.scaling.num_workers == 0:
+    if not store_uri(config):
         return ""
     return str(_import_mlflow_side().prepare_mlflow_store(config))
 
@@ -90,7 +94,7 @@ def open_tracker(
     """Open the run of ``config.output_dir``, creating it where there is none.
 
     Args:
-        config: Decides between MLflow and parquet by `scaling.num_workers`.
+        config: Decides between MLflow and parquet, see `store_uri`.
         run_name: What a person sees in a list of runs.
         run_id: Run to continue, as another process created it; empty: the folder's own.
         parent_run_id: Run of the sweep to which this one belongs.
@@ -98,7 +102,7 @@ def open_tracker(
     Returns:
         A tracker that survives a server which is down: it warns, keeps and replays.
     """
-    if config.scaling.num_workers == 0:
+    if not store_uri(config):
         return ParquetTracker(
             config.output_dir, run_name=run_name, run_id=run_id, parent_run_id=parent_run_id
         )
@@ -110,10 +114,10 @@ def open_tracker(
 
 def save_figure(figure: Any, output_dir: str, name: str) -> str:
     """Write a matplotlib figure to ``OUT/figures/NAME.png`` and return its path."""
-    path = Path(output_dir) / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    return str(path)
+    place = join(output_dir, "figures", f"{name}.png")
+    with written(place) as path:
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+    return place
 
 
 class ParquetTracker:
@@ -122,17 +126,18 @@ class ParquetTracker:
     def __init__(
         self, output_dir: str, *, run_name: str, run_id: str = "", parent_run_id: str = ""
     ) -> None:
-        self._folder = Path(output_dir)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = output_dir
         self._run_id = run_id or run_name
         self._about: dict[str, Any] = {"run_name": run_name, "parent_run_id": parent_run_id}
         self._params: dict[str, Any] = {}
         self._points: list[tuple[int, str, float]] = []
         self._last_step: dict[str, int] = {}
-        if (self._folder / "params.json").is_file():
-            self._params = json.loads((self._folder / "params.json").read_text())["params"]
-        if (self._folder / "metrics.parquet").is_file():
-            columns = pq.read_table(self._folder / "metrics.parquet").to_pydict()
+        if is_file(join(output_dir, "params.json")):
+            with local_copy(join(output_dir, "params.json")) as path:
+                self._params = json.loads(path.read_text())["params"]
+        if is_file(self.location):
+            with local_copy(self.location) as path:
+                columns = pq.read_table(path).to_pydict()
             for step, name, value in zip(*(columns[c] for c in METRICS_SCHEMA.names), strict=True):
                 self._add(step, name, value)
 
@@ -144,7 +149,7 @@ class ParquetTracker:
     @property
     def location(self) -> str:
         """Return the path of the metrics."""
-        return str(self._folder / "metrics.parquet")
+        return join(self._folder, "metrics.parquet")
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record settings; a name already recorded keeps its first value."""
@@ -157,18 +162,17 @@ class ParquetTracker:
             self._add(step, name, float(value))
         columns: list[Any] = [list(column) for column in zip(*self._points, strict=True)]
         table = pa.table(columns or [[], [], []], schema=METRICS_SCHEMA)
-        aside = self._folder / "metrics.parquet.aside"
-        pq.write_table(table, aside)
-        aside.replace(self._folder / "metrics.parquet")
+        with written(self.location) as path:
+            pq.write_table(table, path)
 
     def log_artifact(self, path: str) -> None:
         """Check that the file exists: it lies in the run's own folder and needs no copy."""
-        if not Path(path).exists():
+        if not is_file(path):
             raise FileNotFoundError(f"{path} cannot be kept with the run: there is no such file")
 
     def log_figure(self, figure: Any, name: str) -> None:
         """Write the figure to ``figures/NAME.png``."""
-        save_figure(figure, str(self._folder), name)
+        save_figure(figure, self._folder, name)
 
     def close(self, status: Status) -> None:
         """Write the run's status beside its parameters."""
@@ -181,9 +185,8 @@ class ParquetTracker:
 
     def _write_about(self, status: str) -> None:
         about = self._about | {"status": status, "params": self._params}
-        aside = self._folder / "params.json.aside"
-        aside.write_text(json.dumps(about, indent=1))
-        aside.replace(self._folder / "params.json")
+        with written(join(self._folder, "params.json")) as path:
+            path.write_text(json.dumps(about, indent=1))
 
 
 def _import_mlflow_side() -> Any:

@@ -21,6 +21,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from cvmae.config import Config, resolved_path
+from cvmae.data.folders import is_file, join, local_copy, remove_file, written
 from cvmae.train.tracking import Status, save_figure, store_uri
 
 __all__ = ["MlflowTracker", "prepare_mlflow_store"]
@@ -66,8 +67,7 @@ class MlflowTracker:
     ) -> None:
         self._uri = store_uri(config)
         self._experiment = config.tracking.experiment
-        self._folder = Path(resolved_path(config.output_dir))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = resolved_path(config.output_dir)
         self._run_name, self._run_id, self._parent = run_name, run_id, parent_run_id
         self._last_step: dict[str, int] | None = None  # None: ask the store
         self._retry_at, self._is_down = 0.0, False
@@ -100,19 +100,19 @@ class MlflowTracker:
 
     def log_artifact(self, path: str, artifact_path: str = "") -> None:
         """Copy a file to the run's artifacts."""
-        if not Path(path).exists():
+        if not is_file(path):
             raise FileNotFoundError(f"{path} cannot be kept with the run: there is no such file")
         self._log({"kind": "artifact", "path": resolved_path(path), "to": artifact_path})
 
     def log_figure(self, figure: Any, name: str) -> None:
         """Write ``figures/NAME.png`` in the run's folder and copy it to the artifacts."""
-        self.log_artifact(save_figure(figure, str(self._folder), name), "figures")
+        self.log_artifact(save_figure(figure, self._folder, name), "figures")
 
     def close(self, status: Status) -> None:
         """Replay what was kept, wait or no wait, and mark the run's end."""
         self._retry_at = 0.0
         self._log({"kind": "status", "status": status, "time_ms": int(time.time() * 1000)})
-        if self._pending_path.is_file():
+        if is_file(self._pending_path):
             warnings.warn(
                 f"MLflow at {self._uri} did not come back; what it lacks is kept in "
                 f"{self._pending_path} and sent when the run is resumed",
@@ -121,8 +121,8 @@ class MlflowTracker:
             )
 
     @property
-    def _pending_path(self) -> Path:
-        return self._folder / "tracking_pending.jsonl"
+    def _pending_path(self) -> str:
+        return join(self._folder, "tracking_pending.jsonl")
 
     def _log(self, entry: dict[str, Any]) -> None:
         if time.monotonic() < self._retry_at:
@@ -173,7 +173,7 @@ class MlflowTracker:
         )
         if found:
             return str(found[0].info.run_id)
-        tags = {KEY_TAG: key, "cvmae.output_dir": str(self._folder)}
+        tags = {KEY_TAG: key, "cvmae.output_dir": self._folder}
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent
         run = self._client.create_run(experiment_id, run_name=self._run_name, tags=tags)
@@ -211,23 +211,24 @@ class MlflowTracker:
                     self._client.log_batch(self._run_id, metrics=metrics)
                 self._last_step |= {metric.key: step for metric in metrics}
             case "artifact":
-                if Path(entry["path"]).exists():  # a kept entry's file may be gone by now
-                    self._client.log_artifact(self._run_id, entry["path"], entry["to"] or None)
+                if is_file(entry["path"]):  # a kept entry's file may be gone by now
+                    with local_copy(entry["path"]) as path:
+                        self._client.log_artifact(self._run_id, str(path), entry["to"] or None)
             case "status":
                 self._client.set_terminated(self._run_id, entry["status"], entry["time_ms"])
 
     def _read_pending(self) -> list[dict[str, Any]]:
-        if not self._pending_path.is_file():
+        if not is_file(self._pending_path):
             return []
-        return [json.loads(line) for line in self._pending_path.read_text().splitlines()]
+        with local_copy(self._pending_path) as path:
+            return [json.loads(line) for line in path.read_text().splitlines()]
 
     def _write_pending(self, entries: list[dict[str, Any]]) -> None:
         if not entries:
-            self._pending_path.unlink(missing_ok=True)
+            remove_file(self._pending_path)
             return
-        aside = self._pending_path.with_suffix(".aside")
-        aside.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        aside.replace(self._pending_path)
+        with written(self._pending_path) as path:
+            path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _find_or_create_experiment(uri: str, name: str) -> str:
@@ -249,12 +250,14 @@ def _find_or_create_experiment(uri: str, name: str) -> str:
         return str(experiment.experiment_id)
 
 
-def _run_key(folder: Path) -> str:
+def _run_key(folder: str) -> str:
     """Return the folder's own name for its run, known before MLflow gives it an id."""
-    path = folder / "tracking_key.txt"
-    if not path.is_file():
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()
+    place = join(folder, "tracking_key.txt")
+    if not is_file(place):
+        with written(place) as path:
+            path.write_text(uuid.uuid4().hex)
+    with local_copy(place) as path:
+        return path.read_text()
 
 
 def _warn_down(uri: str, error: Exception) -> None:

@@ -1,35 +1,43 @@
 """Training workers on Ray: build and fit the TorchTrainer; the loop itself is `loop.train`."""
 
 import logging
+import signal
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray.train
 import torch
+from ray.experimental import internal_kv
 from ray.train import (
     CheckpointConfig,
     DataConfig,
     FailureConfig,
     LoggingConfig,
     RunConfig,
-    ScalingConfig,
 )
+from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from cvmae.config import Config
 from cvmae.data.bricks import Brick
 from cvmae.data.fit_statistics import FittedData
+from cvmae.data.storage import locate
 from cvmae.data.stream import brick_dataset, ray_bricks
-from cvmae.distributed import rank, setup_logging, world_size
+from cvmae.distributed import PreemptedError, rank, setup_logging, world_size
+from cvmae.settings import ScalingConfig
 from cvmae.train.loop import make_plan, train
+from cvmae.train.preemption import Ask, Demand, on_signal
 from cvmae.train.pretrain import EpochReport
 from cvmae.train.tracking import open_tracker
 
 __all__ = ["train_on_ray"]
 
 logger = logging.getLogger("cvmae")
+
+RESIZE_EVERY_S = 15.0  # after which an elastic run looks for nodes with which it could grow
 
 
 def train_on_ray(
@@ -42,11 +50,14 @@ def train_on_ray(
     Raises:
         ChildProcessError: Workers failed more than `scaling.max_failures` times.
         FloatingPointError: The error is not finite any more.
+        PreemptedError: SIGTERM came to this process, and the workers have written a checkpoint.
     """
     plan = make_plan(config, fitted)
-    resources = {"CPU": config.scaling.cpus_per_worker}
-    if config.scaling.use_gpu:
-        resources["GPU"] = 1
+    # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the run folder
+    # and are taken up by the loop, so every attempt has a name of its own.
+    attempt = f"attempt_{uuid.uuid4().hex[:8]}"
+    # Our own way to remote storage: Ray's would not retry as often.
+    storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
@@ -55,37 +66,53 @@ def train_on_ray(
             "run_name": run_name,
             "run_id": run_id,
             "parent_run_id": parent_run_id,
+            "attempt": attempt,
         },
         datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(datasets_to_split=[]),
-        scaling_config=ScalingConfig(
-            num_workers=config.scaling.num_workers,
-            use_gpu=config.scaling.use_gpu,
-            resources_per_worker=resources,
-        ),
+        scaling_config=_scaling(config.scaling),
         run_config=RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
-            # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the
-            # run folder and are taken up by the loop, so every attempt has a name of its own.
-            name=f"attempt_{uuid.uuid4().hex[:8]}",
-            storage_path=f"{config.output_dir}/ray",
+            name=attempt,
+            storage_path=storage_path,
+            storage_filesystem=storage,
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
         ),
     )
     try:
-        result: Any = trainer.fit()
+        # The cluster's key-value store: neither a process of its own that could die, nor a file
+        # that a shared file system shows to another node half a minute later.
+        with on_signal(signal.SIGTERM, call=partial(internal_kv._internal_kv_put, attempt, b"1")):
+            result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise ChildProcessError(
             f"training of {run_name} failed: {_cause(error)}; what it has written is kept, and "
             f"--resume {config.output_dir} continues it"
         ) from error
-    if result.return_value:
-        raise FloatingPointError(result.return_value)
+    finally:
+        internal_kv._internal_kv_del(attempt)
+    if result.return_value is not None:
+        raise result.return_value
 
 
-def _work(job: dict[str, Any]) -> str:
-    """Train on this worker; return '' or why training cannot go on (which no retry would mend)."""
+def _scaling(scaling: ScalingConfig) -> Any:
+    resources = {"CPU": scaling.cpus_per_worker}
+    if scaling.use_gpu:
+        resources["GPU"] = 1
+    num_workers: Any = scaling.num_workers
+    if scaling.min_workers:
+        num_workers = (scaling.min_workers, scaling.num_workers)
+    return RayScalingConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
+        num_workers=num_workers,
+        use_gpu=scaling.use_gpu,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+    )
+
+
+def _work(job: dict[str, Any]) -> BaseException | None:
+    """Train on this worker; return why training cannot go on, where no retry would mend it."""
     setup_logging()
     config: Config = job["config"]
     fitted: FittedData = job["fitted"]
@@ -113,10 +140,36 @@ def _work(job: dict[str, Any]) -> str:
 
     label = job["run_name"]
     try:
-        train(config, fitted, bricks=bricks, report=report, device=device, label=label)
-    except FloatingPointError as error:  # on all ranks alike
-        return str(error)
-    return ""
+        train(
+            config,
+            fitted,
+            bricks=bricks,
+            report=report,
+            ask=_ask(job["attempt"]),
+            device=device,
+            label=label,
+        )
+    except (FloatingPointError, PreemptedError) as error:  # on all ranks alike
+        return error.with_traceback(None)
+    return None
+
+
+def _ask(attempt: str) -> Ask:
+    """Return what tells a worker of a signal to the driver, and of a node that will be lost."""
+    known = None
+
+    def ask() -> Demand:
+        nonlocal known
+        lost = ray.train.get_preemption_info()  # a barrier
+        if internal_kv._internal_kv_exists(attempt):
+            return "stop"
+        if lost is None or lost == known:
+            return ""
+        # Saved once, and then on with it: Ray Train takes the group down when the node goes.
+        known = lost
+        return "save"
+
+    return ask
 
 
 def _cause(error: BaseException) -> str:

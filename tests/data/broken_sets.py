@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.config import Config, DataConfig, ScalingConfig
+from cvmae.config import Config
 from cvmae.data.findings import Finding, Validation
 from cvmae.data.fit_statistics import FittedData, fit, open_trainable, require_sequences
 from cvmae.data.validate import check
+from cvmae.settings import DataConfig, ScalingConfig
 
 # Numbers that would stand out in a message, where no subject or value may appear.
 ONE, TWO, THREE, FOUR, FIVE = range(7_700_001, 7_700_006)

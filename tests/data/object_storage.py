@@ -25,6 +25,7 @@ SLOW_DOWN = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 40\r\n\r\n"
     b"<Error><Code>SlowDown</Code></Error>    "
 )
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # A request line and its range -> None, "cut" (in mid-body), "hang up" or "slow down".
 Fault = Callable[[str], str | None]
@@ -68,8 +69,11 @@ class Proxy:
                 if fault == "slow down":
                     client.sendall(SLOW_DOWN)
                     continue
-                server.sendall(head + asked.read(_length(head)))
-                head = _head(answered)
+                if b"\r\nexpect: 100" in head.lower():
+                    client.sendall(GO_ON)
+                server.sendall(head + _body(asked, head))
+                while (head := _head(answered)) == GO_ON:
+                    pass
                 body = b"" if line.startswith("HEAD") else answered.read(_length(head))
                 client.sendall(head + (body[: len(body) // 2] if fault == "cut" else body))
                 if fault == "cut":
@@ -84,6 +88,17 @@ def _head(stream: BinaryIO) -> bytes:
             return b""
         head += line
     return head
+
+
+def _body(stream: BinaryIO, head: bytes) -> bytes:
+    """Read what follows the head of a request, which may come in chunks."""
+    if b"\r\ntransfer-encoding: chunked" not in head.lower():
+        return stream.read(_length(head))
+    body = size = stream.readline()
+    while int(size, 16):
+        chunk, size = stream.read(int(size, 16) + 2), stream.readline()
+        body += chunk + size
+    return body + stream.readline()
 
 
 def _length(head: bytes) -> int:

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.config import Config, DataConfig, ScalingConfig, read_config
+from cvmae.config import Config, read_config
 from cvmae.data.fit_statistics import FittedData, fit, fit_statistics, load_or_fit
 from cvmae.data.meds import SPLITS, read_unit
 from cvmae.data.volatility import mask_weights
+from cvmae.settings import DataConfig, ScalingConfig
 
 # (subject, code, value) -> the value that is written, None for a row without value.
 Change = Callable[[int, str, float], float | None]

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cvmae.config import DataConfig
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.volatility import mask_weights
+from cvmae.settings import DataConfig
 from cvmae.train.loop import make_plan
 from tests.data.broken_sets import (
     FOUR,

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from meds import schema as meds
 
-from cvmae.config import LAB_PATTERN
 from cvmae.data import synthetic
 from cvmae.data.synthetic import (
     SyntheticConfig,
@@ -24,6 +23,7 @@ from cvmae.data.synthetic import (
 )
 from cvmae.data.synthetic_process import code_laws, mortality
 from cvmae.data.synthetic_subjects import sample_subjects
+from cvmae.settings import LAB_PATTERN
 
 SMALL = SyntheticConfig(root="", num_subjects=200, num_codes=8, seed=3)
 TASK = "labels/in_hospital_mortality"

@@ -14,12 +14,13 @@ import pytest
 
 import cvmae.distributed
 from cvmae.command_line import run_job
-from cvmae.config import PRESETS, ScalingConfig, read_config
+from cvmae.config import PRESETS, read_config
 from cvmae.data import validate as validate_module
 from cvmae.data.fit_statistics import fit, fit_statistics
 from cvmae.data.validate import check, validate
 from cvmae.evaluate import evaluate as evaluate_module
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.settings import ScalingConfig
 from cvmae.sweep import driver
 from cvmae.sweep.driver import sweep
 from cvmae.train import pretrain as pretrain_module

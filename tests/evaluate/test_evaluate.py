@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cvmae.checkpoint import find_checkpoint
+from cvmae.checkpoint import FORMAT, find_checkpoint
 from cvmae.config import PRESETS, override, read_config, write_config
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.evaluation import evaluation_batches
 from cvmae.data.fit_statistics import fit_statistics
+from cvmae.data.manifest import write_manifest
 from cvmae.data.meds import open_dataset, plan_units
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.evaluate import evaluate
@@ -156,6 +157,7 @@ def test_models_of_different_vocabularies_are_refused(runs, tmp_path):
     path = other / "statistics" / "code_statistics.parquet"
     statistics = CodeStatistics.read(path)
     replace(statistics, codes=("LAB//elsewhere", *statistics.codes[1:])).write(path)
+    write_manifest(other, FORMAT)
     with pytest.raises(ValueError, match=r"another vocabulary .* 1 of the latter missing"):
         find_contestants([f"cv={folder / 'cv'}", f"other={other}"])
 
@@ -172,6 +174,7 @@ def test_models_that_were_not_trained_alike_are_noted(runs, tmp_path):
     other = shutil.copytree(find_checkpoint(folder / "cv"), tmp_path / "other")
     settings = read_config(other / "config.yaml")
     write_config(override(settings, {"optim.lr": 0.5}), other / "config.yaml")
+    write_manifest(other, FORMAT)
     evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"other={other}"))
     (note,) = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
     assert note.startswith("other and cv were not trained alike (optim differ)")

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A local Ray as the jobs start it."""
-    from cvmae.config import ScalingConfig
     from cvmae.distributed import start_ray
+    from cvmae.settings import ScalingConfig
 
     ray.shutdown()
     start_ray(ScalingConfig(num_workers=2))
@@ -105,6 +105,43 @@ def test_two_workers_lose_what_one_process_loses(on_ray, tmp_path):
         np.testing.assert_allclose(
             [e[name] for e in ours], [e[name] for e in theirs], rtol=2e-3, err_msg=name
         )
+
+
+@pytest.mark.slow
+def test_deepspeed_trains_on_ray_and_hands_over_to_ddp(on_ray, tmp_path):
+    """Its checkpoint is like any other: evaluated, resumed under DDP, by one process."""
+    alone = replace(
+        on_ray,
+        output_dir=str(tmp_path / "alone"),
+        scaling=replace(on_ray.scaling, num_workers=0),
+    )
+    pretrain(alone)
+    config = replace(
+        on_ray,
+        train=replace(on_ray.train, strategy="deepspeed"),
+        deepspeed=replace(on_ray.deepspeed, stage=2),
+        checkpoint=replace(on_ray.checkpoint, keep=10),
+    )
+    pretrain(config)
+    ours, theirs = progress_of(config.output_dir), progress_of(alone.output_dir)
+    for name in ("train_loss", "tuning_mse"):
+        np.testing.assert_allclose(
+            [entry[name] for entry in ours.history],
+            [entry[name] for entry in theirs.history],
+            rtol=1e-4,  # sums in another order, over tens of steps
+        )
+    newest = find_checkpoint(config.output_dir)
+    shutil.rmtree(newest)
+    shutil.rmtree(newest.with_name("best"), ignore_errors=True)
+    resumed = replace(
+        alone, resume=config.output_dir, output_dir=config.output_dir, data=config.data
+    )
+    pretrain(resumed)
+    again = progress_of(config.output_dir)
+    assert again.global_step == ours.global_step
+    assert again.history[-1]["tuning_mse"] == pytest.approx(
+        ours.history[-1]["tuning_mse"], rel=1e-3
+    )
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cvmae.checkpoint import find_checkpoint, load_state
 from cvmae.config import Config
+from cvmae.data.folders import names
 from cvmae.data.validate import check
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.sweep.driver import sweep
@@ -32,8 +34,8 @@ def bucket(proxy: Proxy, hospital: str) -> str:
 def cluster(proxy: Proxy) -> Iterator[None]:
     """A local Ray as the jobs start it."""
     ray = pytest.importorskip("ray")
-    from cvmae.config import ScalingConfig
     from cvmae.distributed import start_ray
+    from cvmae.settings import ScalingConfig
 
     ray.shutdown()
     start_ray(ScalingConfig(num_workers=2))
@@ -94,3 +96,23 @@ def test_two_workers_train_from_s3_though_every_read_is_cut_once(
         np.testing.assert_allclose(
             [entry[name] for entry in ours], [entry[name] for entry in theirs], rtol=2e-3
         )
+
+
+@pytest.mark.ray
+def test_two_workers_whose_run_folder_is_on_s3_end_with_the_weights_of_local_ones(
+    bucket, hospital, tiny, tmp_path, proxy, cluster
+):
+    config = replace(
+        tiny,
+        train=replace(tiny.train, batch_sequences=8),
+        scaling=replace(tiny.scaling, num_workers=2),
+        tracking=replace(tiny.tracking, uri=f"sqlite:///{tmp_path}/mlflow.db"),
+    )
+    local = pretrain(on(config, hospital, tmp_path / "local"))
+    proxy.reset(first_time("hang up", words="PUT"))
+    config = replace(config, tracking=replace(config.tracking, uri=""))
+    run = pretrain(replace(on(config, bucket, tmp_path), output_dir=f"{bucket}_runs/cv"))
+    (_, ours, _), (_, theirs, _) = load_state(run), load_state(local)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert {"metrics.parquet", "mask_rates.parquet", "figures", "ray"} <= set(names(run))

@@ -1,18 +1,22 @@
 """The formula against torch's own count of operations."""
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvmae.config import ModelConfig
 from cvmae.data.batches import make_batch
 from cvmae.model.flops import flops
 from cvmae.model.loss import hidden_error
 from cvmae.model.vomae import build_model
+from cvmae.settings import ModelConfig
 
 
-def test_formula_equals_the_counted_operations(rng):
-    config = ModelConfig(width=64, num_layers=2, num_heads=2, num_decoder_layers=1)
+@pytest.mark.parametrize(("encoder_input", "read"), [("visible_only", 72), ("masked_value", 96)])
+def test_formula_equals_the_counted_operations(rng, encoder_input, read):
+    config = ModelConfig(
+        width=64, num_layers=2, num_heads=2, num_decoder_layers=1, encoder_input=encoder_input
+    )
     lengths = np.array([48, 48])  # of one length, so that nothing is padded
     batch = make_batch(
         lengths_B=lengths,
@@ -28,6 +32,6 @@ def test_formula_equals_the_counted_operations(rng):
     ):
         hidden_error(model, batch)[0].backward()
     # The formula leaves out embeddings (whose input needs no gradient) and the head.
-    time, value, head = 2 * 2 * 64 * 64 * 96, 2 * 2 * 64 * 72, 3 * 2 * 64 * 24
+    time, value, head = 2 * 2 * 64 * 64 * (read + 24), 2 * 2 * 64 * read, 3 * 2 * 64 * 24
     expected = flops(config, batch.num_visible_B, batch.num_hidden_B) + time + value + head
     assert counter.get_total_flops() == expected

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.config import ModelConfig
 from cvmae.data.batches import make_batch
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import build_model
+from cvmae.settings import ModelConfig
 
 CONFIG = ModelConfig(width=16, num_layers=1, num_heads=2, num_decoder_layers=1)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from cvmae.config import ModelConfig
 from cvmae.data.batches import Batch, make_batch
 from cvmae.model.loss import hidden_error
 from cvmae.model.vomae import VOMAE, build_model, param_groups
+from cvmae.settings import ModelConfig
 
 CONFIG = ModelConfig(width=16, num_layers=2, num_heads=2, num_decoder_layers=2)
 NUM_CODES = 7
@@ -43,9 +43,13 @@ def rebuild(batch: Batch, order_N, lengths, **changed) -> Batch:
     return make_batch(lengths_B=np.array(lengths, np.int64), **taken)
 
 
+BOTH = ("visible_only", "masked_value")
+
+
 @pytest.fixture
-def model() -> VOMAE:
-    return build_model(CONFIG, NUM_CODES, seed=0).eval()
+def model(request) -> VOMAE:
+    encoder_input = getattr(request, "param", "visible_only")
+    return build_model(replace(CONFIG, encoder_input=encoder_input), NUM_CODES, seed=0).eval()
 
 
 class NaiveAttention(nn.Module):
@@ -79,9 +83,18 @@ def predict_naively(model: VOMAE, batch: Batch) -> torch.Tensor:
     def feed_forward(block, x):
         return x + block.narrow(nn.functional.gelu(block.widen(block.norm(x))))
 
-    visible, padding = pad(batch.visible_V, batch.num_visible_B)
     hidden, hidden_padding = pad(batch.hidden_M, batch.num_hidden_B)
-    x = place(visible) + model.value_embedding(batch.value_N[visible][..., None])
+    if model.encoder_input == "visible_only":
+        read, padding = pad(batch.visible_V, batch.num_visible_B)
+    else:
+        read, padding = pad(
+            torch.arange(batch.num_measurements), batch.num_visible_B + batch.num_hidden_B
+        )
+    value = model.value_embedding(batch.value_N[read][..., None])
+    is_hidden = torch.isin(read, batch.hidden_M)[..., None]
+    if model.encoder_input == "masked_value":
+        value = torch.where(is_hidden, model.mask_token, value)
+    x = place(read) + value
     for layer in model.encoder:
         qkv = layer.query_key_value
         naive = NaiveAttention(qkv.weight.data, qkv.bias.data, layer.attention_output)
@@ -97,6 +110,7 @@ def predict_naively(model: VOMAE, batch: Batch) -> torch.Tensor:
     return model.head(model.decoder_norm(y))[..., 0][~hidden_padding]
 
 
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_packed_model_equals_padded_naive_model_with_the_same_weights(model, rng):
     lengths = [90, 3, 17, 64, 2, 40, 41, 88, 5]
     batch = random_batch(rng, lengths, [n // 3 for n in lengths])
@@ -105,6 +119,7 @@ def test_packed_model_equals_padded_naive_model_with_the_same_weights(model, rng
         torch.testing.assert_close(model(batch), predict_naively(model, batch), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_hidden_values_move_neither_the_encoder_nor_the_predictions(model, rng):
     batch = random_batch(rng, [30, 12], [10, 4])
     value = batch.value_N.clone()
@@ -115,6 +130,7 @@ def test_hidden_values_move_neither_the_encoder_nor_the_predictions(model, rng):
         assert torch.equal(model(batch), model(other))
 
 
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_no_gradient_reaches_a_hidden_value_through_the_model(model, rng):
     batch = random_batch(rng, [30, 12], [10, 4])
     batch.value_N.requires_grad_()
@@ -133,6 +149,38 @@ def test_codes_and_times_of_hidden_measurements_do_not_reach_the_encoder(model, 
         assert torch.equal(model.encode(batch), other)
 
 
+def test_masked_value_reads_codes_and_times_of_hidden_measurements(rng):
+    model = build_model(replace(CONFIG, encoder_input="masked_value"), NUM_CODES, seed=0)
+    batch = random_batch(rng, [30, 12], [10, 4])
+    hours = batch.hours_N.clone()
+    hours[batch.hidden_M[0]] += 5
+    with torch.no_grad():
+        before, after = model.encode(batch), model.encode(replace(batch, hours_N=hours))
+    assert before.shape == (42, CONFIG.width)
+    assert not torch.equal(before[batch.visible_V[0]], after[batch.visible_V[0]])
+
+
+@pytest.mark.parametrize("model", BOTH, indirect=True)
+def test_recomputed_activations_give_the_same_gradients_and_fewer_are_kept(model, rng):
+    batch = random_batch(rng, [60, 80, 30], [20, 20, 10])
+    gradients, kept = [], []
+    for model.recompute in (False, True):
+        model.zero_grad()
+        sizes = []
+
+        def note(tensor, sizes=sizes):
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            error, _ = hidden_error(model, batch)
+        kept.append(sum(sizes))
+        error.backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < kept[0] / 4
+
+
 def test_a_hidden_measurement_does_not_see_other_hidden_ones(model, rng):
     batch = random_batch(rng, [30], [10])
     code = batch.code_index_N.clone()
@@ -143,6 +191,7 @@ def test_a_hidden_measurement_does_not_see_other_hidden_ones(model, rng):
     assert before[0] != after[0]
 
 
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_measurements_are_a_set_permuting_a_sequence_permutes_its_predictions(model, rng):
     batch = random_batch(rng, [20, 35], [6, 9])
     order = np.concatenate([rng.permutation(20), 20 + rng.permutation(35)])
@@ -156,6 +205,7 @@ def test_measurements_are_a_set_permuting_a_sequence_permutes_its_predictions(mo
     torch.testing.assert_close(predicted[place_of], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_sequences_do_not_see_one_another(model, rng):
     lengths, num_hidden = [20, 35, 4], [6, 9, 1]
     batch = random_batch(rng, lengths, num_hidden)
@@ -172,8 +222,8 @@ def test_sequences_do_not_see_one_another(model, rng):
     [([], []), ([5, 3], [0, 0]), ([5, 3], [5, 3]), ([5, 3], [0, 3]), ([1], [1])],
     ids=["no sequence", "nothing hidden", "nothing visible", "never both", "one hidden"],
 )
-def test_every_parameter_gets_a_gradient_however_empty_the_batch(rng, lengths, num_hidden):
-    model = build_model(CONFIG, NUM_CODES, seed=0)
+@pytest.mark.parametrize("model", BOTH, indirect=True)
+def test_every_parameter_gets_a_gradient_however_empty_the_batch(model, rng, lengths, num_hidden):
     batch = random_batch(rng, lengths, num_hidden)
     error, count = hidden_error(model, batch)
     error.backward()
@@ -192,6 +242,7 @@ def test_every_parameter_learns_from_an_ordinary_batch(rng):
     assert unmoved == []
 
 
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_sequences_without_visible_or_hidden_measurements_leave_the_others_alone(model, rng):
     batch = random_batch(rng, [20, 6, 35, 9], [6, 6, 9, 0])
     kept = np.concatenate([np.arange(20), np.arange(26, 61)])

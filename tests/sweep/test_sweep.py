@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cvmae.checkpoint import FORMAT
 from cvmae.config import PRESETS, override, read_config
+from cvmae.data.manifest import write_manifest
 from cvmae.sweep import driver, summary
 
 HISTORY = {"train_loss": 0.5, "tuning_r2": 0.1, "train_s": 2.0}
@@ -17,7 +19,7 @@ HISTORY = {"train_loss": 0.5, "tuning_r2": 0.1, "train_s": 2.0}
 def write_checkpoint(config, epochs_done):
     """Leave what a pretraining leaves after some epochs, with errors that fall to a minimum."""
     folder = Path(config.output_dir) / "checkpoints" / f"step_{epochs_done:08d}"
-    (folder / "statistics").mkdir(parents=True)
+    (folder / "statistics").mkdir(parents=True, exist_ok=True)
     for name in ("config.yaml", "model.safetensors", "optimizer.safetensors"):
         (folder / name).touch()
     history = [
@@ -28,6 +30,7 @@ def write_checkpoint(config, epochs_done):
     ]
     progress = {"epoch": epochs_done, "global_step": epochs_done, "history": history}
     (folder / "progress.json").write_text(json.dumps(progress))
+    write_manifest(folder, FORMAT)
 
 
 @pytest.fixture

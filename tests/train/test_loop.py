@@ -1,5 +1,6 @@
 """Training in the calling process: it learns, it resumes exactly, it refuses what it must."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cvmae.checkpoint import find_checkpoint, load_model, load_state
+from cvmae.checkpoint import find_checkpoint, has_checkpoints, load_model, load_state
 from cvmae.config import Config
+from cvmae.data.bricks import iterate_steps, stream_bricks
 from cvmae.data.fit_statistics import load_or_fit
-from cvmae.train import loop
+from cvmae.train import engine, loop
+from cvmae.train.engine import DDPEngine
 from cvmae.train.pretrain import pretrain
 
 
@@ -131,9 +134,13 @@ def test_only_the_newest_checkpoints_and_the_best_are_kept(tiny):
         train=replace(tiny.train, epochs=3, batch_sequences=8),
         checkpoint=replace(tiny.checkpoint, every_steps=1, keep=2),
     )
-    names = sorted(path.name for path in (Path(pretrain(config)) / "checkpoints").iterdir())
-    assert names[0] == "best"
-    assert len(names) == 3
+    run = pretrain(config)
+    history = load_state(run)[0].history
+    best = min(history, key=lambda epoch: epoch["tuning_mse"])["step"]
+    steps = {best, history[-1]["step"] - 1, history[-1]["step"]}
+    names = {path.name for path in (Path(run) / "checkpoints").iterdir()}
+    assert names == {f"step_{step:08d}" for step in steps}
+    assert find_checkpoint(run, "best").name == f"step_{best:08d}"
 
 
 def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
@@ -141,7 +148,7 @@ def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
     loaded = load_model(run)
     assert isinstance(loaded.config, Config)
     assert loaded.fitted.statistics.num_codes == 8
-    engine = loop.Engine(loaded.model, loaded.config, device=torch.device("cpu"), total_steps=1)
+    engine = DDPEngine(loaded.model, loaded.config, device=torch.device("cpu"), total_steps=1)
     plan = loop.make_plan(loaded.config, load_or_fit(replace(loaded.config, resume=run)))
     error = loop.tuning_error(engine, plan, 8)
     last = loaded.progress.history[-1]
@@ -162,7 +169,7 @@ def test_resuming_on_other_statistics_is_refused(tiny, tmp_path):
             tiny.data, clip_quantiles=None, statistics=str(tmp_path / "other" / "statistics")
         ),
     )
-    with pytest.raises(ValueError, match="other data or statistics"):
+    with pytest.raises(ValueError, match="statistics: clip_low, clip_high"):
         pretrain(changed)
 
 
@@ -185,7 +192,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, monkeypatch, at):
         checkpoint=replace(tiny.checkpoint, every_steps=1 if at == "in an epoch" else 0),
     )
     epoch_steps = loop.make_plan(config, load_or_fit(config)).train_order.num_steps(0)
-    step, spoilt = loop.Engine.step, epoch_steps + 2 if at == "in an epoch" else epoch_steps - 1
+    step, spoilt = DDPEngine.step, epoch_steps + 2 if at == "in an epoch" else epoch_steps - 1
 
     def explode(self, micro_batches, global_step):
         result = step(self, micro_batches, global_step)
@@ -194,7 +201,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, monkeypatch, at):
                 next(self.model.parameters()).fill_(float("nan"))
         return result
 
-    monkeypatch.setattr(loop.Engine, "step", explode)
+    monkeypatch.setattr(DDPEngine, "step", explode)
     shutil.rmtree(config.output_dir)
     with pytest.raises(FloatingPointError, match="last good checkpoint is kept"):
         pretrain(config)
@@ -202,25 +209,51 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, monkeypatch, at):
         # The step that spoils the weights is seen one step later, by its error.
         last_good = load_state(folder)[0].global_step <= spoilt + 1
         assert last_good, folder
-    best = Path(config.output_dir) / "checkpoints" / "best"
     if at == "in an epoch":
+        best = find_checkpoint(config.output_dir, "best")
         assert all(v.isfinite().all() for v in load_file(best / "model.safetensors").values())
     else:
-        assert not best.exists()
+        assert not has_checkpoints(config.output_dir)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     tiny, monkeypatch
 ):
     config = replace(tiny, train=replace(tiny.train, epochs=3))
-    step = loop.Engine.step
+    step = DDPEngine.step
 
     def explode(self, micro_batches, global_step):
         error, count = step(self, micro_batches, global_step)
         return (error * float("nan") if global_step >= self._total_steps // 2 else error), count
 
-    monkeypatch.setattr(loop.Engine, "step", explode)
+    monkeypatch.setattr(DDPEngine, "step", explode)
     with pytest.raises(FloatingPointError, match=r"optim\.lr"):
         pretrain(config)
     progress, _, _ = load_state(find_checkpoint(config.output_dir))
     assert 0 < progress.epoch < 3
+
+
+def test_the_step_and_the_batch_that_broke_training_are_named(tiny, monkeypatch):
+    """The same batch, whichever way it is found out: at the next step, or at the epoch's end."""
+    config = replace(tiny, train=replace(tiny.train, batch_sequences=8))
+    plan = loop.make_plan(config, load_or_fit(config))
+    last = plan.train_order.num_steps(0) - 1
+    digests = [
+        batch.digest()[:10]
+        for (batch,) in iterate_steps(
+            stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0), lanes=4
+        )
+    ]
+    error = engine.hidden_error
+    for bad in (2, last):
+        calls = itertools.count()
+
+        def spoil(model, batch, bad=bad, calls=calls):
+            total, count = error(model, batch)
+            return (total * float("inf") if next(calls) == bad else total), count
+
+        monkeypatch.setattr(engine, "hidden_error", spoil)
+        shutil.rmtree(config.output_dir)
+        said = rf"at step {bad + 1} of the run \(batch {digests[bad]}, 1 ranks\)"
+        with pytest.raises(FloatingPointError, match=said):
+            pretrain(config)

@@ -1,0 +1,299 @@
+"""The settings of each room, with their meaning, their default and what is allowed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "LAB_PATTERN",
+    "CheckpointConfig",
+    "DataConfig",
+    "DeepspeedConfig",
+    "EvaluateConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Policy",
+    "ScalingConfig",
+    "SweepConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "require",
+]
+
+Policy = Literal["random", "variance", "cv"]
+
+# Laboratory codes of both dialects of the MIMIC ETL, without specimen rows and without ICU
+# chart events (item ids 22xxxx), which would leak duplicates of hidden laboratory values.
+LAB_PATTERN = r"^LAB//(?!SPECIMEN_COLLECTED//|(RESULT//)?22\d{4}//)"
+
+
+def require(condition: bool, setting: str, value: object, allowed: str) -> None:
+    """Refuse a setting's value with what is allowed."""
+    if not condition:
+        raise ValueError(f"{setting}={value!r} is not allowed: give {allowed}")
+
+
+def _at_least(setting: str, value: float, bound: float) -> None:
+    require(value >= bound, setting, value, f"at least {bound:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which measurements the model sees, and how they are cut into sequences and steps."""
+
+    root: str = ""
+    """Folder of a MEDS data set (holds data/ and metadata/subject_splits.parquet)."""
+    statistics: str = ""
+    """Folder written by fit_statistics; empty: pretrain fits them itself."""
+    code_pattern: str = LAB_PATTERN
+    """Regular expression that a MEDS code must match to enter the vocabulary."""
+    codes_file: str = ""
+    """Text file that fixes the vocabulary: a line per entry, several codes to one by tabs."""
+    num_codes: int = 100
+    """Size of the vocabulary: the most frequent matching codes on train."""
+    min_count: int = 25
+    """Values a code needs on train to enter the vocabulary."""
+    clip_quantiles: tuple[float, float] | None = (0.001, 0.999)
+    """Train quantiles to which values are clipped before moments are taken; None: as published."""
+    sequence_length: int = 512
+    """Longest sequence; a longer subject is cut into windows of near-equal length."""
+    crop: bool = False
+    """Take one random window per subject and epoch instead of all windows."""
+    unit_rows: int = 250_000
+    """Rows that one read covers, about; a subject is never split."""
+    lanes: int = 8
+    """Parallel lanes of the order, fixed for a run: at most as many workers, which share them
+    evenly where their number divides it."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.num_codes", self.num_codes, 1)
+        require(self.num_codes <= 65_535, "data.num_codes", self.num_codes, "at most 65535")
+        _at_least("data.min_count", self.min_count, 2)
+        _at_least("data.sequence_length", self.sequence_length, 2)
+        _at_least("data.unit_rows", self.unit_rows, 1)
+        _at_least("data.lanes", self.lanes, 1)
+        if self.clip_quantiles is not None:
+            low, high = self.clip_quantiles
+            require(
+                0 <= low < high <= 1,
+                "data.clip_quantiles",
+                self.clip_quantiles,
+                "two quantiles, 0 <= low < high <= 1, or None",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """Which values are hidden during pretraining."""
+
+    policy: Policy = "cv"
+    """How a code's mask weight follows from its statistics on train."""
+    ratio: float = 0.25
+    """Expected share of a sequence's values that is hidden."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.ratio < 1, "mask.ratio", self.ratio, "a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the value-only masked autoencoder."""
+
+    width: int = 256
+    """Embedding dimension of encoder and decoder."""
+    num_layers: int = 8
+    """Encoder layers."""
+    num_heads: int = 8
+    """Attention heads."""
+    num_decoder_layers: int = 2
+    """Cross-attention decoder layers (depth not stated in the paper)."""
+    encoder_input: Literal["visible_only", "masked_value"] = "visible_only"
+    """What the encoder reads: visible measurements only (the paper's figure 3), or all, hidden
+    values replaced by a learned token (the published code)."""
+
+    def __post_init__(self) -> None:
+        _at_least("model.num_heads", self.num_heads, 1)
+        _at_least("model.width", self.width, 2 * self.num_heads)
+        require(
+            self.width % (2 * self.num_heads) == 0,
+            "model.width",
+            self.width,
+            f"a multiple of 2 x model.num_heads ({2 * self.num_heads})",
+        )
+        _at_least("model.num_layers", self.num_layers, 1)
+        _at_least("model.num_decoder_layers", self.num_decoder_layers, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = 1e-4
+    """Peak learning rate, at 256 sequences a step where `lr_scaling` is not none."""
+    lr_scaling: Literal["none", "sqrt", "linear"] = "none"
+    """How the learning rate follows train.batch_sequences / 256: not at all, as its square root
+    (the rule for Adam), or in proportion."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after warm-up: constant, or cosine down to zero at the last step."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up; at most a tenth of the run is used."""
+    weight_decay: float = 0.05
+    """Decay of weight matrices (not of norms, biases and embeddings)."""
+    clip_norm: float | None = 1.0
+    """Largest gradient norm; None: no clipping (the paper states none)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.lr < float("inf"), "optim.lr", self.lr, "a positive number")
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            "optim.clip_norm",
+            self.clip_norm,
+            "a positive number or None",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length and precision of a pretraining run."""
+
+    strategy: Literal["ddp", "deepspeed"] = "ddp"
+    """How ranks share the work: DDP keeps all state on each, DeepSpeed partitions it (ZeRO)."""
+    epochs: int = 100
+    """Passes over the sequences of train."""
+    batch_sequences: int = 256
+    """Sequences a step, over all workers (met within a few percent)."""
+    accumulation_steps: int = 1
+    """Micro-batches into which each worker cuts its share of a step, to save memory."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the model; auto: bf16 on a GPU, fp32 on a CPU."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations again in backward: less memory, a third more work."""
+    compile: bool = False
+    """Compile the layers for a few sizes of batches and replay them as CUDA graphs (GPUs, bf16)."""
+    num_threads: int = 1
+    """CPU threads of each worker's model."""
+
+    def __post_init__(self) -> None:
+        _at_least("train.epochs", self.epochs, 1)
+        _at_least("train.batch_sequences", self.batch_sequences, 1)
+        _at_least("train.accumulation_steps", self.accumulation_steps, 1)
+        _at_least("train.num_threads", self.num_threads, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepspeedConfig:
+    """What `train.strategy deepspeed` partitions and where it keeps it."""
+
+    stage: Literal[1, 2, 3] = 1
+    """ZeRO stage: 1 partitions optimiser state, 2 gradients, too, 3 parameters, too."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept in the host's memory: nothing, optimiser state, or parameters as well."""
+    config_file: str = ""
+    """JSON file of further DeepSpeed settings; those above and the optimiser's are not in it."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.offload != "parameters" or self.stage == 3,
+            "deepspeed.offload",
+            self.offload,
+            "none or optimizer; parameters can be offloaded at deepspeed.stage 3 only",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """Where the work runs."""
+
+    num_workers: int = 2
+    """Training workers on Ray; 0: everything in the calling process, without Ray."""
+    min_workers: int = 0
+    """Workers with which a run goes on after a node is lost, growing again when it can; 0: it
+    waits for all."""
+    use_gpu: bool = False
+    """Give each Ray worker a GPU (in the calling process a GPU is used where there is one)."""
+    cpus_per_worker: float = 0.25
+    """CPUs that Ray reserves for a worker; Ray Data needs at least one whole CPU beside them."""
+    max_failures: int = 3
+    """Times that lost workers are replaced before the run gives up."""
+
+    def __post_init__(self) -> None:
+        _at_least("scaling.num_workers", self.num_workers, 0)
+        require(
+            0 <= self.min_workers <= self.num_workers,
+            "scaling.min_workers",
+            self.min_workers,
+            f"0 to scaling.num_workers ({self.num_workers})",
+        )
+        require(
+            self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "above 0"
+        )
+        _at_least("scaling.max_failures", self.max_failures, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written and how many are kept."""
+
+    every_steps: int = 0
+    """Steps between checkpoints within an epoch; 0: only at the end of each epoch."""
+    keep: int = 2
+    """Newest checkpoints kept, beside the one of least tuning error."""
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every_steps", self.every_steps, 0)
+        _at_least("checkpoint.keep", self.keep, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where metrics go."""
+
+    uri: str = ""
+    """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder."""
+    experiment: str = "cvmae"
+    """MLflow experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The grid of a sweep: every policy x epochs x seed."""
+
+    policies: tuple[Policy, ...] = ("random", "variance", "cv")
+    """Masking policies to compare."""
+    epochs: tuple[int, ...] = ()
+    """Lengths of training to compare; empty: train.epochs."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of each cell of the grid; empty: seed."""
+    max_concurrent: int = 0
+    """Trials at a time; 0: as many as the resources hold."""
+
+    def __post_init__(self) -> None:
+        require(len(self.policies) > 0, "sweep.policies", self.policies, "at least one policy")
+        _at_least("sweep.max_concurrent", self.max_concurrent, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is evaluated, on which split and which hidden values."""
+
+    checkpoints: tuple[str, ...] = ()
+    """Models to compare as NAME=RUN_DIR (or a checkpoint); a repeated name means several seeds."""
+    split: Literal["held_out", "tuning"] = "held_out"
+    """Split to evaluate on; look at held_out once."""
+    seed: int = 20_250
+    """Seed of the uniform evaluation mask, the same for every model."""
+    min_scored: int = 100
+    """Scored values that a code needs to enter macro averages and comparisons."""
+    bootstrap_samples: int = 1000
+    """Resamples of subjects for intervals."""
+
+    def __post_init__(self) -> None:
+        for entry in self.checkpoints:
+            name, separator, path = entry.partition("=")
+            require(
+                bool(name and separator and path), "evaluate.checkpoints", entry, "NAME=RUN_DIR"
+            )
+        _at_least("evaluate.min_scored", self.min_scored, 2)
+        _at_least("evaluate.bootstrap_samples", self.bootstrap_samples, 1)

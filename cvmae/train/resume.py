@@ -1,0 +1,80 @@
+"""Whether a run may be resumed: with the data, statistics and settings that it was begun with."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cvmae.checkpoint import CONFIG, STATISTICS, misshapen, open_checkpoint
+from cvmae.config import Config, flatten, read_config
+from cvmae.data.code_statistics import CodeStatistics
+from cvmae.data.fit_statistics import FittedData
+
+__all__ = ["check_same_run"]
+
+# Settings that may differ when a run is resumed: they change neither data, model nor updates.
+FREE_ON_RESUME = re.compile(
+    r"output_dir|resume|resume_allow|data\.(root|statistics|codes_file)|evaluate\.(?!seed$).*"
+    r"|train\.(num_threads|strategy|activation_checkpointing|compile)"
+    r"|(scaling|checkpoint|tracking|sweep|deepspeed)\..*"
+)
+
+
+def check_same_run(config: Config, fitted: FittedData) -> None:
+    """Refuse to resume with settings or data that would make it another run.
+
+    `resume_allow` names what may differ: `data`, `statistics`, or a setting. A model that the
+    weights do not fit is never let through.
+
+    Raises:
+        FileNotFoundError: There is no whole checkpoint.
+        ValueError: Something differs that changes data, model or updates; the message lists it.
+    """
+    with open_checkpoint(config.output_dir) as folder:
+        own, saved = FittedData.read(folder / STATISTICS), flatten(read_config(folder / CONFIG))
+        misfit = misshapen(folder, config.model, fitted.statistics.num_codes)
+    given, allow = flatten(config), config.resume_allow
+    if unknown := [name for name in allow if name not in {"data", "statistics", *given}]:
+        raise ValueError(
+            f"resume_allow={unknown[0]!r} is no setting: give data, statistics or names like "
+            "mask.ratio"
+        )
+    if misfit:
+        raise ValueError(
+            f"cannot resume {config.output_dir}: {misfit}, and no resume_allow makes it fit; "
+            "start a new run with --base CONFIG --output_dir NEW"
+        )
+    changes = {"data": _changes(own.fingerprint, fitted.fingerprint)}
+    changes["statistics"] = _statistics_changes(own.statistics, fitted.statistics)
+    # With these two the learning rate of a step does not depend on how many are to come.
+    lasting = config.optim.schedule == "constant" and config.optim.warmup_steps == 0
+    free = ["train.epochs"] if lasting else []
+    for name in given:
+        if not FREE_ON_RESUME.fullmatch(name) and name not in free and saved[name] != given[name]:
+            changes[name] = f"{saved[name]!r} -> {given[name]!r}"
+    refused = {name: text for name, text in changes.items() if text and name not in allow}
+    if refused:
+        raise ValueError(
+            f"cannot resume {config.output_dir} with other data, statistics or settings ("
+            f"{'; '.join(f'{name}: {text}' for name, text in refused.items())}): give what it was "
+            f"trained with, say --resume_allow {' '.join(refused)} if the change is meant, or "
+            "start a new run with --base CONFIG --output_dir NEW"
+        )
+
+
+def _changes(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    keys = [key for key in {**own, **given} if own.get(key) != given.get(key)]
+    return ", ".join(f"{key} {own.get(key)!r} -> {given.get(key)!r}" for key in keys)
+
+
+def _statistics_changes(own: CodeStatistics, given: CodeStatistics) -> str:
+    """Say how statistics differ, by codes where the vocabulary does."""
+    if own.codes == given.codes:
+        return ", ".join(own.differences(given))
+    gone, new = sorted({*own.codes} - {*given.codes}), sorted({*given.codes} - {*own.codes})
+    found = [
+        f"{name} {', '.join(some[:5])}" for name, some in (("without", gone), ("with", new)) if some
+    ]
+    return (
+        f"vocabulary of {own.num_codes} codes -> {given.num_codes}, "
+        f"{' and '.join(found) or 'in another order'}"
+    )

@@ -1,0 +1,368 @@
+"""Checkpoints: what is damaged or foreign is passed over by name, and a full disk harms nothing."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cvmae import checkpoint
+from cvmae.checkpoint import (
+    FORMAT,
+    Progress,
+    clear_rubbish,
+    find_checkpoint,
+    load_model,
+    load_state,
+    open_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from cvmae.config import Config, write_config
+from cvmae.data.fit_statistics import load_or_fit
+from cvmae.data.folders import file_sizes
+from cvmae.data.manifest import write_manifest
+from cvmae.model.vomae import build_model
+from cvmae.train.pretrain import pretrain
+
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def save(tiny: Config) -> Save:
+    """Write the checkpoint of a step into the run folder, of `tiny` or of changed settings."""
+    fitted = load_or_fit(tiny)
+    write_config(tiny, Path(tiny.output_dir) / "config.yaml")
+
+    def save(step: int, errors: tuple[float, ...] = (), config: Config = tiny) -> str:
+        model = build_model(config.model, fitted.statistics.num_codes, seed=step).state_dict()
+        history = tuple({"step": n + 1, "tuning_mse": error} for n, error in enumerate(errors))
+        return save_checkpoint(
+            config.output_dir,
+            config=config,
+            fitted=fitted,
+            progress=Progress(global_step=step, history=history),
+            model=model,
+            optimizer={f"{name}/exp_avg": value + 1 for name, value in model.items()},
+        )
+
+    return save
+
+
+def steps_of(config: Config) -> list[str]:
+    return sorted(path.name for path in (Path(config.output_dir) / "checkpoints").iterdir())
+
+
+def missing(folder: Path) -> str:
+    (folder / "optimizer.safetensors").unlink()
+    return "optimizer.safetensors is missing"
+
+
+def truncated(folder: Path) -> str:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    return f"model.safetensors has {weights.stat().st_size} of {weights.stat().st_size + 1} bytes"
+
+
+def one_bit_wrong(folder: Path) -> str:
+    weights = folder / "optimizer.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 4
+    weights.write_bytes(content)
+    return "optimizer.safetensors is damaged"
+
+
+def without_manifest(folder: Path) -> str:
+    (folder / "manifest.json").unlink()
+    return "it has no manifest.json"
+
+
+def manifest_torn(folder: Path) -> str:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:-40])
+    return "its manifest.json is damaged"
+
+
+def manifest_of_another_program(folder: Path) -> str:
+    (folder / "manifest.json").write_text('{"format": "theirs", "files": {}}')
+    return "it is a 'theirs', not a 'cvmae checkpoint 1'"
+
+
+def other_files(folder: Path) -> str:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "mp_rank_00_model_states.pt").write_bytes(pickle.dumps({"module": {}}))
+    return "it has no manifest.json"
+
+
+def weights_of_another_program(folder: Path) -> str:
+    save_file({"decoder.weight": torch.zeros(3, 4)}, folder / "model.safetensors")
+    write_manifest(folder, FORMAT)
+    return "its weights are of another model: mask_token has shape None, expected [32]"
+
+
+def of_a_wider_model(folder: Path) -> str:
+    weights = load_file(folder / "model.safetensors")
+    wider = {name: torch.cat([value, value]) for name, value in weights.items()}
+    save_file(wider, folder / "model.safetensors")
+    write_manifest(folder, FORMAT)
+    return "its weights are of another model: mask_token has shape [64], expected [32]"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        missing,
+        truncated,
+        one_bit_wrong,
+        without_manifest,
+        manifest_torn,
+        manifest_of_another_program,
+        other_files,
+        weights_of_another_program,
+        of_a_wider_model,
+    ],
+)
+def test_what_is_damaged_or_foreign_is_passed_over_by_name_and_the_one_before_counts(
+    tiny, save, spoil, caplog
+):
+    save(1)
+    newest = Path(save(2))
+    reason = spoil(newest)
+    progress, model, _ = load_state(tiny.output_dir)
+    assert progress.global_step == 1
+    expected = build_model(tiny.model, 8, seed=1).state_dict()
+    assert all(torch.equal(model[name], value) for name, value in expected.items())
+    assert load_model(tiny.output_dir).progress.global_step == 1
+    assert f"{newest} is passed over: {reason}" in caplog.text
+    if spoil is not weights_of_another_program and spoil is not of_a_wider_model:
+        with pytest.raises(ValueError, match="is no whole checkpoint"):
+            load_state(newest)
+
+
+def test_a_whole_checkpoint_of_another_model_is_passed_over(tiny, save, tmp_path, caplog):
+    save(1)
+    wide = replace(tiny, output_dir=str(tmp_path / "wide"), model=replace(tiny.model, num_layers=3))
+    foreign = save(2, config=wide)
+    load_state(foreign)  # by itself it is sound
+    shutil.copytree(foreign, Path(tiny.output_dir) / "checkpoints" / "step_00000002")
+    assert load_state(tiny.output_dir)[0].global_step == 1
+    assert "step_00000002 is passed over: its weights are of another model" in caplog.text
+
+
+def test_where_no_checkpoint_is_sound_the_run_does_not_begin_anew(tiny, save):
+    one_bit_wrong(Path(save(1)))
+    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+        pretrain(replace(tiny, resume=tiny.output_dir))
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_if_it_were_not(tiny, tmp_path):
+    config = replace(tiny, train=replace(tiny.train, epochs=3))
+    whole = pretrain(replace(config, output_dir=str(tmp_path / "whole")))
+    run = pretrain(config)
+    one_bit_wrong(find_checkpoint(run))
+    pretrain(replace(config, resume=run))
+    ours, theirs = load_state(run), load_state(whole)
+    assert ours[0].global_step == theirs[0].global_step
+    for our, their in zip(ours[1:], theirs[1:], strict=True):
+        assert all(torch.equal(our[name], value) for name, value in their.items())
+
+
+def test_damage_behind_the_step_that_is_written_next_is_removed(tiny, save):
+    save(1)
+    one_bit_wrong(Path(save(4)))
+    save(3)
+    assert steps_of(tiny) == ["step_00000001", "step_00000003"]
+
+
+def test_the_best_checkpoint_is_kept_and_found_without_a_copy(tiny, save):
+    config = replace(tiny, checkpoint=replace(tiny.checkpoint, keep=1))
+    errors = (0.9, 0.5, 0.7, 0.6)
+    for step in range(1, 5):
+        save(step, errors[:step], config=config)
+    assert steps_of(tiny) == ["step_00000002", "step_00000004"]
+    assert find_checkpoint(tiny.output_dir, "best").name == "step_00000002"
+    assert load_model(tiny.output_dir, which="best").progress.global_step == 2
+    assert read_progress(tiny.output_dir).global_step == 4
+    one_bit_wrong(find_checkpoint(tiny.output_dir, "best"))
+    assert load_model(tiny.output_dir, which="best").progress.global_step == 4
+    save(5, (*errors, 0.4), config=config)
+    assert steps_of(tiny) == ["step_00000005"]
+
+
+def test_while_one_is_written_there_is_room_for_one_more_than_is_kept(tiny, save, monkeypatch):
+    write, peaks = checkpoint.write_manifest, []
+
+    def count(folder, written_as):
+        write(folder, written_as)
+        weights = Path(tiny.output_dir).rglob("model.safetensors")
+        peaks.append(len({path.stat().st_ino for path in weights}))
+
+    monkeypatch.setattr(checkpoint, "write_manifest", count)
+    config = replace(tiny, checkpoint=replace(tiny.checkpoint, keep=2))
+    for step in range(1, 7):
+        save(step, tuple(1 / n for n in range(1, step + 1)), config=config)
+    assert peaks == [1, 2, 3, 3, 3, 3]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("room", "function", "error"),
+    [
+        (checkpoint, "save_file", SafetensorError("I/O error: No space left on device")),
+        (checkpoint, "write_config", FULL),
+        (Path, "write_text", FULL),
+        (Path, "mkdir", FULL),
+        (checkpoint.FittedData, "write", FULL),
+        (checkpoint, "write_manifest", FULL),
+        (os, "fsync", FULL),
+        (os, "replace", FULL),
+    ],
+)
+def test_a_disk_that_is_full_at_any_write_leaves_nothing_behind(
+    tiny, save, monkeypatch, room, function, error
+):
+    save(1)
+    before = file_sizes(tiny.output_dir)
+    with monkeypatch.context() as patch:
+
+        def fail(*args, **settings):
+            raise error
+
+        patch.setattr(room, function, fail)
+        said = r"step_00000002 cannot be written \(.*No space left on device"
+        with pytest.raises(OSError, match=said):
+            save(2)
+    assert file_sizes(tiny.output_dir) == before
+    assert load_state(tiny.output_dir)[0].global_step == 1
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["one in the course", "the last one"])
+def test_a_run_goes_on_over_a_checkpoint_that_fails_unless_it_is_the_last(
+    tiny, tmp_path, monkeypatch, caplog, failing
+):
+    whole = pretrain(replace(tiny, output_dir=str(tmp_path / "whole")))
+    saves = []
+
+    def sometimes_full(tensors, path):
+        saves.append(path)
+        if len(saves) == 2 * failing:  # the optimiser's state, after the weights
+            raise SafetensorError("I/O error: No space left on device")
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", sometimes_full)
+        if failing == 2:
+            with pytest.raises(OSError, match=r"cannot be written .*No space left on device"):
+                pretrain(tiny)
+            assert load_state(tiny.output_dir)[0].epoch == 1
+        else:
+            pretrain(tiny)
+            assert "No space left on device); earlier ones are as they were" in caplog.text
+            assert len(steps_of(tiny)) == 1
+    if failing == 2:
+        pretrain(replace(tiny, resume=tiny.output_dir))
+    ours, theirs = load_state(tiny.output_dir)[1], load_state(whole)[1]
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_a_run_goes_on_where_metrics_cannot_be_written_for_an_epoch(tiny, monkeypatch, caplog):
+    write, calls = pq.write_table, []
+
+    def full_at_first(table, path, **settings):
+        calls.append(path)
+        if "metrics.parquet" in str(path) and sum("metrics.parquet" in str(p) for p in calls) == 1:
+            raise FULL
+        write(table, path, **settings)
+
+    monkeypatch.setattr(pq, "write_table", full_at_first)
+    run = pretrain(tiny)
+    assert "metrics of epoch 1 are not written ([Errno 28] No space left on device)" in caplog.text
+    # They are held, and written with the next ones.
+    assert set(pq.read_table(f"{run}/metrics.parquet")["step"].to_pylist()) == {1, 2}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of its own, whose size a function changes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if shutil.which("mount") is None or not mount("-o", "size=64m"):
+        pytest.skip("needs the right to mount a file system")
+    yield folder, lambda size: mount("-o", f"remount,size={size}")
+    # Lazily: weights that a failed test still holds are mapped from files there.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_run_survives_a_disk_that_is_really_full(tiny, tmp_path, small_disk, caplog):
+    config = replace(tiny, train=replace(tiny.train, epochs=4))
+    whole = pretrain(replace(config, output_dir=str(tmp_path / "whole")))
+    size = sum(file_sizes(find_checkpoint(whole)).values())
+    disk, resize = small_disk
+    config = replace(config, output_dir=str(disk / "run"))
+    assert resize(int(1.7 * size))
+    with pytest.raises(OSError, match="No space left on device"):
+        pretrain(config)
+    assert "training goes on" in caplog.text
+    assert load_state(config.output_dir)[0].epoch == 1
+    assert not [name for name in file_sizes(config.output_dir) if ".writing_" in name]
+    assert resize("64m")
+    pretrain(replace(config, resume=config.output_dir))
+    ours, theirs = load_state(config.output_dir)[1], load_state(whole)[1]
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tiny, save):
+    save(1)
+    before = file_sizes(tiny.output_dir)
+    (Path(tiny.output_dir) / ".writing_a_metrics.parquet").write_text("half")
+    (Path(tiny.output_dir) / "checkpoints" / ".writing_b_step_00000002").mkdir()
+    (Path(tiny.output_dir) / "checkpoints" / ".writing_b_step_00000002" / "x").write_text("half")
+    assert load_state(tiny.output_dir)[0].global_step == 1
+    clear_rubbish(tiny.output_dir)
+    assert file_sizes(tiny.output_dir) == before
+    assert steps_of(tiny) == ["step_00000001"]
+
+
+def test_nothing_is_unpickled(tiny, save, monkeypatch):
+    folder = save(1)
+
+    def refuse(*args, **settings):
+        raise AssertionError("something is unpickled")
+
+    for room, function in ((pickle, "load"), (pickle, "loads"), (torch, "load")):
+        monkeypatch.setattr(room, function, refuse)
+    load_state(folder)
+    load_model(folder)
+    suffixes = {Path(name).suffix for name in file_sizes(folder)}
+    assert suffixes == {".json", ".yaml", ".parquet", ".safetensors"}
+
+
+def test_a_manifest_lists_every_file_with_the_hash_that_other_tools_show(save):
+    folder = Path(save(1))
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert set(files) == set(file_sizes(folder)) - {"manifest.json"}
+    if shutil.which("sha256sum"):
+        shown = subprocess.run(
+            ["sha256sum", *files], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.split()[::2]
+        assert shown == [entry["sha256"] for entry in files.values()]
+    with open_checkpoint(folder) as same:
+        assert same == folder

@@ -1,0 +1,89 @@
+"""Steps of training on several ranks of this machine (gloo), without Ray: what each step loses."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from cvmae.config import Config
+from cvmae.data.batches import Batch
+from cvmae.data.bricks import iterate_steps, stream_bricks
+from cvmae.data.fit_statistics import FittedData
+from cvmae.distributed import rank, sum_over_ranks, world_size
+from cvmae.model.vomae import build_model
+from cvmae.train.engine import State, make_engine
+from cvmae.train.loop import make_plan
+
+Result = tuple[list[float], State, State]  # loss of each step, weights, optimiser state
+
+
+def run_steps(
+    config: Config,
+    fitted: FittedData,
+    *,
+    first: int = 0,
+    num_steps: int,
+    state: tuple[State, State] | None = None,
+) -> Result:
+    """Take steps of training from `first` on, and from `state` where it is given."""
+    torch.set_num_threads(1)
+    plan = make_plan(config, fitted)
+    device = torch.device("cpu")
+    model = build_model(config.model, fitted.statistics.num_codes, config.seed)
+    engine = make_engine(model, config, device=device, total_steps=1000)
+    if state is not None:
+        # Ranks are given the same memory, and optimisers write into what they take up.
+        engine.load_state(*({name: t.clone() for name, t in part.items()} for part in state))
+    losses = []
+    for number, micro_batches in enumerate(_steps(config, plan)):
+        if number < first:
+            continue
+        if number == first + num_steps:
+            break
+        error, count = engine.step(micro_batches, number)
+        error, count = sum_over_ranks(np.array([error.item(), count.item()]), device)
+        losses.append(float(error / max(count, 1)))
+    assert len(losses) == num_steps
+    weights, optimizer = engine.state()
+    return losses, weights, optimizer
+
+
+def run_on_ranks(world: int, folder: Path, *args: Any, **kwargs: Any) -> Result:
+    """Call `run_steps` on several ranks and return what rank 0 returned."""
+    folder.mkdir()
+    torch.multiprocessing.spawn(_rank, (world, folder, args, kwargs), nprocs=world)
+    result: Result = torch.load(folder / "result", weights_only=False)  # of our own making
+    return result
+
+
+def _rank(number: int, world: int, folder: Path, args: Any, kwargs: Any) -> None:
+    os.environ["LOCAL_RANK"] = str(number)  # DeepSpeed wants to be told; Ray Train tells it
+    dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=world)
+    try:
+        result = run_steps(*args, **kwargs)
+        if number == 0:
+            torch.save(result, folder / "result")
+    finally:
+        dist.destroy_process_group()
+
+
+def _steps(config: Config, plan: Any) -> Iterator[list[Batch]]:
+    for epoch in range(10**6):
+        bricks = stream_bricks(
+            plan.train_reader,
+            plan.train_order,
+            plan.units,
+            epoch=epoch,
+            rank=rank(),
+            world=world_size(),
+        )
+        yield from iterate_steps(
+            bricks,
+            lanes=config.data.lanes // world_size(),
+            accumulation_steps=config.train.accumulation_steps,
+        )

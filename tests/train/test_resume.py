@@ -1,0 +1,179 @@
+"""Resuming: what changes data, model or updates is refused and named, the rest is not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cvmae.checkpoint import load_state
+from cvmae.config import Config, override, read_config
+from cvmae.data.fit_statistics import fit, load_or_fit
+from cvmae.data.synthetic import SyntheticConfig, write_hospital
+from cvmae.train import loop
+from cvmae.train.pretrain import pretrain
+from cvmae.train.resume import check_same_run
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another hospital with the same codes."""
+    root = tmp_path_factory.mktemp("elsewhere") / "meds"
+    return write_hospital(
+        SyntheticConfig(root=str(root), num_subjects=50, num_codes=8, num_shards=3, seed=9)
+    )
+
+
+class InterruptedRunError(Exception):
+    """Stands for a process that ends here."""
+
+
+@pytest.fixture
+def run(tiny: Config) -> Config:
+    """Settings of a run that is resumed."""
+    pretrain(tiny)
+    return replace(tiny, resume=tiny.output_dir)
+
+
+def fitted_to(config: Config, folder: Path) -> Config:
+    """Fit statistics to the settings as they are now, and give them."""
+    fit(config).write(folder)
+    return replace(config, data=replace(config.data, statistics=str(folder)))
+
+
+def check(config: Config) -> None:
+    check_same_run(config, load_or_fit(config))
+
+
+def test_another_data_set_is_refused_until_data_and_statistics_are_allowed(
+    run, elsewhere, tmp_path
+):
+    moved = replace(run, data=replace(run.data, root=elsewhere))
+    with pytest.raises(ValueError, match=r"num_rows is .*--resume_allow data statistics"):
+        pretrain(moved)
+    moved = fitted_to(moved, tmp_path / "fitted")
+    with pytest.raises(ValueError, match=r"data: .*num_rows \d+ -> \d+.*; statistics: vocabulary"):
+        check(moved)
+    with pytest.raises(ValueError, match=r"--resume_allow statistics if"):
+        check(replace(moved, resume_allow=("data",)))
+    moved = replace(moved, train=replace(moved.train, epochs=3))
+    allowed = ("data", "statistics", "train.epochs")
+    pretrain(replace(moved, resume_allow=allowed))
+    progress, _, _ = load_state(run.output_dir)
+    assert progress.epoch == 3
+    # From here on the other data are the run's own, and the permission is used up.
+    assert not read_config(Path(run.output_dir) / "config.yaml").resume_allow
+    check(moved)
+
+
+@pytest.mark.parametrize(
+    ("first", "shown"),
+    [
+        (slice(None, None, -1), "vocabulary of 8 codes -> 8, in another order"),
+        (slice(3, None), "vocabulary of 8 codes -> 8, without LAB//.* and with LAB//new"),
+    ],
+)
+def test_another_vocabulary_is_shown_and_must_be_allowed(run, first, shown):
+    fitted = load_or_fit(run)
+    codes = fitted.statistics.codes[first]
+    codes += tuple(f"LAB//new{number}" for number in range(8 - len(codes)))
+    changed = replace(fitted, statistics=replace(fitted.statistics, codes=codes))
+    with pytest.raises(ValueError, match=rf"statistics: {shown}.*--resume_allow statistics if"):
+        check_same_run(run, changed)
+    check_same_run(replace(run, resume_allow=("statistics",)), changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("mask.ratio", 0.5, r"0\.25 -> 0\.5"),
+        ("mask.policy", "random", "'cv' -> 'random'"),
+        ("optim.lr", 0.5, r"0\.001 -> 0\.5"),
+        ("train.batch_sequences", 8, "16 -> 8"),
+        ("train.epochs", 9, "2 -> 9"),  # the cosine's length
+        ("data.lanes", 2, "4 -> 2"),
+        ("evaluate.seed", 1, "20250 -> 1"),
+        ("model.num_heads", 4, "2 -> 4"),  # shapes stay, the function does not
+        ("seed", 1, "0 -> 1"),
+    ],
+)
+def test_a_setting_that_changes_the_run_is_refused_until_it_is_allowed(run, name, value, shown):
+    changed = override(run, {name: value})
+    with pytest.raises(ValueError, match=rf"\({name}: {shown}\).*--resume_allow {name} if"):
+        check(changed)
+    check(replace(changed, resume_allow=(name,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("model.width", 16), ("model.num_layers", 3), ("model.num_layers", 1)]
+)
+def test_a_model_that_the_weights_do_not_fit_is_refused_whatever_is_allowed(run, name, value):
+    changed = replace(override(run, {name: value}), resume_allow=(name,))
+    with pytest.raises(ValueError, match=r"weights are of another model: .* no resume_allow makes"):
+        pretrain(changed)
+    assert load_state(run.output_dir)[0].is_finished(run)  # still the run's own
+
+
+def test_another_number_of_codes_is_refused_whatever_is_allowed(run, tmp_path):
+    fewer = fitted_to(replace(run, data=replace(run.data, num_codes=5)), tmp_path / "fitted")
+    fewer = replace(fewer, resume_allow=("statistics", "data.num_codes"))
+    with pytest.raises(ValueError, match=r"shape \[8, 32\], expected \[5, 32\]"):
+        pretrain(fewer)
+
+
+def test_an_epoch_that_was_begun_goes_on_where_an_allowed_change_makes_it_shorter(
+    tiny, monkeypatch
+):
+    config = replace(
+        tiny,
+        train=replace(tiny.train, batch_sequences=8),
+        checkpoint=replace(tiny.checkpoint, every_steps=5),
+    )
+    stopped = loop.save_checkpoint
+
+    def save_and_stop(*args, **rest):
+        stopped(*args, **rest)
+        if rest["progress"].step == 20:
+            raise InterruptedRunError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_and_stop)
+        with pytest.raises(InterruptedRunError):
+            pretrain(config)
+    longer = replace(config, resume=tiny.output_dir, train=replace(tiny.train, batch_sequences=16))
+    pretrain(replace(longer, resume_allow=("train.batch_sequences",)))
+    steps = [epoch["step"] for epoch in load_state(tiny.output_dir)[0].history]
+    assert steps[0] == 20
+    assert 20 < steps[1] < 40
+
+
+def test_harmless_changes_are_not_refused(run, tmp_path):
+    elsewhere = tmp_path / "copy"
+    load_or_fit(run).write(elsewhere)
+    check(
+        override(
+            run,
+            {
+                "data.statistics": str(elsewhere),
+                "train.num_threads": 2,
+                "train.strategy": "deepspeed",
+                "train.activation_checkpointing": True,
+                "deepspeed.stage": 3,
+                "deepspeed.offload": "parameters",
+                "deepspeed.config_file": "x.json",
+                "scaling.num_workers": 4,
+                "scaling.min_workers": 2,
+                "scaling.max_failures": 7,
+                "checkpoint.every_steps": 3,
+                "checkpoint.keep": 5,
+                "tracking.uri": "http://elsewhere",
+                "tracking.experiment": "other",
+                "sweep.seeds": [1, 2],
+                "evaluate.bootstrap_samples": 10,
+            },
+        )
+    )
+
+
+def test_a_permission_that_names_nothing_is_refused(run):
+    with pytest.raises(ValueError, match=r"resume_allow='mask\.rato' is no setting"):
+        check(replace(run, resume_allow=("mask.rato",)))
