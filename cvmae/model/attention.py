@@ -8,18 +8,25 @@ this file only, and inside a bucket only.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from cvmae.model.static import StaticPlan
+if find_spec("triton") is not None:  # comes with torch for CUDA only
+    from cvmae.model import attention_operators as kernels
 
-__all__ = ["AttentionPlan", "Plan", "attention", "plan_attention"]
+__all__ = [
+    "KERNEL_HEAD_DIMS",
+    "AttentionPlan",
+    "cross_attention",
+    "plan_attention",
+    "self_attention",
+]
 
 # Shape letters: B sequences, Q queries, K keys (both packed: sequence after sequence),
 # S slots of all padded buckets, H heads, D dimension of a head.
@@ -29,6 +36,7 @@ Ints = npt.NDArray[np.int64]
 # A bucket holds lengths within an eighth of its longest, or within 16: padding then adds about
 # a tenth to attention, itself a sixth of a step, and a step has about ten buckets.
 BUCKET_SHARE, BUCKET_STEP = 0.125, 16
+KERNEL_HEAD_DIMS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +48,9 @@ class AttentionPlan:
 
     num_queries_B: Ints
     num_keys_B: Ints
-    device: torch.device
-
-    @cached_property
-    def query_offsets_B(self) -> Tensor:
-        """Return B + 1 offsets (int32) of the sequences' queries, on the device."""
-        return self._to_device(_offsets(self.num_queries_B).astype(np.int32))
-
-    @cached_property
-    def key_offsets_B(self) -> Tensor:
-        """Return B + 1 offsets (int32) of the sequences' keys, on the device."""
-        return self._to_device(_offsets(self.num_keys_B).astype(np.int32))
-
-    @cached_property
-    def max_queries(self) -> int:
-        """Return the most queries of one sequence."""
-        return int(self.num_queries_B.max(initial=0))
-
-    @cached_property
-    def max_keys(self) -> int:
-        """Return the most keys of one sequence."""
-        return int(self.num_keys_B.max(initial=0))
+    query_offsets_B: Tensor  # int32, B + 1 entries, on the device
+    key_offsets_B: Tensor
+    longest: int  # queries of a sequence at most
 
     @cached_property
     def is_empty(self) -> bool:
@@ -99,7 +89,7 @@ class AttentionPlan:
         )
 
     def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return torch.from_numpy(array).to(self.query_offsets_B.device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,54 +118,69 @@ class Buckets:
     key_masks: tuple[Tensor | None, ...]  # True where a slot holds a key; None: all do
 
 
-Plan = AttentionPlan | StaticPlan
-
-
 def plan_attention(
-    num_queries_B: Ints, num_keys_B: Ints, device: torch.device | str
+    num_queries_B: Ints,
+    num_keys_B: Ints,
+    query_offsets_B: Tensor,
+    key_offsets_B: Tensor,
+    *,
+    longest: int = 0,
 ) -> AttentionPlan:
     """Plan attention of each sequence's queries to the same sequence's keys.
 
     Args:
         num_queries_B: Queries of each sequence; may be 0.
         num_keys_B: Keys of each sequence; may be 0, its queries then get zeros.
-        device: Where the plan's tensors live.
+        query_offsets_B: Where the queries of each sequence begin, and the end; on the device.
+        key_offsets_B: Likewise of the keys.
+        longest: Queries of a sequence at most; 0: those of the longest here.
     """
     return AttentionPlan(
-        num_queries_B=num_queries_B, num_keys_B=num_keys_B, device=torch.device(device)
+        num_queries_B=num_queries_B,
+        num_keys_B=num_keys_B,
+        query_offsets_B=query_offsets_B,
+        key_offsets_B=key_offsets_B,
+        longest=longest or int(num_queries_B.max(initial=1)),
     )
 
 
-def attention(query_QHD: Tensor, key_KHD: Tensor, value_KHD: Tensor, plan: Plan) -> Tensor:
-    """Attend within each sequence of packed rows, shape [Q, H, D] to [Q, H, D].
+def self_attention(packed_N3HD: Tensor, plan: AttentionPlan) -> Tensor:
+    """Attend within each sequence, [N, 3, H, D] (query, key and value) to [N, H, D].
 
-    Scores are scaled by 1 / sqrt(D); no mask, no order. Queries without keys get zeros.
+    Scores are scaled by 1 / sqrt(D); no mask, no order.
     """
-    if isinstance(plan, StaticPlan):
-        sizes = (plan.query_offsets_B, plan.key_offsets_B, plan.max_queries, plan.max_keys)
-        return cast("Tensor", varlen_attn(query_QHD, key_KHD, value_KHD, *sizes))
+    if _have_kernels(packed_N3HD):
+        return kernels.self_attention(packed_N3HD, plan.query_offsets_B, plan.longest)
+    query, key, value = packed_N3HD.unbind(1)
+    return _bucketed_attention(query, key, value, plan)
+
+
+def cross_attention(query_QHD: Tensor, packed_K2HD: Tensor, plan: AttentionPlan) -> Tensor:
+    """Attend to the keys of the same sequence, [Q, H, D] and [K, 2, H, D] to [Q, H, D].
+
+    Queries without keys get zeros.
+    """
+    if _have_kernels(query_QHD):
+        offsets = plan.query_offsets_B, plan.key_offsets_B
+        return kernels.cross_attention(query_QHD, packed_K2HD, *offsets, plan.longest)
+    key, value = packed_K2HD.unbind(1)
+    return _bucketed_attention(query_QHD, key, value, plan)
+
+
+def _have_kernels(x: Tensor) -> bool:
+    """Tell whether our kernels take such rows."""
+    is_half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.is_cuda and is_half and x.shape[-1] in KERNEL_HEAD_DIMS
+
+
+def _bucketed_attention(
+    query_QHD: Tensor, key_KHD: Tensor, value_KHD: Tensor, plan: AttentionPlan
+) -> Tensor:
     if plan.is_empty:
         # Zeros that depend on all inputs: autograd would otherwise leave out a part of the model,
         # for whose gradients other ranks would wait.
         return query_QHD * 0 + (key_KHD.sum() + value_KHD.sum()) * 0
-    if _has_varlen_kernel(query_QHD):
-        sizes = (plan.query_offsets_B, plan.key_offsets_B, plan.max_queries, plan.max_keys)
-        return cast("Tensor", varlen_attn(query_QHD, key_KHD, value_KHD, *sizes))
-    return _bucketed_attention(query_QHD, key_KHD, value_KHD, plan.buckets)
-
-
-def _has_varlen_kernel(query_QHD: Tensor) -> bool:
-    return (
-        query_QHD.is_cuda
-        and query_QHD.dtype in (torch.bfloat16, torch.float16)
-        and query_QHD.shape[-1] % 8 == 0
-        and torch.cuda.get_device_capability(query_QHD.device) >= (8, 0)
-    )
-
-
-def _bucketed_attention(
-    query_QHD: Tensor, key_KHD: Tensor, value_KHD: Tensor, buckets: Buckets
-) -> Tensor:
+    buckets = plan.buckets
     rows = buckets.query_rows
     queries = _pad(query_QHD, rows, [(b, q) for b, q, _ in buckets.shapes])
     keys = _pad(key_KHD, buckets.key_rows, [(b, k) for b, _, k in buckets.shapes])

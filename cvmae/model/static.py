@@ -1,108 +1,121 @@
-"""Layers at a few fixed sizes: what lets a GPU fuse their kernels and replay them as one graph.
+"""Batches at recurring sizes, in memory that stays: what a CUDA graph can be replayed on.
 
 Packed batches differ in size from step to step, and a small model on a fast GPU waits for the host
-to launch its kernels one by one. Here rows are padded up to the next of a few sizes, eight an
-octave (at most an eighth more, a sixteenth on average), and the padding lies in sequences of its
-own, which no other sees and whose results are cut off. Embeddings and the loss, a handful of
-kernels, stay as they are.
+to launch its kernels one by one. Here the rows of a batch are written over those of the last one
+of its size, up to the next of the sizes that recur. What lies beyond is in sequences of its own,
+which no other sees and whose errors weigh nothing: left-overs of earlier batches.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-__all__ = ["StaticPlan", "compiled", "padded_rows", "static_plan", "static_size"]
+from cvmae.data.batches import Batch, make_batch
+
+__all__ = ["StaticBatch", "StaticSize", "round_up"]
 
 Ints = npt.NDArray[np.int64]
 
-SIZES_PER_OCTAVE, SMALLEST = 8, 64
+SIZES_PER_OCTAVE, SMALLEST = 32, 64
 
 
-class StaticPlan(NamedTuple):
-    """Which rows attend to which, in sizes that recur; see `attention.AttentionPlan`."""
+class StaticSize(NamedTuple):
+    """Numbers of rows that recur, with what is beyond the batch's own."""
 
-    query_offsets_B: Tensor  # int32
-    key_offsets_B: Tensor  # int32
-    max_queries: int
-    max_keys: int
-    num_queries: int  # rows, with padding
-    num_keys: int
+    visible: int
+    hidden: int
+    sequences: int
+
+    @classmethod
+    def of(cls, batch: Batch, longest: int) -> Self:
+        """Return the size for a batch; no device is asked.
+
+        Args:
+            batch: Any.
+            longest: Measurements of a sequence at most.
+        """
+        length_B = batch.num_visible_B + batch.num_hidden_B
+        assert length_B.max(initial=0) <= longest, "a sequence is longer than data.sequence_length"
+        num_visible, num_hidden = int(batch.num_visible_B.sum()), int(batch.num_hidden_B.sum())
+        visible, hidden = round_up(num_visible), round_up(num_hidden)
+        # As many more sequences as the most rows beyond could need, so that their number recurs.
+        beyond = (visible + hidden) // SIZES_PER_OCTAVE + 2 * SMALLEST
+        sequences = round_up(batch.num_sequences + beyond // longest + 1)
+        return cls(visible=visible, hidden=hidden, sequences=sequences)
 
 
-def static_size(size: int) -> int:
-    """Return the smallest of the recurring sizes that is larger.
+def round_up(size: int) -> int:
+    """Return the smallest of the recurring sizes that is larger; all are multiples of 64.
 
     Example:
-        >>> [static_size(size) for size in (0, 63, 64, 1000, 1024)]
-        [64, 64, 72, 1024, 1152]
+        >>> [round_up(size) for size in (0, 63, 64, 1000, 49_000)]
+        [64, 64, 128, 1024, 49152]
     """
-    octave = SMALLEST
-    while octave * 2 <= size:
-        octave *= 2
-    step = octave // SIZES_PER_OCTAVE
-    return max(SMALLEST, (size // step + 1) * step)
+    step = max(SMALLEST, (1 << size.bit_length()) // (2 * SIZES_PER_OCTAVE))
+    return (size // step + 1) * step
 
 
-def static_plan(
-    num_queries_B: Ints, num_keys_B: Ints, longest: int, device: torch.device | str
-) -> StaticPlan:
-    """Plan attention within sequences and, apart from them, within the padding.
+class StaticBatch:
+    """A batch whose tensors keep their place, and the weight of each hidden value's error."""
 
-    Args:
-        num_queries_B: Queries of each sequence.
-        num_keys_B: Keys of each sequence.
-        longest: Rows of a sequence at most, the same for all steps.
-        device: Where the plan's tensors live.
-    """
-    queries, keys = static_size(int(num_queries_B.sum())), static_size(int(num_keys_B.sum()))
-    # As many sequences of padding as the most padding needs, so that their number recurs, too.
-    num_sequences = static_size(len(num_queries_B) + _most_padding(queries, keys) // longest + 1)
-    num_padding = num_sequences - len(num_queries_B)
-    padding = [
-        _spread(total - int(num_B.sum()), num_padding)
-        for total, num_B in ((queries, num_queries_B), (keys, num_keys_B))
-    ]
-    offsets = [
-        torch.from_numpy(np.cumsum([0, *num_B, *rest], dtype=np.int32)).to(
-            device, non_blocking=True
+    def __init__(self, size: StaticSize, device: torch.device) -> None:
+        self.size = size
+        self.batch = _blank(size).to(device)
+        self.weight_M = torch.zeros(size.hidden, device=device)
+
+    def fill(self, batch: Batch) -> None:
+        """Write a batch of this size over the last one."""
+        own, num_hidden = self.batch, batch.num_hidden
+        num_visible = batch.num_measurements - num_hidden
+        for target, source in (
+            (own.code_index_N, batch.code_index_N),
+            (own.hours_N, batch.hours_N),
+            (own.value_N, batch.value_N),
+            (own.visible_V, batch.visible_V),
+            (own.hidden_M, batch.hidden_M),
+            (own.visible_offsets_B, batch.visible_offsets_B),
+            (own.hidden_offsets_B, batch.hidden_offsets_B),
+        ):
+            target[: len(source)].copy_(source)
+        own.hidden_M[num_hidden:].fill_(len(own.code_index_N) - 1)  # the last row is beyond
+        self.weight_M.zero_()[:num_hidden].fill_(1.0)
+        first = len(batch.visible_offsets_B)
+        _spread(own.visible_offsets_B[first:], num_visible, self.size.visible)
+        _spread(own.hidden_offsets_B[first:], num_hidden, self.size.hidden)
+        torch.add(own.visible_offsets_B, own.hidden_offsets_B, out=own.offsets_B)
+        beyond = self.size.sequences - batch.num_sequences
+        self.batch = replace(
+            own,
+            num_visible_B=_lengths(batch.num_visible_B, beyond, self.size.visible),
+            num_hidden_B=_lengths(batch.num_hidden_B, beyond, self.size.hidden),
         )
-        for num_B, rest in zip((num_queries_B, num_keys_B), padding, strict=True)
-    ]
-    return StaticPlan(
-        query_offsets_B=offsets[0],
-        key_offsets_B=offsets[1],
-        max_queries=longest,
-        max_keys=longest,
-        num_queries=queries,
-        num_keys=keys,
+
+
+def _spread(offset_P: Tensor, end: int, total: int) -> None:
+    """Cut the rows from `end` to `total` into sequences of about the same length."""
+    steps = torch.arange(1, len(offset_P) + 1, device=offset_P.device, dtype=torch.int32)
+    offset_P.copy_(end + steps * (total - end) // len(offset_P))
+
+
+def _lengths(num_B: Ints, beyond: int, total: int) -> Ints:
+    """Return, on the host, the lengths of all sequences; those beyond are as in `_spread`."""
+    end = int(num_B.sum())
+    offsets = end + np.arange(beyond + 1) * (total - end) // beyond
+    return np.concatenate([num_B, np.diff(offsets)])
+
+
+def _blank(size: StaticSize) -> Batch:
+    """Return a batch of zeros, of that size; one sequence holds everything."""
+    hidden_N = np.arange(size.visible + size.hidden) >= size.visible
+    zero_N = np.zeros(len(hidden_N), np.int32)
+    return make_batch(
+        lengths_B=np.array([len(hidden_N)] + [0] * (size.sequences - 1)),
+        code_index_N=zero_N,
+        minutes_N=zero_N,
+        value_N=zero_N.astype(np.float32),
+        hidden_N=hidden_N,
     )
-
-
-def padded_rows(x: Tensor, num_rows: int) -> Tensor:
-    """Append rows of zeros, shape [rows, D] to [num_rows, D]."""
-    return pad(x, (0, 0, 0, num_rows - len(x)))
-
-
-def compiled(function: Callable[..., Tensor], backend: str = "inductor") -> Callable[..., Tensor]:
-    """Return the function compiled for each size that it meets; on a GPU, as CUDA graphs."""
-    # Sizes of rows and of sequences come together in some ways; torch would give up at eight.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
-    options: dict[str, Any] = {"dynamic": False, "fullgraph": True, "backend": backend}
-    if backend == "inductor":
-        options["mode"] = "reduce-overhead"
-    result: Callable[..., Tensor] = torch.compile(function, **options)
-    return result
-
-
-def _most_padding(queries: int, keys: int) -> int:
-    return max(queries, keys) // SIZES_PER_OCTAVE + SMALLEST
-
-
-def _spread(rows: int, num_sequences: int) -> list[int]:
-    """Share rows out evenly, so that none of the sequences is long."""
-    return [len(part) for part in np.array_split(np.empty(rows), num_sequences)]

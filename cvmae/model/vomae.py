@@ -11,21 +11,26 @@
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from cvmae.data.batches import Batch
-from cvmae.model.attention import Plan, attention, plan_attention
-from cvmae.model.static import compiled, padded_rows, static_plan
+from cvmae.model.attention import (
+    AttentionPlan,
+    cross_attention,
+    plan_attention,
+    self_attention,
+)
+from cvmae.model.residual import Residual, add_norm, product, widen
 from cvmae.settings import ModelConfig
 
 __all__ = ["VOMAE", "build_model", "param_groups"]
+
+Ints = npt.NDArray[np.int64]
 
 # Shape letters: N measurements of a batch, V those that the encoder reads (the visible ones, or
 # all), M hidden (masked) ones, D width.
@@ -41,9 +46,7 @@ class VOMAE(nn.Module):
         super().__init__()
         self.encoder_input = config.encoder_input
         self.recompute = False  # activations in backward, instead of keeping them
-        self._longest = 0  # of a sequence, where layers run at fixed sizes
-        self._encode_rows: Callable[..., Tensor] = self._encode_layers
-        self._decode_rows: Callable[..., Tensor] = self._decode_layers
+        self.longest = 0  # measurements of a sequence at most; 0: those of the batch's longest
         width, heads = config.width, config.num_heads
         self.code_embedding = nn.Embedding(num_codes, width)
         self.time_embedding = TimeEmbedding(width)
@@ -61,79 +64,91 @@ class VOMAE(nn.Module):
         """Predict the standardised value of each hidden measurement, shape [M]."""
         return self.decode(batch, self.encode(batch))
 
-    def fix_sizes(self, longest: int, backend: str = "inductor") -> None:
-        """Compile the layers for a few sizes of batches (`cvmae.model.static`), on a GPU in bf16.
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Let torch compile layers and embeddings, once for batches of all sizes.
 
-        Args:
-            longest: Measurements of a sequence at most.
-            backend: Of torch.compile.
+        Layer by layer: layers alike share the code, which takes seconds instead of minutes.
         """
-        self._longest = longest
-        self._encode_rows = compiled(self._encode_rows, backend)
-        self._decode_rows = compiled(self._decode_rows, backend)
+        for layer in (*self.encoder, *self.decoder):
+            layer.compile(dynamic=True, fullgraph=True, backend=backend)
+        for name in ("_embed", "_embed_query", "_finish_encoder", "_finish_decoder"):
+            compiled = torch.compile(
+                getattr(self, name), dynamic=True, fullgraph=True, backend=backend
+            )
+            setattr(self, name, compiled)
 
     def encode(self, batch: Batch) -> Tensor:
         """Contextualise what the encoder reads, shape [V, D]."""
-        num_V = self._num_encoded_B(batch)
-        x_VD = self._embed_visible(batch) if self._skips_hidden else self._embed_all(batch)
-        if not self._longest:
-            return self._encode_rows(x_VD, plan_attention(num_V, num_V, x_VD.device))
-        plan = static_plan(num_V, num_V, self._longest, x_VD.device)
-        return self._encode_rows(padded_rows(x_VD, plan.num_keys), plan)[: len(x_VD)]
+        if self.encoder_input == "visible_only":
+            columns = batch.code_index_N, batch.hours_N, batch.value_N
+            terms = self._embed(*columns, batch.visible_V)
+        else:
+            terms = self._embed_all(batch)
+        num_V, offsets_B = self._encoded(batch)
+        plan = plan_attention(num_V, num_V, offsets_B, offsets_B, longest=self.longest)
+        for layer in self.encoder:
+            terms = self._run(layer, terms, plan)
+        return self._finish_encoder(terms)
 
     def decode(self, batch: Batch, encoded_VD: Tensor) -> Tensor:
         """Predict the hidden values from the encoder's output, shape [M]."""
-        num_M, num_V = batch.num_hidden_B, self._num_encoded_B(batch)
-        x_MD = self._embed_code_and_time(batch, batch.hidden_M) + self.mask_token
-        if not self._longest:
-            return self._decode_rows(x_MD, encoded_VD, plan_attention(num_M, num_V, x_MD.device))
-        plan = static_plan(num_M, num_V, self._longest, x_MD.device)
-        rows = padded_rows(x_MD, plan.num_queries), padded_rows(encoded_VD, plan.num_keys)
-        return self._decode_rows(*rows, plan)[: len(x_MD)]
-
-    def _encode_layers(self, x_VD: Tensor, plan: Plan) -> Tensor:
-        for layer in self.encoder:
-            x_VD = self._run(layer, x_VD, plan)
-        encoded_VD: Tensor = self.encoder_norm(x_VD)
-        return encoded_VD
-
-    def _decode_layers(self, x_MD: Tensor, encoded_VD: Tensor, plan: Plan) -> Tensor:
+        terms = self._embed_query(batch.code_index_N, batch.hours_N, batch.hidden_M)
+        num_V, offsets_B = self._encoded(batch)
+        plan = plan_attention(
+            batch.num_hidden_B,
+            num_V,
+            batch.hidden_offsets_B,
+            offsets_B,
+            longest=self.longest,
+        )
         for layer in self.decoder:
-            x_MD = self._run(layer, x_MD, encoded_VD, plan)
-        predicted_M: Tensor = self.head(self.decoder_norm(x_MD))[:, 0]
-        return predicted_M
+            terms = self._run(layer, terms, plan, encoded_VD)
+        return self._finish_decoder(terms)
 
-    @property
-    def _skips_hidden(self) -> bool:
-        return self.encoder_input == "visible_only"
+    def _encoded(self, batch: Batch) -> tuple[Ints, Tensor]:
+        """Return how many measurements of each sequence the encoder reads, and their offsets."""
+        if self.encoder_input == "visible_only":
+            return batch.num_visible_B, batch.visible_offsets_B
+        return batch.num_visible_B + batch.num_hidden_B, batch.offsets_B
 
-    def _num_encoded_B(self, batch: Batch) -> npt.NDArray[np.int64]:
-        if self._skips_hidden:
-            return batch.num_visible_B
-        return batch.num_visible_B + batch.num_hidden_B
+    def _embed(self, code_N: Tensor, hours_N: Tensor, value_N: Tensor, index_V: Tensor) -> Residual:
+        code_VD, time_VD = self._embed_code_and_time(code_N[index_V], hours_N[index_V])
+        value_VD, bias = product(self.value_embedding, value_N[index_V, None])
+        return Residual(code_VD + time_VD, value_VD, bias)
 
-    def _embed_visible(self, batch: Batch) -> Tensor:
-        visible = batch.visible_V
-        value_VD: Tensor = self.value_embedding(batch.value_N[visible, None])
-        return self._embed_code_and_time(batch, visible) + value_VD
-
-    def _embed_all(self, batch: Batch) -> Tensor:
+    def _embed_all(self, batch: Batch) -> Residual:
         visible_only_N = batch.value_N.index_fill(0, batch.hidden_M, 0.0)
         value_ND: Tensor = self.value_embedding(visible_only_N[:, None])
         value_ND = value_ND.index_put((batch.hidden_M,), self.mask_token.to(value_ND.dtype))
-        return self._embed_code_and_time(batch, slice(None)) + value_ND
+        code_ND, time_ND = self._embed_code_and_time(batch.code_index_N, batch.hours_N)
+        return Residual(code_ND + time_ND, value_ND, None)
 
-    def _run(self, layer: nn.Module, *inputs: Tensor | Plan) -> Tensor:
+    def _embed_query(self, code_N: Tensor, hours_N: Tensor, index_M: Tensor) -> Residual:
+        embedded = self._embed_code_and_time(code_N[index_M], hours_N[index_M])
+        return Residual(*embedded, self.mask_token)
+
+    def _embed_code_and_time(self, code_N: Tensor, hours_N: Tensor) -> tuple[Tensor, Tensor]:
+        time_ND: Tensor = self.time_embedding(hours_N)
+        code_ND: Tensor = self.code_embedding(code_N)
+        # Sums are as precise as the layers' products: half of the traffic in bf16.
+        return code_ND.to(time_ND.dtype), time_ND
+
+    def _finish_encoder(self, terms: Residual) -> Tensor:
+        return add_norm(terms, self.encoder_norm)[1]
+
+    def _finish_decoder(self, terms: Residual) -> Tensor:
+        predicted_M: Tensor = self.head(add_norm(terms, self.decoder_norm)[1])[:, 0]
+        return predicted_M
+
+    def _run(self, layer: nn.Module, *inputs: Residual | AttentionPlan | Tensor) -> Residual:
         if self.recompute and torch.is_grad_enabled():
-            output: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+            # Nothing is drawn at random in a layer.
+            terms: Residual = checkpoint(
+                layer, *inputs, use_reentrant=False, preserve_rng_state=False
+            )
         else:
-            output = layer(*inputs)
-        return output
-
-    def _embed_code_and_time(self, batch: Batch, index: Tensor | slice) -> Tensor:
-        code_ND: Tensor = self.code_embedding(batch.code_index_N[index])
-        time_ND: Tensor = self.time_embedding(batch.hours_N[index])
-        return code_ND + time_ND
+            terms = layer(*inputs)
+        return terms
 
 
 class TimeEmbedding(nn.Module):
@@ -166,13 +181,14 @@ class EncoderLayer(nn.Module):
         self.attention_output = nn.Linear(width, width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x_VD: Tensor, plan: Plan) -> Tensor:
+    def forward(self, terms_VD: Residual, plan: AttentionPlan) -> Residual:
         """Update visible measurements from those of the same sequence."""
-        projected = self.query_key_value(self.attention_norm(x_VD))
-        query, key, value = projected.unflatten(1, (3, self.num_heads, -1)).unbind(1)
-        x_VD = x_VD + self.attention_output(attention(query, key, value, plan).flatten(1))
-        x_VD = x_VD + self.feed_forward(x_VD)
-        return x_VD
+        x_VD, normed_VD = add_norm(terms_VD, self.attention_norm)
+        packed = self.query_key_value(normed_VD).unflatten(1, (3, self.num_heads, -1))
+        attended_VD = self_attention(packed, plan).flatten(1)
+        terms_VD = Residual(x_VD, *product(self.attention_output, attended_VD))
+        updated_VD: Residual = self.feed_forward(terms_VD)
+        return updated_VD
 
 
 class DecoderLayer(nn.Module):
@@ -187,13 +203,15 @@ class DecoderLayer(nn.Module):
         self.attention_output = nn.Linear(width, width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x_MD: Tensor, encoded_VD: Tensor, plan: Plan) -> Tensor:
+    def forward(self, terms_MD: Residual, plan: AttentionPlan, encoded_VD: Tensor) -> Residual:
         """Update hidden measurements from the visible ones of the same sequence."""
-        query = self.query(self.attention_norm(x_MD)).unflatten(1, (self.num_heads, -1))
-        key, value = self.key_value(encoded_VD).unflatten(1, (2, self.num_heads, -1)).unbind(1)
-        x_MD = x_MD + self.attention_output(attention(query, key, value, plan).flatten(1))
-        x_MD = x_MD + self.feed_forward(x_MD)
-        return x_MD
+        x_MD, normed_MD = add_norm(terms_MD, self.attention_norm)
+        query = self.query(normed_MD).unflatten(1, (self.num_heads, -1))
+        packed = self.key_value(encoded_VD).unflatten(1, (2, self.num_heads, -1))
+        attended_MD = cross_attention(query, packed, plan).flatten(1)
+        terms_MD = Residual(x_MD, *product(self.attention_output, attended_MD))
+        updated_MD: Residual = self.feed_forward(terms_MD)
+        return updated_MD
 
 
 class FeedForward(nn.Module):
@@ -205,10 +223,10 @@ class FeedForward(nn.Module):
         self.widen = nn.Linear(width, 4 * width)
         self.narrow = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, terms: Residual) -> Residual:
         """Transform each row by itself."""
-        narrowed: Tensor = self.narrow(gelu(self.widen(self.norm(x))))
-        return narrowed
+        x, normed = add_norm(terms, self.norm)
+        return Residual(x, *product(self.narrow, widen(self.widen, normed)))
 
 
 def build_model(config: ModelConfig, num_codes: int, seed: int) -> VOMAE:

@@ -19,12 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from cvmae.config import Config
 from cvmae.data.batches import Batch
 from cvmae.distributed import is_distributed, world_size
+from cvmae.model.attention import KERNEL_HEAD_DIMS
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.train.peak import peak_flops
 from cvmae.train.schedule import learning_rate
 
-__all__ = ["DDPEngine", "Engine", "make_engine"]
+__all__ = ["DDPEngine", "Engine", "ReplicatedEngine", "make_engine"]
 
 State = dict[str, Tensor]
 
@@ -86,8 +87,9 @@ class Engine(ABC):
 
     def _counts(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Return the number of hidden values in the step, of this rank and of all."""
-        count = torch.tensor(sum(batch.num_hidden for batch in micro_batches), dtype=torch.float64)
-        count = count.to(self.device, non_blocking=True)
+        number = float(sum(batch.num_hidden for batch in micro_batches))
+        # Made there: a copy from here would be waited for.
+        count = torch.full((), number, dtype=torch.float64, device=self.device)
         return count, self._note_health(count)
 
     def _note_health(self, count: Tensor) -> Tensor:
@@ -116,44 +118,16 @@ class Engine(ABC):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
 
-class DDPEngine(Engine):
-    """Model and AdamW whole on each rank; gradients are averaged where there are several."""
+class ReplicatedEngine(Engine):
+    """Model and AdamW whole on each rank."""
 
     def __init__(
         self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
     ) -> None:
         super().__init__(config, device, total_steps)
         self.model = model.to(device)
-        self._parallel: torch.nn.Module = self.model
-        if is_distributed() and world_size() > 1:
-            self._parallel = DistributedDataParallel(
-                self.model,
-                device_ids=[device.index] if device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                bucket_cap_mb=32,
-            )
         groups = param_groups(self.model, config.optim.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
-
-    def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
-        """Update the weights once; see `Engine.step`."""
-        count, global_count = self._counts(micro_batches)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, batch in enumerate(micro_batches):
-            is_last = number == len(micro_batches) - 1
-            with self._synchronised(is_last), self._autocast():
-                error_sum, _ = hidden_error(self._parallel, batch)
-                rank_loss(error_sum, global_count, world_size()).backward()
-            total += error_sum.detach()
-        clip_norm = self._config.optim.clip_norm
-        if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate(global_step)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._note(global_step, total)
-        return total, count
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
@@ -189,6 +163,44 @@ class DDPEngine(Engine):
         }
         self._optimizer.load_state_dict(template)
 
+
+class DDPEngine(ReplicatedEngine):
+    """Gradients are averaged over ranks, where there are several, while they come."""
+
+    def __init__(
+        self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
+    ) -> None:
+        super().__init__(model, config, device=device, total_steps=total_steps)
+        self._parallel: torch.nn.Module = self.model
+        if is_distributed() and world_size() > 1:
+            self._parallel = DistributedDataParallel(
+                self.model,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                bucket_cap_mb=32,
+            )
+
+    def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
+        """Update the weights once; see `Engine.step`."""
+        count, global_count = self._counts(micro_batches)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(micro_batches):
+            is_last = number == len(micro_batches) - 1
+            with self._synchronised(is_last):
+                with self._autocast():
+                    error_sum, _ = hidden_error(self._parallel, batch)
+                rank_loss(error_sum, global_count, world_size()).backward()
+            total += error_sum.detach()
+        clip_norm = self._config.optim.clip_norm
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate(global_step)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._note(global_step, total)
+        return total, count
+
     def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         if is_last or not isinstance(self._parallel, DistributedDataParallel):
             return contextlib.nullcontext()
@@ -199,12 +211,10 @@ def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_ste
     """Return the engine that `train.strategy` names."""
     model.recompute = config.train.activation_checkpointing
     if config.train.compile:
-        if device.type != "cuda" or config.train.precision == "fp32":
-            raise ValueError(
-                f"train.compile=True on {device.type} in {config.train.precision} is not possible: "
-                "it is for GPUs in bf16; leave it out, or give scaling.use_gpu and bf16"
-            )
-        model.fix_sizes(config.data.sequence_length)
+        _require_compilable(config, device)
+        from cvmae.train.captured_engine import CapturedEngine
+
+        return CapturedEngine(model, config, device=device, total_steps=total_steps)
     if config.train.strategy == "deepspeed":
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for others, and warn
@@ -213,3 +223,21 @@ def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_ste
 
         return DeepspeedEngine(model, config, device=device, total_steps=total_steps)
     return DDPEngine(model, config, device=device, total_steps=total_steps)
+
+
+def _require_compilable(config: Config, device: torch.device) -> None:
+    head_dim = config.model.width // config.model.num_heads
+    for is_met, found, needed in (
+        (device.type == "cuda", f"on {device.type}", "a GPU (scaling.use_gpu True on Ray)"),
+        (config.train.precision != "fp32", "in fp32", "train.precision bf16"),
+        (config.train.strategy == "ddp", f"with {config.train.strategy}", "train.strategy ddp"),
+        (
+            head_dim in KERNEL_HEAD_DIMS,
+            f"with {head_dim} dimensions a head (model.width / model.num_heads)",
+            f"one of {', '.join(map(str, KERNEL_HEAD_DIMS))}",
+        ),
+    ):
+        if not is_met:
+            raise ValueError(
+                f"train.compile=True {found} is not possible: leave it out, or give {needed}"
+            )

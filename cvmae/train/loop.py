@@ -4,10 +4,11 @@ Ray Train starts it on every worker (`cvmae.train.workers`); with ``scaling.num_
 calling process runs it. It knows neither: it is given bricks and told where to report.
 """
 
+import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from cvmae.data.fit_statistics import FittedData
 from cvmae.data.meds import Unit
 from cvmae.data.memory import keep_memory
 from cvmae.data.order import Order
+from cvmae.data.read_ahead import read_ahead
 from cvmae.data.volatility import mask_weights
 from cvmae.distributed import PreemptedError, rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
@@ -158,15 +160,34 @@ def train(
         bricks=bricks,
         num_steps=num_steps,
     )
-    while not progress.is_finished(config):
-        meter = _meter(run, progress)
-        progress = _train_epoch(run, bricks(progress.epoch, progress.step), meter, progress)
-        progress = _end_epoch(run, meter, progress)
-        line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
-        report(progress.history[-1], meter.mask_rate())
-        _end_if_told(run, progress)
+    with contextlib.closing(_all_bricks(run, progress)) as stream:
+        while not progress.is_finished(config):
+            meter = _meter(run, progress)
+            progress = _train_epoch(run, stream, meter, progress)
+            progress = _end_epoch(run, meter, progress)
+            line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
+            report(progress.history[-1], meter.mask_rate())
+            _end_if_told(run, progress)
     line.close()
     return progress
+
+
+def _all_bricks(run: _Run, progress: Progress) -> Generator[Brick]:
+    """Yield this rank's bricks of all epochs that are left, a superstep read ahead.
+
+    So the next superstep is there when one ends, and the next epoch's first while the tuning
+    error is taken.
+    """
+
+    def read() -> Iterator[Brick]:
+        for epoch in range(progress.epoch, run.config.train.epochs):
+            yield from run.bricks(epoch, progress.step if epoch == progress.epoch else 0)
+
+    return read_ahead(read(), depth=len(_lanes(run)))
+
+
+def _lanes(run: _Run) -> tuple[int, ...]:
+    return own_lanes(run.config.data.lanes, rank(), world_size())
 
 
 def _meter(run: _Run, progress: Progress) -> EpochMeter:
@@ -183,10 +204,11 @@ def _train_epoch(
     run: _Run, bricks: Iterator[Brick], meter: EpochMeter, progress: Progress
 ) -> Progress:
     """Take the steps of an epoch that are left."""
-    config, epoch = run.config, progress.epoch
+    config, epoch, lanes = run.config, progress.epoch, len(_lanes(run))
+    num_supersteps = sum(1 for _ in run.plan.train_order.seek(epoch, progress.step))
     steps = iterate_steps(
-        bricks,
-        lanes=len(own_lanes(config.data.lanes, rank(), world_size())),
+        itertools.islice(bricks, num_supersteps * lanes),
+        lanes=lanes,
         step=progress.step,
         accumulation_steps=config.train.accumulation_steps,
     )
@@ -292,11 +314,7 @@ def _require_finite(run: _Run, progress: Progress, error: float) -> None:
 
 def _fingerprint(run: _Run, epoch: int, step: int) -> str:
     """Return a hash of all ranks' batches of a step, which are read once more (collective)."""
-    steps = iterate_steps(
-        run.bricks(epoch, step),
-        lanes=len(own_lanes(run.config.data.lanes, rank(), world_size())),
-        step=step,
-    )
+    steps = iterate_steps(run.bricks(epoch, step), lanes=len(_lanes(run)), step=step)
     ((batch,), *_) = itertools.islice(steps, 1)
     # Ten digits of each rank add up exactly in a double.
     (total,) = sum_over_ranks(np.array([int(batch.digest()[:10], 16)]), run.engine.device)

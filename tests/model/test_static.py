@@ -1,4 +1,6 @@
-"""Layers at recurring sizes give what packed ones give, and few sizes come up."""
+"""Batches in memory that stays: sizes recur, what lies beyond moves nothing, few are compiled."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,15 +9,74 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cvmae.model import attention
 from cvmae.model.loss import hidden_error
-from cvmae.model.static import SIZES_PER_OCTAVE, static_plan, static_size
+from cvmae.model.static import SIZES_PER_OCTAVE, StaticBatch, StaticSize, round_up
 from cvmae.model.vomae import build_model
 from tests.model.test_vomae import BOTH, CONFIG, NUM_CODES, random_batch
 
 LONGEST = 100
+CPU = torch.device("cpu")
 
 
-def varlen_by_mask(query, key, value, query_offsets, key_offsets, max_queries, max_keys):
-    """Stand in for the kernel that only GPUs have: one product, with all other pairs masked."""
+def batches(rng, num):
+    for _ in range(num):
+        lengths = rng.integers(2, LONGEST + 1, rng.integers(12, 15))
+        yield random_batch(rng, lengths.tolist(), (lengths // 4).tolist())
+
+
+def filled(batch, static=None):
+    static = static or StaticBatch(StaticSize.of(batch, LONGEST), CPU)
+    static.fill(batch)
+    return static
+
+
+def test_sizes_waste_a_sixteenth_at_most_and_are_multiples_of_64():
+    for size in range(2048, 100_000, 7):
+        assert size < round_up(size) <= size * (1 + 2 / SIZES_PER_OCTAVE)
+        assert round_up(size) % 64 == 0
+
+
+@pytest.mark.parametrize("lengths", [[], [100], [100] * 30, [1, 2, 3], [99] * 7])
+def test_rows_beyond_lie_in_sequences_of_their_own_none_too_long(rng, lengths):
+    batch = random_batch(rng, lengths, [n // 4 for n in lengths])
+    static = filled(batch)
+    own, size = static.batch, static.size
+    for offsets, on_host, rows, given in (
+        (own.visible_offsets_B, own.num_visible_B, size.visible, batch.num_visible_B),
+        (own.hidden_offsets_B, own.num_hidden_B, size.hidden, batch.num_hidden_B),
+    ):
+        found = np.diff(offsets.numpy())
+        np.testing.assert_array_equal(found, on_host)
+        np.testing.assert_array_equal(found[: len(given)], given)
+        assert found.sum() == rows
+        assert found.max() <= LONGEST
+        assert len(found) == size.sequences
+    assert np.diff(own.offsets_B.numpy()).max() <= LONGEST
+    assert static.weight_M.sum() == batch.num_hidden
+
+
+@pytest.mark.parametrize("encoder_input", BOTH)
+def test_left_overs_of_a_larger_batch_change_nothing(rng, encoder_input):
+    config = type(CONFIG)(**{**vars(CONFIG), "encoder_input": encoder_input})
+    model = build_model(config, NUM_CODES, seed=0)
+    large = random_batch(rng, [90, 100, 80], [22, 25, 20])
+    small = random_batch(rng, [90, 100, 75], [22, 25, 18])
+    static = filled(large)
+    assert StaticSize.of(small, LONGEST) == static.size
+    static.fill(small)
+    with torch.no_grad():
+        # The same rows, multiplied in blocks of another number of rows.
+        torch.testing.assert_close(
+            model(static.batch)[: small.num_hidden], model(small), atol=1e-5, rtol=0
+        )
+
+
+def test_a_sequence_that_is_too_long_is_an_error(rng):
+    with pytest.raises(AssertionError, match=r"data\.sequence_length"):
+        StaticSize.of(random_batch(rng, [LONGEST + 1], [3]), LONGEST)
+
+
+def by_mask(query, key, value, query_offsets, key_offsets):
+    """Stand in for the kernels that only GPUs have: one product, with all other pairs masked."""
 
     def sequence_of(rows, offsets):
         return torch.bucketize(torch.arange(rows), offsets[1:], right=True)
@@ -27,83 +88,45 @@ def varlen_by_mask(query, key, value, query_offsets, key_offsets, max_queries, m
 
 
 @pytest.fixture
-def shapes(monkeypatch):
-    """Return the sizes that the compiler meets, one entry for each compilation."""
-    monkeypatch.setattr(attention, "varlen_attn", varlen_by_mask)
+def compilations(monkeypatch):
+    """Return a list that grows with each compilation, and the backend that does nothing else."""
+    kernels = SimpleNamespace(
+        self_attention=lambda packed, offsets, _: by_mask(*packed.unbind(1), offsets, offsets),
+        cross_attention=lambda query, packed, query_offsets, key_offsets, _: by_mask(
+            query, *packed.unbind(1), query_offsets, key_offsets
+        ),
+    )
+    monkeypatch.setattr(attention, "kernels", kernels, raising=False)
+    monkeypatch.setattr(attention, "_have_kernels", lambda _: True)
     torch._dynamo.reset()
     met = []
 
     def backend(graph, inputs):
-        met.append(tuple(tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor)))
+        met.append(graph)
         return graph.forward
 
     yield met, backend
     torch._dynamo.reset()
 
 
-def batches(rng, num):
-    for _ in range(num):
-        lengths = rng.integers(2, LONGEST + 1, rng.integers(12, 15))
-        yield random_batch(rng, lengths.tolist(), (lengths // 4).tolist())
-
-
 @pytest.mark.parametrize("encoder_input", BOTH)
-def test_fixed_sizes_change_predictions_and_gradients_by_rounding_only(rng, shapes, encoder_input):
+def test_layers_alike_are_compiled_once_for_batches_of_all_sizes(rng, compilations, encoder_input):
+    met, backend = compilations
     config = type(CONFIG)(**{**vars(CONFIG), "encoder_input": encoder_input})
-    packed, fixed = (build_model(config, NUM_CODES, seed=0) for _ in range(2))
-    fixed.fix_sizes(LONGEST, shapes[1])
-    for batch in batches(rng, 3):
+    plain, compiled = (build_model(config, NUM_CODES, seed=0) for _ in range(2))
+    compiled.compile_parts(backend)
+    num_compiled = []
+    for batch in batches(rng, 6):
         errors = []
-        for model in (packed, fixed):
+        for model in (plain, compiled):
             model.zero_grad()
             error, _ = hidden_error(model, batch)
             error.backward()
             errors.append(error.item())
         assert errors[1] == pytest.approx(errors[0], rel=1e-5)
-        for (name, a), b in zip(packed.named_parameters(), fixed.parameters(), strict=True):
-            # Sums of float32 in another order.
+        for (name, a), b in zip(plain.named_parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=name)
-
-
-def test_a_batch_that_hides_nothing_still_reaches_every_parameter(rng, shapes):
-    model = build_model(CONFIG, NUM_CODES, seed=0)
-    model.fix_sizes(LONGEST, shapes[1])
-    error, count = hidden_error(model, random_batch(rng, [5, 3], [0, 0]))
-    error.backward()
-    assert count == 0
-    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
-
-
-def test_batches_of_many_sizes_are_compiled_a_few_times_and_more_often_than_torch_allows(
-    rng, shapes
-):
-    met, backend = shapes
-    model = build_model(CONFIG, NUM_CODES, seed=0)
-    model.fix_sizes(LONGEST, backend)
-    sizes = set()
-    with torch.no_grad():
-        for batch in batches(rng, 40):
-            sizes.add((batch.num_measurements, batch.num_sequences))
-            model(batch)
-    assert len(sizes) > 30
-    assert 8 < len(met) < len(sizes)  # of 8 torch.compile would make an error, left alone
-
-
-@pytest.mark.parametrize("lengths", [[], [100], [100] * 30, [1, 2, 3], [99] * 7])
-def test_padding_lies_in_sequences_of_its_own_none_too_long(lengths):
-    num_queries, num_keys = np.array(lengths, np.int64) // 4, np.array(lengths, np.int64)
-    plan = static_plan(num_queries, num_keys, LONGEST, "cpu")
-    for offsets, rows, own in (
-        (plan.query_offsets_B, plan.num_queries, num_queries),
-        (plan.key_offsets_B, plan.num_keys, num_keys),
-    ):
-        found = np.diff(offsets.numpy())
-        np.testing.assert_array_equal(found[: len(own)], own)
-        assert found.sum() == rows == static_size(int(own.sum()))
-        assert found.max() <= LONGEST
-    assert len(plan.query_offsets_B) == len(plan.key_offsets_B)
-
-
-def test_sizes_waste_an_eighth_at_most():
-    for size in range(64, 5000):
-        assert size < static_size(size) <= size * (1 + 1 / SIZES_PER_OCTAVE)
+        num_compiled.append(len(met))
+    # Embeddings, layers of encoder and decoder, ends of both; first layers may differ from others.
+    assert num_compiled[0] <= 7
+    assert num_compiled[-1] == num_compiled[0]

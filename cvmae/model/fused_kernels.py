@@ -1,0 +1,273 @@
+"""Sums, norms and GELU of a layer on a GPU, with the gradients of their biases, as Triton kernels.
+
+At the paper's width a layer is bound by memory: each kernel here reads and writes rows once. What a
+compiler does not do: backward, the gradients of biases and norms are summed over rows while these
+are in registers, instead of reading them once more each. Sums are taken in a fixed order.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["add_norm", "bias_gelu"]
+
+EPSILON = 1e-5  # of torch's LayerNorm
+PROGRAMS = 528  # a few for each multiprocessor; each sums the rows it takes
+ELEMENTS = 2048  # of the rows that a program holds at a time
+COLUMNS = 256  # of a block, where columns do not depend on one another
+
+# Shape letters: N rows, D columns, P programs.
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _add_norm_kernel(  # type: ignore[no-untyped-def]
+    x,
+    rest,
+    bias,
+    gain,
+    offset,
+    total,
+    normed,
+    num_rows,
+    epsilon,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = tl.arange(0, BLOCK_D)
+    inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
+    place = rows.to(tl.int64)[:, None] * D + columns[None, :]
+    added = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    added += tl.load(rest + place, mask=inside, other=0.0).to(tl.float32)
+    added += tl.load(bias + columns, mask=columns < D, other=0.0).to(tl.float32)[None, :]
+    rounded = added.to(total.dtype.element_ty)
+    tl.store(total + place, rounded, mask=inside)
+    added = rounded.to(tl.float32)
+    mean = tl.sum(added, 1) / D
+    centred = tl.where(inside, added - mean[:, None], 0.0)
+    rate = tl.rsqrt(tl.sum(centred * centred, 1) / D + epsilon)
+    gains = tl.load(gain + columns, mask=columns < D, other=0.0).to(tl.float32)
+    offsets = tl.load(offset + columns, mask=columns < D, other=0.0).to(tl.float32)
+    result = centred * rate[:, None] * gains[None, :] + offsets[None, :]
+    tl.store(normed + place, result.to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _add_norm_gradient_kernel(  # type: ignore[no-untyped-def]
+    grad_total,
+    grad_normed,
+    total,
+    gain,
+    grad_x,
+    partial,
+    num_rows,
+    epsilon,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    columns = tl.arange(0, BLOCK_D)
+    gains = tl.load(gain + columns, mask=columns < D, other=0.0).to(tl.float32)
+    grad_gain = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    grad_offset = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    grad_bias = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for start in range(tl.program_id(0) * BLOCK_N, num_rows, tl.num_programs(0) * BLOCK_N):
+        rows = start + tl.arange(0, BLOCK_N)
+        inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
+        place = rows.to(tl.int64)[:, None] * D + columns[None, :]
+        added = tl.load(total + place, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(grad_normed + place, mask=inside, other=0.0).to(tl.float32)
+        mean = tl.sum(added, 1) / D
+        centred = tl.where(inside, added - mean[:, None], 0.0)
+        rate = tl.rsqrt(tl.sum(centred * centred, 1) / D + epsilon)
+        unit = centred * rate[:, None]
+        grad_gain += grad * unit
+        grad_offset += grad
+        scaled = grad * gains[None, :]
+        along = tl.sum(scaled * unit, 1) / D
+        level = tl.sum(scaled, 1) / D
+        result = (scaled - unit * along[:, None] - level[:, None]) * rate[:, None]
+        result += tl.load(grad_total + place, mask=inside, other=0.0).to(tl.float32)
+        result = tl.where(inside, result, 0.0)
+        tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
+        grad_bias += result
+    place = partial + tl.program_id(0) * 3 * D + columns
+    tl.store(place, tl.sum(grad_bias, 0), mask=columns < D)
+    tl.store(place + D, tl.sum(grad_gain, 0), mask=columns < D)
+    tl.store(place + 2 * D, tl.sum(grad_offset, 0), mask=columns < D)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _bias_gelu_kernel(  # type: ignore[no-untyped-def]
+    x, bias, result, num_rows, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
+    place = rows.to(tl.int64)[:, None] * D + columns[None, :]
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + columns, mask=columns < D, other=0.0).to(tl.float32)[None, :]
+    value = 0.5 * value * (1 + tl.erf(value * 0.7071067811865476))
+    tl.store(result + place, value.to(result.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _bias_gelu_gradient_kernel(  # type: ignore[no-untyped-def]
+    grad_result,
+    x,
+    bias,
+    grad_x,
+    partial,
+    num_rows,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    biases = tl.load(bias + columns, mask=columns < D, other=0.0).to(tl.float32)
+    grad_bias = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for start in range(tl.program_id(0) * BLOCK_N, num_rows, tl.num_programs(0) * BLOCK_N):
+        rows = start + tl.arange(0, BLOCK_N)
+        inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
+        place = rows.to(tl.int64)[:, None] * D + columns[None, :]
+        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) + biases[None, :]
+        grad = tl.load(grad_result + place, mask=inside, other=0.0).to(tl.float32)
+        below = 0.5 * (1 + tl.erf(value * 0.7071067811865476))
+        density = 0.3989422804014327 * tl.exp(-0.5 * value * value)
+        grad *= below + value * density
+        tl.store(grad_x + place, grad.to(grad_x.dtype.element_ty), mask=inside)
+        grad_bias += grad
+    place = partial + tl.program_id(0) * D + columns
+    tl.store(place, tl.sum(grad_bias, 0), mask=columns < D)
+
+
+def _row_block(width: int) -> dict[str, int]:
+    block = triton.next_power_of_2(width)
+    return {"D": width, "BLOCK_N": max(1, ELEMENTS // block), "BLOCK_D": block}
+
+
+def _column_block(width: int) -> dict[str, int]:
+    return {"D": width, "BLOCK_N": ELEMENTS // COLUMNS, "BLOCK_D": COLUMNS}
+
+
+@torch.library.custom_op("cvmae::add_norm", mutates_args=())
+def _add_norm(
+    x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    total, normed = torch.empty_like(x), torch.empty_like(x)
+    num_rows, width = x.shape
+    if num_rows:
+        sizes = _row_block(width)
+        _add_norm_kernel[(triton.cdiv(num_rows, sizes["BLOCK_N"]),)](
+            x, rest, bias, gain, offset, total, normed, num_rows, EPSILON, **sizes
+        )
+    return total, normed
+
+
+@torch.library.custom_op("cvmae::add_norm_backward", mutates_args=())
+def _add_norm_backward(
+    grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    grad_x = torch.empty_like(total)
+    num_rows, width = total.shape
+    partial = torch.empty((PROGRAMS, 3, width), device=total.device, dtype=torch.float32)
+    _add_norm_gradient_kernel[(PROGRAMS,)](
+        grad_total.contiguous(),
+        grad_normed.contiguous(),
+        total,
+        gain,
+        grad_x,
+        partial,
+        num_rows,
+        EPSILON,
+        **_row_block(width),
+    )
+    return grad_x, partial.sum(0)
+
+
+@torch.library.custom_op("cvmae::bias_gelu", mutates_args=())
+def _bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    result = torch.empty_like(x)
+    num_rows, width = x.shape
+    if num_rows:
+        sizes = _column_block(width)
+        grid = (triton.cdiv(num_rows, sizes["BLOCK_N"]), triton.cdiv(width, COLUMNS))
+        _bias_gelu_kernel[grid](x, bias, result, num_rows, **sizes)
+    return result
+
+
+@torch.library.custom_op("cvmae::bias_gelu_backward", mutates_args=())
+def _bias_gelu_backward(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    grad_x = torch.empty_like(x)
+    num_rows, width = x.shape
+    columns = triton.cdiv(width, COLUMNS)
+    programs = triton.cdiv(PROGRAMS, columns)
+    partial = torch.empty((programs, width), device=x.device, dtype=torch.float32)
+    _bias_gelu_gradient_kernel[(programs, columns)](
+        grad_result.contiguous(), x, bias, grad_x, partial, num_rows, **_column_block(width)
+    )
+    return grad_x, partial.sum(0)
+
+
+@_add_norm.register_fake
+def _(x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+@_add_norm_backward.register_fake
+def _(
+    grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(total), gain.new_empty((3, *gain.shape), dtype=torch.float32)
+
+
+@_bias_gelu.register_fake
+def _(x: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@_bias_gelu_backward.register_fake
+def _(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), bias.new_empty(bias.shape, dtype=torch.float32)
+
+
+def _save_add_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[0], inputs[3])
+    ctx.kinds = [x.dtype for x in inputs[2:]]
+
+
+def _add_norm_gradient(ctx: Any, grad_total: Tensor, grad_normed: Tensor) -> tuple[Tensor, ...]:
+    grad_x, of_columns = _add_norm_backward(grad_total, grad_normed, *ctx.saved_tensors)
+    grads = (grad.to(kind) for grad, kind in zip(of_columns.unbind(), ctx.kinds, strict=True))
+    return grad_x, grad_x, *grads
+
+
+def _save_bias_gelu(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _bias_gelu_gradient(ctx: Any, grad_result: Tensor) -> tuple[Tensor, Tensor]:
+    grad_x, grad_bias = _bias_gelu_backward(grad_result, *ctx.saved_tensors)
+    return grad_x, grad_bias.to(ctx.saved_tensors[1].dtype)
+
+
+_add_norm.register_autograd(_add_norm_gradient, setup_context=_save_add_norm)
+_bias_gelu.register_autograd(_bias_gelu_gradient, setup_context=_save_bias_gelu)
+
+
+def add_norm(
+    x_ND: Tensor, rest_ND: Tensor, bias_D: Tensor, gain_D: Tensor, offset_D: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return x + rest + bias, and its LayerNorm; rows in half precision, contiguous."""
+    total_ND, normed_ND = _add_norm(x_ND, rest_ND, bias_D, gain_D, offset_D)
+    return total_ND, normed_ND
+
+
+def bias_gelu(x_ND: Tensor, bias_D: Tensor) -> Tensor:
+    """Return GELU(x + bias); rows in half precision, contiguous."""
+    result_ND: Tensor = _bias_gelu(x_ND, bias_D)
+    return result_ND

@@ -1,0 +1,57 @@
+"""Sums on their way to a norm, and GELU: plain torch, or on a GPU kernels that read rows once.
+
+Layers hand a sum on as its terms; whoever needs it adds them where it also takes the norm.
+"""
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear
+
+if find_spec("triton") is not None:  # comes with torch for CUDA only
+    from cvmae.model import fused_kernels
+
+__all__ = ["Residual", "add_norm", "product", "widen"]
+
+
+class Residual(NamedTuple):
+    """A sum that is not taken yet: x + rest + bias."""
+
+    x: Tensor  # [N, D]
+    rest: Tensor  # [N, D]
+    bias: Tensor | None  # [D]; None: there is none, or `rest` has it
+
+
+def product(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the layer's product with rows and its bias, to be added later, or None if it is."""
+    if _have_kernels(x):
+        return linear(x, layer.weight), layer.bias
+    return layer(x), None
+
+
+def add_norm(terms: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """Return the sum of the terms and its norm, each [N, D]."""
+    x, rest, bias = terms
+    if bias is not None and _have_kernels(x):
+        return fused_kernels.add_norm(x, rest, bias, norm.weight, norm.bias)
+    total = x + rest
+    if bias is not None:
+        total = total + bias.to(total.dtype)
+    normed: Tensor = norm(total)
+    return total, normed.to(total.dtype)
+
+
+def widen(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Return GELU of what the layer makes of rows."""
+    if _have_kernels(x):
+        return fused_kernels.bias_gelu(linear(x, layer.weight), layer.bias)
+    widened: Tensor = layer(x)
+    return gelu(widened)
+
+
+def _have_kernels(x: Tensor) -> bool:
+    """Tell whether products of these rows are in half precision on a GPU."""
+    is_half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
+    return x.is_cuda and is_half

@@ -1,0 +1,144 @@
+"""Steps on a GPU as two CUDA graphs: errors and gradients of a batch, and the update.
+
+A graph is replayed by one call: the host, which would launch some thousand kernels a step one by
+one, is no limit, and nothing is waited for inside a step. Gradients are added up in one flat
+tensor: micro-batches add to it, ranks exchange it whole, the update reads it and leaves zeros.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cvmae.config import Config
+from cvmae.data.batches import Batch
+from cvmae.distributed import world_size
+from cvmae.model.static import StaticBatch, StaticSize
+from cvmae.model.vomae import VOMAE
+from cvmae.train.engine import ReplicatedEngine
+
+__all__ = ["CapturedEngine"]
+
+MOST_SIZES = 128  # that are captured; batches of other ones are launched kernel by kernel
+
+
+class CapturedEngine(ReplicatedEngine):
+    """Data parallel in bf16 on GPUs, with compiled layers and captured steps.
+
+    On a CPU it takes the same steps kernel by kernel, for tests.
+    """
+
+    def __init__(
+        self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
+    ) -> None:
+        super().__init__(model, config, device=device, total_steps=total_steps)
+        self._longest = model.longest = config.data.sequence_length
+        if device.type == "cuda":
+            model.compile_parts()
+        self._parameters = list(model.parameters())
+        sizes = [parameter.numel() for parameter in self._parameters]
+        self._flat = torch.zeros(sum(sizes), device=device)
+        parts = zip(self._flat.split(sizes), self._parameters, strict=True)
+        self._grads = [part.view_as(parameter) for part, parameter in parts]
+        for parameter, grad in zip(self._parameters, self._grads, strict=True):
+            parameter.grad = grad  # what AdamW reads
+        self._lr = torch.zeros((), device=device)
+        self._scale = torch.zeros((), device=device)
+        self._error = torch.zeros((), dtype=torch.float64, device=device)
+        self._batches: dict[StaticSize, StaticBatch] = {}
+        self._graphs = _Graphs(device)
+        self._use_own_rate()
+
+    def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
+        """Update the weights once; see `Engine.step`."""
+        count, global_count = self._counts(micro_batches)
+        self._scale.copy_(1 / global_count.clamp(min=1))
+        self._error.zero_()
+        for batch in micro_batches:
+            self._add_gradients(batch)
+        if world_size() > 1:
+            dist.all_reduce(self._flat)  # summed: errors are scaled by the count of all ranks
+        self._lr.fill_(self._learning_rate(global_step))
+        self._graphs.run(self._update, "update")
+        total = self._error.clone()
+        self._note(global_step, total)
+        return total, count
+
+    def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Take up full tensors; see `Engine.load_state`."""
+        super().load_state(model, optimizer)
+        self._use_own_rate()
+        self._graphs = _Graphs(self.device)  # earlier ones would write to earlier moments
+
+    def _use_own_rate(self) -> None:
+        """Let AdamW read the learning rate from where a captured update can be told another."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr
+            group["capturable"] = self.device.type == "cuda"
+
+    def _add_gradients(self, batch: Batch) -> None:
+        size = StaticSize.of(batch, self._longest)
+        static = self._batches.get(size)
+        if static is None:
+            static = StaticBatch(size, self.device)
+            if len(self._batches) < MOST_SIZES:
+                self._batches[size] = static
+        static.fill(batch)
+        if size in self._batches:
+            self._graphs.run(lambda: self._run(static), "gradients", size)
+        else:
+            self._run(static)
+
+    def _run(self, static: StaticBatch) -> None:
+        """Add the gradients and the error of a batch to those of the step."""
+        batch = static.batch
+        with self._autocast():
+            predicted_M = self.model(batch)
+        square_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
+        error = (square_M * static.weight_M).sum()
+        torch._foreach_add_(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
+        self._error += error.detach()
+
+    def _update(self) -> None:
+        clip_norm = self._config.optim.clip_norm
+        if clip_norm is not None:
+            self._flat *= (clip_norm / (self._flat.norm() + 1e-6)).clamp(max=1.0)
+        self._optimizer.step()
+        self._flat.zero_()
+
+
+class _Graphs:
+    """Work that is captured once for each size, and replayed from then on.
+
+    The very first time it is launched kernel by kernel: compilers, libraries and the optimiser
+    make then what they make once, which a capture does not allow. All graphs share their memory:
+    only one runs at a time, and what outlives it lies outside.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._captures = device.type == "cuda"
+        self._kinds: set[Hashable] = set()  # that were launched once
+        self._graph_of: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self._captures else None
+
+    def run(self, work: Callable[[], object], *name: Hashable) -> None:
+        """Do some work on tensors that keep their place.
+
+        Args:
+            work: What to do.
+            name: Its kind, and what else tells it from other work.
+        """
+        if not self._captures or name[0] not in self._kinds:
+            self._kinds.add(name[0])
+            work()
+            return
+        graph = self._graph_of.get(name)
+        if graph is None:
+            graph = torch.cuda.CUDAGraph()
+            torch.cuda.empty_cache()  # graphs have memory of their own: it must fit beside
+            # Other threads copy batches meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                work()
+            self._graph_of[name] = graph
+        graph.replay()
