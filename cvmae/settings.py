@@ -170,8 +170,8 @@ class TrainConfig:
     """Arithmetic of the model; auto: bf16 on a GPU, fp32 on a CPU."""
     activation_checkpointing: bool = False
     """Compute each layer's activations again in backward: less memory, a third more work."""
-    compile: bool = False
-    """Compile the layers for a few sizes of batches and replay them as CUDA graphs (GPUs, bf16)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile layers and replay steps as CUDA graphs; auto: on GPUs in bf16 under ddp."""
     num_threads: int = 1
     """CPU threads of each worker's model."""
 

@@ -62,12 +62,12 @@ STRATEGIES = {
     "ZeRO-3": Strategy(state=STATE | FLAT_COPY, partitioned=(*STATE, *FLAT_COPY)),
 }
 
-# Bytes that backward needs of a layer, for each row and unit of width; float32 is 4, bf16 2.
-# Encoder: residual 4, normed 2, query, key and value 6, attention's output 2; residual 4, normed
+# Bytes that backward needs of a layer, for each row and unit of width; bf16 is 2.
+# Encoder: residual 2, normed 2, query, key and value 6, attention's output 2; residual 2, normed
 # 2, widened 8, its GELU 8. Decoder: for each hidden row the same with the query 2 alone; for each
 # visible one the encoder's output 2, key and value 4.
-ENCODER_ROW, DECODER_ROW, DECODER_KEY = 36, 32, 6
-INPUT_ROW = 4  # of a layer that is computed again
+ENCODER_ROW, DECODER_ROW, DECODER_KEY = 32, 28, 6
+INPUT_ROW = 4  # of a layer that is computed again: two terms of its residual
 
 
 def num_parameters(model: ModelConfig) -> int:

@@ -175,7 +175,7 @@ def _input_wait(folder: Path, num_rows: int, device: torch.device) -> tuple[floa
     config = replace(
         prepared.config,
         output_dir=str(output),
-        train=replace(prepared.config.train, epochs=INPUT_EPOCHS, compile=True),
+        train=replace(prepared.config.train, epochs=INPUT_EPOCHS),
     )
     train(
         config,
@@ -200,8 +200,7 @@ def _disagreement(precision: Literal["fp32", "bf16"], device: torch.device) -> f
 
 
 def _losses(precision: Literal["fp32", "bf16"], device: torch.device) -> list[float]:
-    # As it is trained: float32 cannot be compiled, and a CPU does not.
-    config = _config(PRESETS["small"].model, device.type == "cuda" and precision == "bf16")
+    config = _config(PRESETS["small"].model, compiles=True)  # where it can be, as in training
     config = replace(config, train=replace(config.train, precision=precision))
     model = build_model(config.model, NUM_CODES, 0)
     engine = make_engine(model, config, device=device, total_steps=AGREEMENT_STEPS)
@@ -216,7 +215,7 @@ def _losses(precision: Literal["fp32", "bf16"], device: torch.device) -> list[fl
 
 def _config(model: ModelConfig, compiles: bool) -> Config:
     config = PRESETS["paper"]
-    train = replace(config.train, compile=compiles)
+    train = replace(config.train, compile="auto" if compiles else "off")
     scaling = replace(config.scaling, num_workers=0)
     return replace(config, model=model, train=train, scaling=scaling)
 

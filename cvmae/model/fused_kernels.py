@@ -15,8 +15,9 @@ from torch import Tensor
 __all__ = ["add_norm", "bias_gelu"]
 
 EPSILON = 1e-5  # of torch's LayerNorm
-PROGRAMS = 528  # a few for each multiprocessor; each sums the rows it takes
-ELEMENTS = 2048  # of the rows that a program holds at a time
+# Programs that sum over rows: some for each multiprocessor, as many as hide what loads take.
+NORM_PROGRAMS, GELU_PROGRAMS = 660, 2112
+ELEMENTS = 1024  # of the rows that a program holds at a time
 COLUMNS = 256  # of a block, where columns do not depend on one another
 
 # Shape letters: N rows, D columns, P programs.
@@ -150,6 +151,10 @@ def _row_block(width: int) -> dict[str, int]:
     return {"D": width, "BLOCK_N": max(1, ELEMENTS // block), "BLOCK_D": block}
 
 
+def _gelu_partial(width: int) -> tuple[int, int]:
+    return GELU_PROGRAMS // triton.cdiv(width, COLUMNS), width
+
+
 def _column_block(width: int) -> dict[str, int]:
     return {"D": width, "BLOCK_N": ELEMENTS // COLUMNS, "BLOCK_D": COLUMNS}
 
@@ -174,8 +179,8 @@ def _add_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     grad_x = torch.empty_like(total)
     num_rows, width = total.shape
-    partial = torch.empty((PROGRAMS, 3, width), device=total.device, dtype=torch.float32)
-    _add_norm_gradient_kernel[(PROGRAMS,)](
+    partial = torch.empty((NORM_PROGRAMS, 3, width), device=total.device, dtype=torch.float32)
+    _add_norm_gradient_kernel[(NORM_PROGRAMS,)](
         grad_total.contiguous(),
         grad_normed.contiguous(),
         total,
@@ -186,7 +191,7 @@ def _add_norm_backward(
         EPSILON,
         **_row_block(width),
     )
-    return grad_x, partial.sum(0)
+    return grad_x, partial
 
 
 @torch.library.custom_op("cvmae::bias_gelu", mutates_args=())
@@ -205,12 +210,11 @@ def _bias_gelu_backward(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[T
     grad_x = torch.empty_like(x)
     num_rows, width = x.shape
     columns = triton.cdiv(width, COLUMNS)
-    programs = triton.cdiv(PROGRAMS, columns)
-    partial = torch.empty((programs, width), device=x.device, dtype=torch.float32)
-    _bias_gelu_gradient_kernel[(programs, columns)](
+    partial = torch.empty(_gelu_partial(width), device=x.device, dtype=torch.float32)
+    _bias_gelu_gradient_kernel[(len(partial), columns)](
         grad_result.contiguous(), x, bias, grad_x, partial, num_rows, **_column_block(width)
     )
-    return grad_x, partial.sum(0)
+    return grad_x, partial
 
 
 @_add_norm.register_fake
@@ -222,7 +226,9 @@ def _(x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> tu
 def _(
     grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(total), gain.new_empty((3, *gain.shape), dtype=torch.float32)
+    return torch.empty_like(total), gain.new_empty(
+        (NORM_PROGRAMS, 3, *gain.shape), dtype=torch.float32
+    )
 
 
 @_bias_gelu.register_fake
@@ -232,7 +238,7 @@ def _(x: Tensor, bias: Tensor) -> Tensor:
 
 @_bias_gelu_backward.register_fake
 def _(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), bias.new_empty(bias.shape, dtype=torch.float32)
+    return torch.empty_like(x), bias.new_empty(_gelu_partial(len(bias)), dtype=torch.float32)
 
 
 def _save_add_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -241,9 +247,9 @@ def _save_add_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, T
 
 
 def _add_norm_gradient(ctx: Any, grad_total: Tensor, grad_normed: Tensor) -> tuple[Tensor, ...]:
-    grad_x, of_columns = _add_norm_backward(grad_total, grad_normed, *ctx.saved_tensors)
-    grads = (grad.to(kind) for grad, kind in zip(of_columns.unbind(), ctx.kinds, strict=True))
-    return grad_x, grad_x, *grads
+    grad_x, partial = _add_norm_backward(grad_total, grad_normed, *ctx.saved_tensors)
+    sums = partial.sum(0).unbind()
+    return grad_x, grad_x, *(grad.to(kind) for grad, kind in zip(sums, ctx.kinds, strict=True))
 
 
 def _save_bias_gelu(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -251,8 +257,8 @@ def _save_bias_gelu(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> 
 
 
 def _bias_gelu_gradient(ctx: Any, grad_result: Tensor) -> tuple[Tensor, Tensor]:
-    grad_x, grad_bias = _bias_gelu_backward(grad_result, *ctx.saved_tensors)
-    return grad_x, grad_bias.to(ctx.saved_tensors[1].dtype)
+    grad_x, partial = _bias_gelu_backward(grad_result, *ctx.saved_tensors)
+    return grad_x, partial.sum(0).to(ctx.saved_tensors[1].dtype)
 
 
 _add_norm.register_autograd(_add_norm_gradient, setup_context=_save_add_norm)

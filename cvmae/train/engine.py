@@ -210,8 +210,7 @@ class DDPEngine(ReplicatedEngine):
 def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_steps: int) -> Engine:
     """Return the engine that `train.strategy` names."""
     model.recompute = config.train.activation_checkpointing
-    if config.train.compile:
-        _require_compilable(config, device)
+    if _compiles(config, device):
         from cvmae.train.captured_engine import CapturedEngine
 
         return CapturedEngine(model, config, device=device, total_steps=total_steps)
@@ -225,19 +224,21 @@ def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_ste
     return DDPEngine(model, config, device=device, total_steps=total_steps)
 
 
-def _require_compilable(config: Config, device: torch.device) -> None:
+def _compiles(config: Config, device: torch.device) -> bool:
+    """Tell whether steps are compiled and captured.
+
+    Raises:
+        ValueError: `train.compile` is on where that is not possible.
+    """
     head_dim = config.model.width // config.model.num_heads
-    for is_met, found, needed in (
-        (device.type == "cuda", f"on {device.type}", "a GPU (scaling.use_gpu True on Ray)"),
-        (config.train.precision != "fp32", "in fp32", "train.precision bf16"),
-        (config.train.strategy == "ddp", f"with {config.train.strategy}", "train.strategy ddp"),
-        (
-            head_dim in KERNEL_HEAD_DIMS,
-            f"with {head_dim} dimensions a head (model.width / model.num_heads)",
-            f"one of {', '.join(map(str, KERNEL_HEAD_DIMS))}",
-        ),
-    ):
-        if not is_met:
-            raise ValueError(
-                f"train.compile=True {found} is not possible: leave it out, or give {needed}"
-            )
+    problems = {
+        f"on {device.type}; give a GPU (scaling.use_gpu True on Ray)": device.type != "cuda",
+        "in fp32; give train.precision bf16": config.train.precision == "fp32",
+        "with deepspeed; give train.strategy ddp": config.train.strategy != "ddp",
+        f"with {head_dim} dimensions a head (model.width / model.num_heads); give one of "
+        f"{', '.join(map(str, KERNEL_HEAD_DIMS))}": head_dim not in KERNEL_HEAD_DIMS,
+    }
+    found = [text for text, is_met in problems.items() if is_met]
+    if config.train.compile == "on" and found:
+        raise ValueError(f"train.compile=on is not possible {found[0]}, or leave it at auto")
+    return config.train.compile != "off" and not found

@@ -16,6 +16,7 @@ from cvmae.benchmark.plan_memory import (
     num_parameters,
 )
 from cvmae.model.attention import plan_attention
+from cvmae.model.residual import Residual
 from cvmae.model.vomae import DecoderLayer, EncoderLayer, build_model
 from cvmae.settings import ModelConfig
 
@@ -47,32 +48,39 @@ def kept_bytes(layer, *inputs):
         torch.autocast("cpu", torch.bfloat16),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
-        output = layer(*(i * 1.0 if isinstance(i, torch.Tensor) else i for i in inputs))
+        output = layer(*inputs)
     del output
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def terms(rows, width):
+    x, rest = (torch.randn(rows, width, dtype=torch.bfloat16) for _ in range(2))
+    return Residual(x.requires_grad_() * 1.0, rest.requires_grad_() * 1.0, None)
+
+
 def test_the_plan_counts_what_a_layer_keeps_for_backward():
     width, heads, hidden, visible = 128, 8, 100, 300
-    x, asked = torch.randn(visible, width), torch.randn(hidden, width)
-    x.requires_grad_()
-    asked.requires_grad_()
-    own = plan_attention(np.array([visible]), np.array([visible]), "cpu")
-    cross = plan_attention(np.array([hidden]), np.array([visible]), "cpu")
+    own, cross = plan_of(visible, visible), plan_of(hidden, visible)
     log_sums = 4 * heads  # a float32 for each head and row, not counted in the plan
+    found = kept_bytes(EncoderLayer(width, heads), terms(visible, width), own)
     # On the CPU attention's output is kept twice, padded and packed: two bytes more.
-    found = kept_bytes(EncoderLayer(width, heads), x, own)
     assert found == visible * ((ENCODER_ROW + 2) * width + log_sums)
-    found = kept_bytes(DecoderLayer(width, heads), asked, x, cross)
+    encoded = terms(visible, width).x
+    found = kept_bytes(DecoderLayer(width, heads), terms(hidden, width), cross, encoded)
     expected = hidden * ((DECODER_ROW + 2) * width + log_sums) + visible * DECODER_KEY * width
     assert found == expected
 
 
+def plan_of(num_queries, num_keys):
+    offsets = [torch.tensor([0, num], dtype=torch.int32) for num in (num_queries, num_keys)]
+    return plan_attention(np.array([num_queries]), np.array([num_keys]), *offsets)
+
+
 def test_the_plan_adds_up_activations_of_a_step():
     model = ModelConfig(width=256, num_layers=8, num_decoder_layers=2)
-    kept = 65_536 * 256 * (8 * 0.75 * 36 + 2 * (0.25 * 32 + 0.75 * 6))
+    kept = 65_536 * 256 * (8 * 0.75 * 32 + 2 * (0.25 * 28 + 0.75 * 6))
     assert activation_bytes(model, recompute=False) == kept
-    again = 65_536 * 256 * (4 * (8 * 0.75 + 2 * 0.25) + 0.75 * 36)
+    again = 65_536 * 256 * (4 * (8 * 0.75 + 2 * 0.25) + 0.75 * 32)
     assert activation_bytes(model, recompute=True) == again
 
 

@@ -27,7 +27,6 @@ from cvmae.config import PRESETS
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.meds import read_unit
 from cvmae.data.sequences import cut_windows
-from cvmae.train.engine import make_engine
 from cvmae.train.loop import make_plan
 
 
@@ -320,14 +319,8 @@ def test_waiting_for_data_is_that_of_a_run_on_files(small_hospital, tmp_path, mo
         prepared = prepare(root)
         return replace(prepared, config=replace(prepared.config, model=PRESETS["tiny"].model))
 
-    def eager(model, config, **kwargs):  # compiled layers are for GPUs
-        assert config.train.compile
-        config = replace(config, train=replace(config.train, compile=False))
-        return make_engine(model, config, **kwargs)
-
     monkeypatch.setattr("cvmae.benchmark.hospitals.synthetic_hospital", lambda *_: small_hospital)
     monkeypatch.setattr("cvmae.benchmark.epochs.prepare", small)
-    monkeypatch.setattr("cvmae.train.loop.make_engine", eager)
     monkeypatch.setattr(step_gpu, "INPUT_EPOCHS", 3)
     for _ in range(2):  # again in the same folder
         share, per_s = step_gpu._input_wait(tmp_path, 0, torch.device("cpu"))
