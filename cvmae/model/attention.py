@@ -50,7 +50,7 @@ class AttentionPlan:
     num_keys_B: Ints
     query_offsets_B: Tensor  # int32, B + 1 entries, on the device
     key_offsets_B: Tensor
-    longest: int  # queries of a sequence at most
+    longest: int  # queries or keys of a sequence at most
 
     @cached_property
     def is_empty(self) -> bool:
@@ -133,14 +133,14 @@ def plan_attention(
         num_keys_B: Keys of each sequence; may be 0, its queries then get zeros.
         query_offsets_B: Where the queries of each sequence begin, and the end; on the device.
         key_offsets_B: Likewise of the keys.
-        longest: Queries of a sequence at most; 0: those of the longest here.
+        longest: Queries or keys of a sequence at most; 0: those of the longest here.
     """
     return AttentionPlan(
         num_queries_B=num_queries_B,
         num_keys_B=num_keys_B,
         query_offsets_B=query_offsets_B,
         key_offsets_B=key_offsets_B,
-        longest=longest or int(num_queries_B.max(initial=1)),
+        longest=longest or int(max(num_queries_B.max(initial=1), num_keys_B.max(initial=1))),
     )
 
 

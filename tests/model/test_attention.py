@@ -100,6 +100,14 @@ def test_padding_stays_small_whatever_the_order_of_the_lengths(rng):
     assert len(shapes) < 20
 
 
+@pytest.mark.parametrize("name", ["cross", "some without queries", "some without keys"])
+def test_a_plan_knows_the_longest_of_queries_and_keys(name):
+    """Kernels go as far as that: a shorter one would leave gradients of keys unwritten."""
+    num_queries, num_keys = lengths(name)
+    longest = max(num_queries.max(), num_keys.max())
+    assert plan_on("cpu", num_queries, num_keys).longest == longest
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("head_dim", [16, 32, 64, 128])
