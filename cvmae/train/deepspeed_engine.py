@@ -83,14 +83,14 @@ class DeepspeedEngine(Engine):
         if step is not None:
             self._link_moments()
         for name, parameter in self._parameters():
-            # `+ 0` copies: what comes back may be the parameter itself.
-            model[name] = (safe_get_full_fp32_param(parameter) + 0).cpu()
-            if step is None:
-                continue
-            optimizer[f"{name}/step"] = step.clone()
-            for key in MOMENTS:
-                value = safe_get_full_optimizer_state(parameter, key)
-                optimizer[f"{name}/{key}"] = (value + 0).cpu()
+            gathered = {name: (model, safe_get_full_fp32_param(parameter))}
+            if step is not None:
+                gathered[f"{name}/step"] = optimizer, step
+                for key in MOMENTS:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                    gathered[f"{name}/{key}"] = optimizer, value
+            for place, (part, value) in gathered.items() if rank() == 0 else ():
+                part[place] = (value + 0).cpu()  # a copy: it may be the parameter itself
         return model, optimizer
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cvmae.config import Config
 from cvmae.data.batches import Batch
-from cvmae.distributed import is_distributed, world_size
+from cvmae.distributed import is_distributed, rank, world_size
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.train.peak import peak_flops
@@ -55,7 +55,10 @@ class Engine(ABC):
 
     @abstractmethod
     def state(self) -> tuple[State, State]:
-        """Return weights and optimiser state as full tensors on the CPU (collective)."""
+        """Return weights and optimiser state as full tensors on the CPU (collective).
+
+        Rank 0 alone is given them, which writes checkpoints: a node's ranks share its memory.
+        """
 
     @abstractmethod
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
@@ -164,6 +167,8 @@ class DDPEngine(Engine):
 
     def state(self) -> tuple[State, State]:
         """Return full tensors; see `Engine.state`."""
+        if rank() != 0:
+            return {}, {}
         model = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         optimizer = {
             f"{name}/{key}": value.cpu()

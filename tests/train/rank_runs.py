@@ -54,10 +54,10 @@ def run_steps(
 
 
 def run_on_ranks(world: int, folder: Path, *args: Any, **kwargs: Any) -> Result:
-    """Call `run_steps` on several ranks and return what rank 0 returned."""
+    """Call `run_steps` on several ranks; return what rank 0 returned, all is left in the folder."""
     folder.mkdir()
     torch.multiprocessing.spawn(_rank, (world, folder, args, kwargs), nprocs=world)
-    result: Result = torch.load(folder / "result", weights_only=False)  # of our own making
+    result: Result = torch.load(folder / "result_0", weights_only=False)  # of our own making
     return result
 
 
@@ -66,8 +66,7 @@ def _rank(number: int, world: int, folder: Path, args: Any, kwargs: Any) -> None
     dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=world)
     try:
         result = run_steps(*args, **kwargs)
-        if number == 0:
-            torch.save(result, folder / "result")
+        torch.save(result, folder / f"result_{number}")
     finally:
         dist.destroy_process_group()
 

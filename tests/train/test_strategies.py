@@ -78,6 +78,18 @@ def test_a_state_is_taken_up_by_any_strategy(tiny, fitted, tmp_path, first, then
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "deepspeed 2", "deepspeed 3"])
+def test_only_the_rank_that_writes_checkpoints_holds_the_full_state(tiny, fitted, tmp_path, name):
+    _, weights, moments = run_on_ranks(
+        2, tmp_path / "ranks", with_strategy(tiny, name), fitted, num_steps=1
+    )
+    assert weights
+    assert len(moments) == 3 * len(weights)  # two moments and the number of updates
+    _, *other = torch.load(tmp_path / "ranks" / "result_1", weights_only=False)
+    assert other == [{}, {}]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("deepspeed 1", 1), ("deepspeed 3", 4)])
 def test_a_state_of_deepspeed_is_taken_up_by_another_number_of_ranks(
     tiny, fitted, tmp_path, first, then
