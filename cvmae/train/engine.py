@@ -24,7 +24,7 @@ from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.train.peak import peak_flops
 from cvmae.train.schedule import learning_rate
 
-__all__ = ["DDPEngine", "Engine", "make_engine"]
+__all__ = ["DDPEngine", "Engine", "State", "make_engine"]
 
 State = dict[str, Tensor]
 

@@ -30,7 +30,7 @@ from cvmae.data.volatility import mask_weights
 from cvmae.distributed import PreemptedError, rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
 from cvmae.train.device import on_device
-from cvmae.train.engine import Engine, make_engine
+from cvmae.train.engine import Engine, State, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.preemption import Ask, Watch
 
@@ -201,8 +201,9 @@ def _train_epoch(
         if is_due and not is_last:
             error_sum, num_hidden = meter.error_and_count()
             _require_finite(run, progress, error_sum)
+            state = _finite_state(run, progress)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
-            _save(run, progress)
+            _save(run, progress, state)
             _end_if_told(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
@@ -249,14 +250,15 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
     metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
-    _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
+    _require_finite(run, progress, metrics["tuning_mse"])
+    state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
     progress = Progress(
         epoch=progress.epoch + 1,
         global_step=progress.global_step,
         history=(*progress.history, metrics),
     )
-    _save(run, progress)
+    _save(run, progress, state)
     return progress
 
 
@@ -275,15 +277,32 @@ def _looks_at_health(run: _Run, progress: Progress) -> bool:
     return run.engine.device.type == "cpu" or progress.global_step % HEALTH_EVERY_STEPS == 0
 
 
+def _finite_state(run: _Run, progress: Progress) -> tuple[State, State]:
+    """Return the state to be saved, which is all finite (collective).
+
+    Errors tell of an update that has gone wrong only when the next batch is computed.
+    """
+    state = run.engine.state()
+    is_bad = not all(bool(t.isfinite().all()) for part in state for t in part.values())
+    (num_bad,) = sum_over_ranks(np.array([is_bad]), run.engine.device)
+    if num_bad:
+        raise _not_finite(run, progress, "a weight or a moment is not finite")
+    return state
+
+
 def _require_finite(run: _Run, progress: Progress, error: float) -> None:
     """Stop before weights that are not finite are saved over good ones."""
-    if math.isfinite(error):
-        return
+    if not math.isfinite(error):
+        raise _not_finite(run, progress, f"the error is {error}")
+
+
+def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
+    """Return what says where training broke (collective)."""
     bad = run.engine.first_bad_step()
     back = progress.global_step - 1 - bad
     fingerprint = _fingerprint(run, progress.epoch, progress.step - 1 - back)
-    raise FloatingPointError(
-        f"the error is {error} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
+    return FloatingPointError(
+        f"{what} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
         f"{fingerprint}, {world_size()} ranks): lower optim.lr, or set optim.clip_norm and "
         f"data.clip_quantiles; the last good checkpoint is kept in {run.config.output_dir}/"
         "checkpoints"
@@ -303,11 +322,11 @@ def _fingerprint(run: _Run, epoch: int, step: int) -> str:
     return f"{int(total):x}"
 
 
-def _save(run: _Run, progress: Progress) -> None:
+def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
     """Write a checkpoint; a full disk ends the run only where no other checkpoint will follow."""
-    model, optimizer = run.engine.state()
     if rank() != 0:
         return
+    model, optimizer = state
     try:
         save_checkpoint(
             run.config.output_dir,
