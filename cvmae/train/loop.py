@@ -27,7 +27,7 @@ from cvmae.data.meds import Unit
 from cvmae.data.memory import keep_memory
 from cvmae.data.order import Order
 from cvmae.data.volatility import mask_weights
-from cvmae.distributed import PreemptedError, rank, sum_over_ranks, world_size
+from cvmae.distributed import PreemptedError, max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
 from cvmae.train.device import on_device
 from cvmae.train.engine import Engine, State, make_engine
@@ -349,16 +349,18 @@ def _take_up(config: Config, engine: Engine) -> Progress:
         FileNotFoundError: There are checkpoints, but none is whole.
         RuntimeError: Ranks see different checkpoints.
     """
-    progress = Progress()
-    if has_checkpoints(config.output_dir):
-        progress, model, optimizer = load_state(config.output_dir)
-        engine.load_state(model, optimizer)
-    (total,) = sum_over_ranks(np.array([progress.global_step]), engine.device)
-    if total != world_size() * progress.global_step:
+    loaded = load_state(config.output_dir) if has_checkpoints(config.output_dir) else None
+    progress = loaded[0] if loaded else Progress()
+    own = progress.global_step
+    # Before a state is taken up, for which ranks may wait for each other.
+    newest, oldest = max_over_ranks(np.array([own, -own]), engine.device) * [1, -1]
+    if newest != oldest:
         raise RuntimeError(
-            f"rank {rank()} takes up step {progress.global_step}, others another: output_dir must "
-            "be a folder that all nodes share and see alike"
+            f"rank {rank()} would take up step {own}, others {oldest:.0f} to {newest:.0f}: "
+            f"output_dir={config.output_dir!r} must be a folder that all nodes share and see alike"
         )
+    if loaded:
+        engine.load_state(*loaded[1:])
     if rank() == 0:
         clear_rubbish(config.output_dir)
     return progress
