@@ -5,6 +5,7 @@ DeepSpeed's interface to its parts, so that a run goes on with another number of
 stage, or under DDP.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,9 @@ class DeepspeedEngine(Engine):
             self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()  # updates after the last micro-batch only
             total += error_sum.detach()
+        if not self._engine.was_step_applied():
+            # It passes over a gradient that is not finite, on all ranks; DDP's weights would break.
+            total.fill_(math.inf)
         self._note(global_step, total)
         return total, count
 
@@ -140,8 +144,9 @@ class DeepspeedEngine(Engine):
             parts = zero.fp32_partitioned_groups_flat
         step = next(value for name, value in optimizer.items() if name.endswith("/step"))
         for part in parts:
+            # Fused AdamW wants the number of updates beside the weights, which may be offloaded.
             moments = {key: torch.zeros_like(part) for key in MOMENTS}
-            zero.optimizer.state[part] = {"step": step.clone().to(self._step_device()), **moments}
+            zero.optimizer.state[part] = {"step": step.to(part.device, copy=True), **moments}
         self._link_moments()
 
     def _link_moments(self) -> None:
@@ -154,6 +159,3 @@ class DeepspeedEngine(Engine):
         if hasattr(zero, "_hp_optimizer_states_linked"):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
-
-    def _step_device(self) -> torch.device:
-        return self.device if self.device.type == "cuda" else torch.device("cpu")

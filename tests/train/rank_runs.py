@@ -29,8 +29,12 @@ def run_steps(
     first: int = 0,
     num_steps: int,
     state: tuple[State, State] | None = None,
+    overflow_at: int = -1,
 ) -> Result:
-    """Take steps of training from `first` on, and from `state` where it is given."""
+    """Take steps of training from `first` on, and from `state` where it is given.
+
+    At the step `overflow_at` the last rank's gradient is infinite.
+    """
     torch.set_num_threads(1)
     plan = make_plan(config, fitted)
     device = torch.device("cpu")
@@ -39,7 +43,10 @@ def run_steps(
     if state is not None:
         # Ranks are given the same memory, and optimisers write into what they take up.
         engine.load_state(*({name: t.clone() for name, t in part.items()} for part in state))
-    losses = []
+    number, losses = -1, []
+    if rank() == world_size() - 1:
+        some = next(model.parameters())
+        some.register_hook(lambda grad: grad * np.inf if number == overflow_at else grad)
     for number, micro_batches in enumerate(_steps(config, plan)):
         if number < first:
             continue
