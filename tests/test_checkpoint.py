@@ -1,6 +1,7 @@
 """Checkpoints: what is damaged or foreign is passed over by name, and a full disk harms nothing."""
 
 import errno
+import importlib
 import json
 import os
 import pickle
@@ -29,6 +30,7 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config, write_config
+from cvmae.data import manifest
 from cvmae.data.fit_statistics import load_or_fit
 from cvmae.data.folders import file_sizes
 from cvmae.data.manifest import write_manifest
@@ -200,6 +202,69 @@ def test_the_best_checkpoint_is_kept_and_found_without_a_copy(tiny, save):
     assert steps_of(tiny) == ["step_00000005"]
 
 
+def test_what_was_broken_off_in_an_upload_is_removed_and_not_counted(tiny, save):
+    for step in (1, 2, 3):
+        folder = Path(save(step))
+    without_manifest(folder)
+    save(4)
+    assert tiny.checkpoint.keep == 2
+    assert steps_of(tiny) == ["step_00000002", "step_00000004"]
+
+
+def fails(*args, **settings):
+    raise ValueError("output_dir='s3://bucket/run' cannot be read: timed out")
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "progress.json"])
+def test_a_storage_that_fails_is_no_damage(tiny, save, monkeypatch, caplog, file):
+    """An older checkpoint must not be taken instead, from which the run would go back."""
+    save(1)
+    save(2)
+    room = manifest if file == "manifest.json" else checkpoint
+    read = room.local_copy
+    monkeypatch.setattr(room, "local_copy", lambda p: (fails if file in str(p) else read)(p))
+    with pytest.raises(ValueError, match="timed out") as caught:
+        read_progress(tiny.output_dir)
+    assert "passed over" not in caplog.text
+    assert "damaged" not in str(caught.value)
+
+
+def test_old_checkpoints_that_cannot_be_removed_do_not_end_the_run(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoint, "remove_folder", fails)
+    config = replace(tiny, checkpoint=replace(tiny.checkpoint, keep=1, every_steps=5))
+    pretrain(config)
+    assert "are not all removed (output_dir='s3://bucket/run' cannot be read" in caplog.text
+    assert load_state(tiny.output_dir)[0].is_finished(config)
+
+
+def test_all_is_on_the_disk_before_older_checkpoints_are_removed(tiny, save, monkeypatch):
+    sync, replace_path, remove = os.fsync, os.replace, checkpoint.remove_folder
+    events: list[tuple[str, object]] = []
+
+    def note_sync(descriptor):
+        events.append(("sync", os.fstat(descriptor).st_ino))
+        sync(descriptor)
+
+    def note_replace(source, target):
+        events.append(("replace", target))
+        replace_path(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr(
+        checkpoint, "remove_folder", lambda p: (events.append(("remove", p)), remove(p))
+    )
+    config = replace(tiny, checkpoint=replace(tiny.checkpoint, keep=1))
+    save(1, config=config)
+    events.clear()
+    folder = Path(save(2, config=config))
+    moved = events.index(("replace", folder))
+    own = {path.stat().st_ino for path in (folder, *folder.rglob("*"))}
+    assert own <= {inode for _, inode in events[:moved]}
+    assert events[moved + 1] == ("sync", folder.parent.stat().st_ino)
+    assert [kind for kind, _ in events[moved + 2 :]] == ["remove"]
+
+
 def test_while_one_is_written_there_is_room_for_one_more_than_is_kept(tiny, save, monkeypatch):
     write, peaks = checkpoint.write_manifest, []
 
@@ -276,6 +341,12 @@ def test_a_run_goes_on_over_a_checkpoint_that_fails_unless_it_is_the_last(
         pretrain(replace(tiny, resume=tiny.output_dir))
     ours, theirs = load_state(tiny.output_dir)[1], load_state(whole)[1]
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_a_run_goes_on_where_mask_rates_cannot_be_read_for_an_epoch(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(importlib.import_module("cvmae.train.pretrain"), "is_file", fails)
+    pretrain(tiny)
+    assert "metrics of epoch 2 are not written (output_dir='s3://bucket/run'" in caplog.text
 
 
 def test_a_run_goes_on_where_metrics_cannot_be_written_for_an_epoch(tiny, monkeypatch, caplog):

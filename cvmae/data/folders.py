@@ -5,6 +5,7 @@ it has come whole; of a folder, one file is sent last, and without it the folder
 What is sent is written to a temporary folder of this machine first.
 """
 
+import errno
 import os
 import shutil
 import uuid
@@ -49,7 +50,8 @@ def join(folder: str | Path, *parts: str) -> str:
 def written(target: str | Path, last: str = "") -> Iterator[Path]:
     """Yield a path of this machine; the file or folder made there appears at the target, whole.
 
-    What is at the target gives way. Where the block fails, nothing changes.
+    What is at the target gives way. Where the block fails, nothing changes. When this returns, a
+    machine that loses its power keeps what was written.
 
     Args:
         target: A path or a URI.
@@ -69,9 +71,12 @@ def written(target: str | Path, last: str = "") -> Iterator[Path]:
     aside = place.with_name(f"{ASIDE}{uuid.uuid4().hex}_{place.name}")
     try:
         yield aside
+        for path in (aside, *aside.rglob("*")):
+            _sync(path)  # a full disk may say so as late as here
         if place.is_dir():
             shutil.rmtree(place)
         os.replace(aside, place)
+        _sync(place.parent)
     finally:
         _remove(aside)
 
@@ -161,6 +166,19 @@ def remove_aside(folder: str | Path) -> None:
             _remove(path)
 
 
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names that are in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems keep names by themselves, and know no such call for folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _reached(place: str | Path) -> Iterator[tuple[Any, str]]:
     with reaching(str(place), SETTING):
@@ -169,8 +187,8 @@ def _reached(place: str | Path) -> Iterator[tuple[Any, str]]:
 
 def _send(source: Path, target: str, last: str) -> None:
     """Copy a file or folder to remote storage, which repeats requests that fail."""
-    filesystem, location = locate(target, setting=SETTING)
     try:
+        filesystem, location = locate(target, setting=SETTING)
         if source.is_file():
             _send_file(source, filesystem, location)
             return

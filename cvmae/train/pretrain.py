@@ -177,7 +177,7 @@ class EpochReport:
         try:
             self._tracker.log_metrics(numbers, step=epoch)
             self._write_mask_rates(epoch, mask_rate_C)
-        except OSError as error:  # the weights are worth more than these
+        except (OSError, ValueError) as error:  # the weights are worth more than these
             logger.warning("metrics of epoch %d are not written (%s)", epoch, error)
 
     def _write_mask_rates(self, epoch: int, mask_rate_C: "np.ndarray[Any, Any]") -> None:

@@ -155,6 +155,27 @@ def test_a_storage_that_is_away_for_one_checkpoint_does_not_end_the_run(
 
 
 @pytest.mark.slow
+def test_a_storage_that_fails_at_deletions_and_reads_neither_ends_a_run_nor_sets_it_back(
+    remote, proxy, monkeypatch, caplog
+):
+    monkeypatch.setattr(storage, "NUM_RETRIES", 2)
+    config = replace(remote, checkpoint=replace(remote.checkpoint, keep=1))
+    proxy.fault = lambda request: "slow down" if "?delete" in request else None
+    run = pretrain(config)
+    assert "are not all removed" in caplog.text
+    first, last = names(f"{run}/checkpoints")
+    assert first < last
+    proxy.fault = lambda request: (
+        "slow down" if f"GET /{BUCKET}/runs" in request and f"{last}/manifest" in request else None
+    )
+    with pytest.raises(ValueError, match=r"output_dir=.* cannot be read"):
+        load_state(run)
+    assert "passed over" not in caplog.text
+    proxy.reset()
+    assert load_state(run)[0].epoch == 2
+
+
+@pytest.mark.slow
 def test_an_object_that_is_damaged_is_passed_over(remote, caplog):
     run = pretrain(remote)
     filesystem, place = storage.locate(run)
