@@ -6,13 +6,14 @@ What is sent is written to a temporary folder of this machine first.
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -61,7 +62,7 @@ def written(target: str | Path, last: str = "") -> Iterator[Path]:
         OSError: It cannot be written.
     """
     if is_remote(str(target)):
-        with TemporaryDirectory(prefix="cvmae_") as scratch:
+        with TemporaryDirectory(prefix=_scratch(str(target).rpartition("/")[0])) as scratch:
             aside = Path(scratch) / Path(target).name
             yield aside
             _send(aside, str(target), last)
@@ -160,10 +161,15 @@ def remove_file(path: str | Path) -> None:
 
 
 def remove_aside(folder: str | Path) -> None:
-    """Remove what a killed process left half written in a folder; no other may write meanwhile."""
-    if not is_remote(str(folder)):
-        for path in Path(folder).glob(f"{ASIDE}*"):
-            _remove(path)
+    """Remove what a killed process left half written in a folder; no other may write meanwhile.
+
+    For a remote folder that is what lay on this machine to be sent there.
+    """
+    place, start = Path(folder), ASIDE
+    if is_remote(str(folder)):
+        place, start = Path(gettempdir()), _scratch(str(folder))
+    for path in place.glob(f"{start}*"):
+        _remove(path)
 
 
 def _sync(path: Path) -> None:
@@ -177,6 +183,11 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _scratch(folder: str) -> str:
+    """Return how the temporary folders begin in which files for a remote folder are written."""
+    return f"cvmae_{hashlib.sha256(folder.rstrip('/').encode()).hexdigest()[:16]}_"
 
 
 @contextmanager

@@ -204,6 +204,17 @@ def test_no_process_is_left_after_an_interruption(number, error):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_number_that_belongs_to_a_stranger_by_now_is_not_killed():
+    orphan = start_orphan()  # nobody adopts it for us
+    try:
+        assert is_alive(orphan)
+        assert not kill(orphan)
+        assert is_alive(orphan)
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_processes_from_before_are_left_alone():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
