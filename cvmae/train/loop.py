@@ -42,8 +42,8 @@ logger = logging.getLogger("cvmae")
 
 # (epoch, first step) -> this rank's bricks from there to the end of the epoch
 BrickSource = Callable[[int, int], Iterator[Brick]]
-# (metrics of the epoch, realised mask rate per code) -> nothing; called on every rank
-Report = Callable[[Mapping[str, float], np.ndarray], None]
+# (metrics of the epoch, realised mask rate per code if known) -> nothing; called on every rank
+Report = Callable[[Mapping[str, float], np.ndarray | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def train(
         config: With `output_dir` and `data.root` as absolute paths.
         fitted: Statistics, vocabulary and unit index.
         bricks: This rank's training data.
-        report: Called on every rank at the end of each epoch.
+        report: Called on every rank at the end of each epoch, and for the last one before this.
         ask: Whether this rank has been told to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
@@ -145,6 +145,8 @@ def train(
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
     progress = _take_up(config, engine)
+    if progress.history:  # a kill after the save may have lost it; trackers drop what they have
+        report(progress.history[-1], None)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )

@@ -165,18 +165,21 @@ class EpochReport:
         self._path = join(config.output_dir, "mask_rates.parquet")
         self._codes, self._tracker = codes, tracker
 
-    def __call__(self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
-        """Write one epoch."""
+    def __call__(
+        self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None"
+    ) -> None:
+        """Write one epoch, or what is missing of it."""
         if rank() != 0 or self._tracker is None:
             return
         epoch = int(metrics["epoch"])
-        numbers = {name: value for name, value in metrics.items() if name != "epoch"} | {
-            "mask_rate_lowest": float(np.nanmin(mask_rate_C)),
-            "mask_rate_highest": float(np.nanmax(mask_rate_C)),
-        }
+        numbers = {name: value for name, value in metrics.items() if name != "epoch"}
+        if mask_rate_C is not None:
+            numbers["mask_rate_lowest"] = float(np.nanmin(mask_rate_C))
+            numbers["mask_rate_highest"] = float(np.nanmax(mask_rate_C))
         try:
             self._tracker.log_metrics(numbers, step=epoch)
-            self._write_mask_rates(epoch, mask_rate_C)
+            if mask_rate_C is not None:
+                self._write_mask_rates(epoch, mask_rate_C)
         except (OSError, ValueError) as error:  # the weights are worth more than these
             logger.warning("metrics of epoch %d are not written (%s)", epoch, error)
 

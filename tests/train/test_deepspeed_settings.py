@@ -71,6 +71,15 @@ def test_deepspeed_in_the_calling_process_is_refused():
         Config(train=TrainConfig(strategy="deepspeed"), scaling=ScalingConfig(num_workers=0))
 
 
+def test_an_elastic_group_is_refused_with_what_is_possible_instead():
+    said = r"scaling\.min_workers=1 is not allowed: give 0 where .* --resume takes another"
+    with pytest.raises(ValueError, match=said):
+        Config(
+            train=TrainConfig(strategy="deepspeed"),
+            scaling=ScalingConfig(num_workers=2, min_workers=1),
+        )
+
+
 def test_parameters_are_offloaded_at_stage_3_only():
     with pytest.raises(ValueError, match=r"deepspeed\.offload='parameters'"):
         DeepspeedConfig(stage=2, offload="parameters")
