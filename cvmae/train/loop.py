@@ -33,6 +33,7 @@ from cvmae.train.device import on_device
 from cvmae.train.engine import Engine, State, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.preemption import Ask, Watch
+from cvmae.train.resume import with_precision
 
 __all__ = ["BrickSource", "Plan", "make_plan", "train"]
 
@@ -140,6 +141,7 @@ def train(
     """
     torch.set_num_threads(config.train.num_threads)
     keep_memory()
+    config = with_precision(config, on_gpu=device.type == "cuda")
     plan = make_plan(config, fitted)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)

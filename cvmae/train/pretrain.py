@@ -24,7 +24,7 @@ from cvmae.data.fit_statistics import (
 from cvmae.data.folders import is_file, join, local_copy, make_folder, names, written
 from cvmae.data.statistics_table import count_lines
 from cvmae.distributed import PreemptedError, default_device, rank, start_ray
-from cvmae.train.deepspeed_settings import deepspeed_config
+from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import on_signal
@@ -63,6 +63,8 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     if has_checkpoints(config.output_dir):
         # Before anything is written: a refused change must leave the run as it was.
         check_same_run(config, fitted)
+    if config.train.strategy == "deepspeed":
+        keep_config_file(config)
     with written(join(config.output_dir, "config.yaml")) as path:
         write_config(config, path)
     config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))

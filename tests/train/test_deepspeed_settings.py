@@ -7,7 +7,7 @@ import pytest
 
 from cvmae.config import Config
 from cvmae.settings import DeepspeedConfig, ScalingConfig, TrainConfig
-from cvmae.train.deepspeed_settings import deepspeed_config
+from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 
 
 def with_file(tmp_path, text):
@@ -44,6 +44,15 @@ def test_the_file_adds_what_we_do_not_set(tmp_path):
     told = deepspeed_config(with_file(tmp_path, text), bf16=False)
     assert told["comms_logger"] == {"x": 1}
     assert told["zero_optimization"] == {"reduce_bucket_size": 7, "stage": 2}
+
+
+def test_a_file_that_says_other_than_before_is_kept_and_warned_of(tmp_path, caplog):
+    run = tmp_path / "run"
+    for text, num_warnings in (("{}", 0), ("{ }", 0), ('{"comms_logger": {"x": 1}}', 1)):
+        keep_config_file(replace(with_file(tmp_path, text), output_dir=str(run)))
+        assert len(caplog.records) == num_warnings
+        assert json.loads((run / "deepspeed.json").read_text()) == json.loads(text)
+    assert "deepspeed.config_file=" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_another_vocabulary_is_shown_and_must_be_allowed(run, first, shown):
         ("evaluate.seed", 1, "20250 -> 1"),
         ("model.num_heads", 4, "2 -> 4"),  # shapes stay, the function does not
         ("seed", 1, "0 -> 1"),
+        ("train.precision", "bf16", "'fp32' -> 'bf16'"),
     ],
 )
 def test_a_setting_that_changes_the_run_is_refused_until_it_is_allowed(run, name, value, shown):
@@ -145,6 +146,13 @@ def test_an_epoch_that_was_begun_goes_on_where_an_allowed_change_makes_it_shorte
     steps = [epoch["step"] for epoch in load_state(tiny.output_dir)[0].history]
     assert steps[0] == 20
     assert 20 < steps[1] < 40
+
+
+def test_a_device_whose_arithmetic_is_another_is_refused_where_precision_is_auto(run):
+    on_gpu = replace(run, scaling=replace(run.scaling, num_workers=2, use_gpu=True))
+    with pytest.raises(ValueError, match=r"\(train\.precision: 'fp32' -> 'bf16'\)"):
+        check(on_gpu)
+    check(replace(on_gpu, train=replace(on_gpu.train, precision="fp32")))
 
 
 def test_metrics_of_an_epoch_that_a_kill_kept_from_being_reported_are_made_up_for(
