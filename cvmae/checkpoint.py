@@ -117,7 +117,10 @@ def save_checkpoint(
         raise OSError(
             f"the checkpoint {target} cannot be written ({error}); earlier ones are as they were"
         ) from error
-    _drop_old(run_folder, progress, config.checkpoint.keep)
+    try:
+        _drop_old(run_folder, progress, config.checkpoint.keep)
+    except (OSError, ValueError) as error:
+        logger.warning("old checkpoints in %s are not all removed (%s)", run_folder, error)
     return target
 
 
@@ -276,9 +279,10 @@ def _best(progress: Progress, steps: Sequence[str]) -> str:
 
 
 def _progress_at(folder: str | Path) -> Progress:
+    with local_copy(join(folder, PROGRESS)) as path:
+        content = path.read_bytes()
     try:
-        with local_copy(join(folder, PROGRESS)) as path:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(content)
         progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{join(folder, PROGRESS)} is damaged ({error})") from None
@@ -288,9 +292,15 @@ def _progress_at(folder: str | Path) -> Progress:
 def _drop_old(run_folder: str | Path, progress: Progress, keep: int) -> None:
     """Remove what is neither among the newest nor the best, nor before the step just written.
 
-    What lies behind it is damaged, or the run would have gone on from there.
+    What lies behind it is damaged, or the run would have gone on from there. What has no manifest
+    was broken off in an upload and counts for nothing.
     """
     steps = _steps(run_folder)
-    past = [step for step in steps if step <= _name(progress.global_step)]
+    past = [
+        step
+        for step in steps
+        if step <= _name(progress.global_step)
+        and is_file(join(run_folder, "checkpoints", step, MANIFEST))
+    ]
     for step in set(steps) - {*past[-keep:], _best(progress, past)}:
         remove_folder(join(run_folder, "checkpoints", step))

@@ -75,6 +75,13 @@ class Config:
             self.train.strategy,
             "ddp where scaling.num_workers is 0: DeepSpeed works among Ray's workers",
         )
+        require(
+            self.train.strategy == "ddp" or self.scaling.min_workers == 0,
+            "scaling.min_workers",
+            self.scaling.min_workers,
+            "0 where train.strategy is deepspeed, which keeps its number of workers; when the run "
+            "has ended, --resume takes another scaling.num_workers",
+        )
 
 
 PRESETS: dict[str, Config] = {

@@ -17,6 +17,7 @@ __all__ = [
     "check_resources",
     "default_device",
     "is_distributed",
+    "max_over_ranks",
     "rank",
     "setup_logging",
     "start_ray",
@@ -71,11 +72,20 @@ def default_device() -> torch.device:
 
 def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArray[np.float64]:
     """Return the elementwise sum over ranks in float64 (collective)."""
-    total = np.asarray(values, np.float64)
+    return _reduce(values, device, dist.ReduceOp.SUM)
+
+
+def max_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArray[np.float64]:
+    """Return the elementwise maximum over ranks in float64 (collective)."""
+    return _reduce(values, device, dist.ReduceOp.MAX)
+
+
+def _reduce(values: npt.NDArray[Any], device: torch.device, how: Any) -> npt.NDArray[np.float64]:
+    own = np.asarray(values, np.float64)
     if world_size() == 1:
-        return total
-    tensor = torch.from_numpy(total.copy()).to(device)
-    dist.all_reduce(tensor)
+        return own
+    tensor = torch.from_numpy(own.copy()).to(device)
+    dist.all_reduce(tensor, how)
     return tensor.cpu().numpy()
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -29,6 +28,7 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config, write_config
+from cvmae.data import manifest
 from cvmae.data.fit_statistics import load_or_fit
 from cvmae.data.folders import file_sizes
 from cvmae.data.manifest import write_manifest
@@ -200,6 +200,61 @@ def test_the_best_checkpoint_is_kept_and_found_without_a_copy(tiny, save):
     assert steps_of(tiny) == ["step_00000005"]
 
 
+def test_what_was_broken_off_in_an_upload_is_removed_and_not_counted(tiny, save):
+    for step in (1, 2, 3):
+        folder = Path(save(step))
+    without_manifest(folder)
+    save(4)
+    assert tiny.checkpoint.keep == 2
+    assert steps_of(tiny) == ["step_00000002", "step_00000004"]
+
+
+def fails(*args, **settings):
+    raise ValueError("output_dir='s3://bucket/run' cannot be read: timed out")
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "progress.json"])
+def test_a_storage_that_fails_is_no_damage(tiny, save, monkeypatch, caplog, file):
+    """An older checkpoint must not be taken instead, from which the run would go back."""
+    save(1)
+    save(2)
+    room = manifest if file == "manifest.json" else checkpoint
+    read = room.local_copy
+    monkeypatch.setattr(room, "local_copy", lambda p: (fails if file in str(p) else read)(p))
+    with pytest.raises(ValueError, match="timed out") as caught:
+        read_progress(tiny.output_dir)
+    assert "passed over" not in caplog.text
+    assert "damaged" not in str(caught.value)
+
+
+def test_all_is_on_the_disk_before_older_checkpoints_are_removed(tiny, save, monkeypatch):
+    sync, replace_path, remove = os.fsync, os.replace, checkpoint.remove_folder
+    events: list[tuple[str, object]] = []
+
+    def note_sync(descriptor):
+        events.append(("sync", os.fstat(descriptor).st_ino))
+        sync(descriptor)
+
+    def note_replace(source, target):
+        events.append(("replace", target))
+        replace_path(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr(
+        checkpoint, "remove_folder", lambda p: (events.append(("remove", p)), remove(p))
+    )
+    config = replace(tiny, checkpoint=replace(tiny.checkpoint, keep=1))
+    save(1, config=config)
+    events.clear()
+    folder = Path(save(2, config=config))
+    moved = events.index(("replace", folder))
+    own = {path.stat().st_ino for path in (folder, *folder.rglob("*"))}
+    assert own <= {inode for _, inode in events[:moved]}
+    assert events[moved + 1] == ("sync", folder.parent.stat().st_ino)
+    assert [kind for kind, _ in events[moved + 2 :]] == ["remove"]
+
+
 def test_while_one_is_written_there_is_room_for_one_more_than_is_kept(tiny, save, monkeypatch):
     write, peaks = checkpoint.write_manifest, []
 
@@ -247,86 +302,6 @@ def test_a_disk_that_is_full_at_any_write_leaves_nothing_behind(
             save(2)
     assert file_sizes(tiny.output_dir) == before
     assert load_state(tiny.output_dir)[0].global_step == 1
-
-
-@pytest.mark.parametrize("failing", [1, 2], ids=["one in the course", "the last one"])
-def test_a_run_goes_on_over_a_checkpoint_that_fails_unless_it_is_the_last(
-    tiny, tmp_path, monkeypatch, caplog, failing
-):
-    whole = pretrain(replace(tiny, output_dir=str(tmp_path / "whole")))
-    saves = []
-
-    def sometimes_full(tensors, path):
-        saves.append(path)
-        if len(saves) == 2 * failing:  # the optimiser's state, after the weights
-            raise SafetensorError("I/O error: No space left on device")
-        save_file(tensors, path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", sometimes_full)
-        if failing == 2:
-            with pytest.raises(OSError, match=r"cannot be written .*No space left on device"):
-                pretrain(tiny)
-            assert load_state(tiny.output_dir)[0].epoch == 1
-        else:
-            pretrain(tiny)
-            assert "No space left on device); earlier ones are as they were" in caplog.text
-            assert len(steps_of(tiny)) == 1
-    if failing == 2:
-        pretrain(replace(tiny, resume=tiny.output_dir))
-    ours, theirs = load_state(tiny.output_dir)[1], load_state(whole)[1]
-    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-
-
-def test_a_run_goes_on_where_metrics_cannot_be_written_for_an_epoch(tiny, monkeypatch, caplog):
-    write, calls = pq.write_table, []
-
-    def full_at_first(table, path, **settings):
-        calls.append(path)
-        if "metrics.parquet" in str(path) and sum("metrics.parquet" in str(p) for p in calls) == 1:
-            raise FULL
-        write(table, path, **settings)
-
-    monkeypatch.setattr(pq, "write_table", full_at_first)
-    run = pretrain(tiny)
-    assert "metrics of epoch 1 are not written ([Errno 28] No space left on device)" in caplog.text
-    # They are held, and written with the next ones.
-    assert set(pq.read_table(f"{run}/metrics.parquet")["step"].to_pylist()) == {1, 2}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of its own, whose size a function changes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options: str) -> bool:
-        command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
-        return subprocess.run(command, capture_output=True).returncode == 0
-
-    if shutil.which("mount") is None or not mount("-o", "size=64m"):
-        pytest.skip("needs the right to mount a file system")
-    yield folder, lambda size: mount("-o", f"remount,size={size}")
-    # Lazily: weights that a failed test still holds are mapped from files there.
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_a_run_survives_a_disk_that_is_really_full(tiny, tmp_path, small_disk, caplog):
-    config = replace(tiny, train=replace(tiny.train, epochs=4))
-    whole = pretrain(replace(config, output_dir=str(tmp_path / "whole")))
-    size = sum(file_sizes(find_checkpoint(whole)).values())
-    disk, resize = small_disk
-    config = replace(config, output_dir=str(disk / "run"))
-    assert resize(int(1.7 * size))
-    with pytest.raises(OSError, match="No space left on device"):
-        pretrain(config)
-    assert "training goes on" in caplog.text
-    assert load_state(config.output_dir)[0].epoch == 1
-    assert not [name for name in file_sizes(config.output_dir) if ".writing_" in name]
-    assert resize("64m")
-    pretrain(replace(config, resume=config.output_dir))
-    ours, theirs = load_state(config.output_dir)[1], load_state(whole)[1]
-    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tiny, save):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -14,7 +15,13 @@ import cvmae
 __all__ = ["ClusterProcess", "environment", "serve"]
 
 MARK = "cvmae-chaos "
-STORE_BYTES = 256 << 20
+# Loopback: whoever reaches a Ray runs what he likes on its machine. Not 127.0.0.1, in place of
+# which Ray's clients take the machine's address in the network.
+COMMON: dict[str, Any] = {"object_store_memory": 256 << 20, "node_ip_address": "127.0.0.2"}
+
+# Others on the machine reach loopback, too, and some of Ray's ports are open to the network
+# whatever address it is given: the token keeps them out.
+CLOSED = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 # A node that is lost is missed after seconds.
 QUICK = {
@@ -27,10 +34,10 @@ QUICK = {
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a process that shall find this package, and no other cluster."""
+    """Return the environment of a process that shall find this package, and this cluster alone."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     places = [str(Path(cvmae.__file__).parents[1]), kept.get("PYTHONPATH", "")]
-    return kept | QUICK | {"PYTHONPATH": os.pathsep.join(filter(None, places))} | more
+    return kept | QUICK | CLOSED | {"PYTHONPATH": os.pathsep.join(filter(None, places))} | more
 
 
 class ClusterProcess:
@@ -97,7 +104,7 @@ def serve() -> None:
     from ray.cluster_utils import Cluster
 
     num_nodes, cpus = map(int, sys.argv[1:])
-    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    head = {"num_cpus": 0, "include_dashboard": False, **COMMON}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [_add_node(cluster, cpus) for _ in range(num_nodes)]
@@ -116,7 +123,7 @@ def serve() -> None:
 
 
 def _add_node(cluster: Any, cpus: int) -> Any:
-    return cluster.add_node(num_cpus=cpus, object_store_memory=STORE_BYTES)
+    return cluster.add_node(num_cpus=cpus, **COMMON)
 
 
 def _drain(address: str, node_id: str, seconds: int) -> None:

@@ -44,8 +44,12 @@ def leaving_no_process() -> Iterator[None]:
 
 
 def kill(pid: int) -> bool:
-    """Kill a process outright; False if it has ended before."""
-    if not is_alive(pid):  # a signal to one that waits for its parent raises nothing
+    """Kill a process that descends from this one outright; False if there is none such (any more).
+
+    Numbers are used again: one from a note may belong to a stranger by now.
+    """
+    # A signal to one that waits for its parent raises nothing.
+    if not is_alive(pid) or not _descends(pid):
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -54,11 +58,24 @@ def kill(pid: int) -> bool:
 
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; one that has ended and waits for its parent does not."""
+    state, _ = _state_and_parent(pid)
+    return state not in "ZX"
+
+
+def _descends(pid: int) -> bool:
+    while pid not in (os.getpid(), 0):
+        _, pid = _state_and_parent(pid)
+    return pid != 0
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """Return a process's state and the number of its parent, those of a dead one if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+            state, parent = file.read().rpartition(")")[2].split()[:2]
     except OSError:
-        return False
+        return "X", 0
+    return state, int(parent)
 
 
 def _ours(before: set[int]) -> list[int]:

@@ -50,23 +50,22 @@ def overhead_row(times_of: Sequence[Times]) -> Row:
 
 def _rank(number: int, folder: Path, rounds: int) -> None:
     one_thread()
-    config = paper_config()
-    # Made before there is a group, so that it is not parallel; it still adds two numbers over
-    # the ranks in every step.
-    alone = cpu_engine(config)
+    # Before there is a group: nothing is exchanged, neither gradients nor counts.
+    alone = _step_seconds(number, rounds)
     dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=NUM_RANKS)
     try:
-        together = cpu_engine(config)
-        times: Times = []
-        draws = draw_steps(STEP_MEASUREMENTS, seed=2 + number)
-        for step, sequences in zip(range(rounds + 1), draws, strict=False):
-            batch = to_batch(sequences, seed=step)
-            taken = {}
-            # In turn the first, which finds its data in no cache yet.
-            for name in ("alone", "together") if step % 2 else ("together", "alone"):
-                engine = alone if name == "alone" else together
-                taken[name] = cpu_seconds(partial(engine.step, [batch], step))
-            times.append((taken["alone"], taken["together"]))
-        torch.save(times[1:], folder / f"rank_{number}")
+        together = _step_seconds(number, rounds)
     finally:
         dist.destroy_process_group()
+    torch.save(list(zip(alone, together, strict=True)), folder / f"rank_{number}")
+
+
+def _step_seconds(number: int, rounds: int) -> list[float]:
+    """Return CPU seconds of steps on the same batches, the first apart."""
+    engine = cpu_engine(paper_config())
+    draws = draw_steps(STEP_MEASUREMENTS, seed=2 + number)
+    seconds = [
+        cpu_seconds(partial(engine.step, [to_batch(sequences, seed=step)], step))
+        for step, sequences in zip(range(rounds + 1), draws, strict=False)
+    ]
+    return seconds[1:]

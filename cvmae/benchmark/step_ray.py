@@ -22,8 +22,8 @@ NUM_ROWS = 200_000  # of the hospital: an epoch takes seconds
 EPOCHS = 5
 MOST_ROUNDS = 2
 
-# Metrics of an epoch, over its steps: CPU of the thread that trains, where the run notes it, is
-# the same on a busy machine; time by the clock is what a user waits.
+# Metrics of an epoch, over its steps: CPU of the thread that trains is the same on a busy machine,
+# and has the goal; time by the clock is what a user waits.
 CPU_METRIC, WALL_METRIC = "step_cpu_ms_median", "step_ms_median"
 
 History = Sequence[Mapping[str, float]]  # metrics of each epoch
@@ -74,11 +74,12 @@ def ray_overhead_rows(here: Sequence[History], on_ray: Sequence[History]) -> Ite
         here: Histories of the runs in process, round after round.
         on_ray: Those of the runs in Ray Train.
     """
-    has_cpu = all(CPU_METRIC in epoch for history in (*here, *on_ray) for epoch in history)
-    names = {"time of a step": WALL_METRIC, "time of an epoch": "train_s"}
-    if has_cpu:
-        names = {"CPU of a step, thread that trains": CPU_METRIC, **names}
-    for number, (label, metric) in enumerate(names.items()):
+    names = {
+        "CPU of a step, thread that trains": CPU_METRIC,
+        "time of a step": WALL_METRIC,
+        "time of an epoch": "train_s",
+    }
+    for label, metric in names.items():
         both = [_steady(history, metric) for history in here]
         ray = [_steady(history, metric) for history in on_ray]
         yield Row(
@@ -86,7 +87,7 @@ def ray_overhead_rows(here: Sequence[History], on_ray: Sequence[History]) -> Ite
             name=f"ray: loop in Ray Train over the same in process, {label}",
             value=median_ratio(ray, both),
             unit="x",
-            goal=1.05 if number == 0 else None,
+            goal=1.05 if metric == CPU_METRIC else None,
             note=(
                 f"medians of steady epochs {_shown(ray, metric)} in Ray Train, "
                 f"{_shown(both, metric)} in process; Ray reads data in processes of its own"

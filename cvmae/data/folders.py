@@ -5,13 +5,15 @@ it has come whole; of a folder, one file is sent last, and without it the folder
 What is sent is written to a temporary folder of this machine first.
 """
 
+import errno
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -49,7 +51,8 @@ def join(folder: str | Path, *parts: str) -> str:
 def written(target: str | Path, last: str = "") -> Iterator[Path]:
     """Yield a path of this machine; the file or folder made there appears at the target, whole.
 
-    What is at the target gives way. Where the block fails, nothing changes.
+    What is at the target gives way. Where the block fails, nothing changes. When this returns, a
+    machine that loses its power keeps what was written.
 
     Args:
         target: A path or a URI.
@@ -59,7 +62,7 @@ def written(target: str | Path, last: str = "") -> Iterator[Path]:
         OSError: It cannot be written.
     """
     if is_remote(str(target)):
-        with TemporaryDirectory(prefix="cvmae_") as scratch:
+        with TemporaryDirectory(prefix=_scratch(str(target).rpartition("/")[0])) as scratch:
             aside = Path(scratch) / Path(target).name
             yield aside
             _send(aside, str(target), last)
@@ -69,9 +72,12 @@ def written(target: str | Path, last: str = "") -> Iterator[Path]:
     aside = place.with_name(f"{ASIDE}{uuid.uuid4().hex}_{place.name}")
     try:
         yield aside
+        for path in (aside, *aside.rglob("*")):
+            _sync(path)  # a full disk may say so as late as here
         if place.is_dir():
             shutil.rmtree(place)
         os.replace(aside, place)
+        _sync(place.parent)
     finally:
         _remove(aside)
 
@@ -155,10 +161,33 @@ def remove_file(path: str | Path) -> None:
 
 
 def remove_aside(folder: str | Path) -> None:
-    """Remove what a killed process left half written in a folder; no other may write meanwhile."""
-    if not is_remote(str(folder)):
-        for path in Path(folder).glob(f"{ASIDE}*"):
-            _remove(path)
+    """Remove what a killed process left half written in a folder; no other may write meanwhile.
+
+    For a remote folder that is what lay on this machine to be sent there.
+    """
+    place, start = Path(folder), ASIDE
+    if is_remote(str(folder)):
+        place, start = Path(gettempdir()), _scratch(str(folder))
+    for path in place.glob(f"{start}*"):
+        _remove(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names that are in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems keep names by themselves, and know no such call for folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _scratch(folder: str) -> str:
+    """Return how the temporary folders begin in which files for a remote folder are written."""
+    return f"cvmae_{hashlib.sha256(folder.rstrip('/').encode()).hexdigest()[:16]}_"
 
 
 @contextmanager
@@ -169,8 +198,8 @@ def _reached(place: str | Path) -> Iterator[tuple[Any, str]]:
 
 def _send(source: Path, target: str, last: str) -> None:
     """Copy a file or folder to remote storage, which repeats requests that fail."""
-    filesystem, location = locate(target, setting=SETTING)
     try:
+        filesystem, location = locate(target, setting=SETTING)
         if source.is_file():
             _send_file(source, filesystem, location)
             return

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 from cvmae.data.folders import file_sizes, join, local_copy
 
@@ -14,13 +12,12 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, written_as: str) -> None:
-    """List every file with size and hash, once it is on the disk: a full disk may say so late."""
+    """List every file of a folder with size and hash."""
     files = {}
     for name, size in file_sizes(folder).items():
         if name == MANIFEST:
             continue
-        with (folder / name).open("rb+") as file:
-            os.fsync(file.fileno())
+        with (folder / name).open("rb") as file:
             files[name] = {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     manifest = {"format": written_as, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -31,8 +28,9 @@ def incomplete(folder: str | Path, written_as: str) -> str:
     sizes = file_sizes(folder)
     if MANIFEST not in sizes:
         return f"it has no {MANIFEST}"
+    content = _read(folder)  # a storage that fails is no damage
     try:
-        manifest = _read(folder)
+        manifest = json.loads(content)
         if manifest["format"] != written_as:
             return f"it is a {manifest['format']!r}, not a {written_as!r}"
         for name, entry in manifest["files"].items():
@@ -47,14 +45,13 @@ def incomplete(folder: str | Path, written_as: str) -> str:
 
 def damage(folder: Path) -> str:
     """Say which file of a complete folder is not what was written; '' where all are."""
-    for name, entry in _read(folder)["files"].items():
+    for name, entry in json.loads(_read(folder))["files"].items():
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 return f"{name} is damaged: its contents are not those that were written"
     return ""
 
 
-def _read(folder: str | Path) -> dict[str, Any]:
+def _read(folder: str | Path) -> bytes:
     with local_copy(join(folder, MANIFEST)) as path:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+        return path.read_bytes()

@@ -5,6 +5,7 @@ DeepSpeed's interface to its parts, so that a run goes on with another number of
 stage, or under DDP.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,9 @@ class DeepspeedEngine(Engine):
             self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()  # updates after the last micro-batch only
             total += error_sum.detach()
+        if not self._engine.was_step_applied():
+            # It passes over a gradient that is not finite, on all ranks; DDP's weights would break.
+            total.fill_(math.inf)
         self._note(global_step, total)
         return total, count
 
@@ -83,14 +87,14 @@ class DeepspeedEngine(Engine):
         if step is not None:
             self._link_moments()
         for name, parameter in self._parameters():
-            # `+ 0` copies: what comes back may be the parameter itself.
-            model[name] = (safe_get_full_fp32_param(parameter) + 0).cpu()
-            if step is None:
-                continue
-            optimizer[f"{name}/step"] = step.clone()
-            for key in MOMENTS:
-                value = safe_get_full_optimizer_state(parameter, key)
-                optimizer[f"{name}/{key}"] = (value + 0).cpu()
+            gathered = {name: (model, safe_get_full_fp32_param(parameter))}
+            if step is not None:
+                gathered[f"{name}/step"] = optimizer, step
+                for key in MOMENTS:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                    gathered[f"{name}/{key}"] = optimizer, value
+            for place, (part, value) in gathered.items() if rank() == 0 else ():
+                part[place] = (value + 0).cpu()  # a copy: it may be the parameter itself
         return model, optimizer
 
     @torch.no_grad()
@@ -140,8 +144,9 @@ class DeepspeedEngine(Engine):
             parts = zero.fp32_partitioned_groups_flat
         step = next(value for name, value in optimizer.items() if name.endswith("/step"))
         for part in parts:
+            # Fused AdamW wants the number of updates beside the weights, which may be offloaded.
             moments = {key: torch.zeros_like(part) for key in MOMENTS}
-            zero.optimizer.state[part] = {"step": step.clone().to(self._step_device()), **moments}
+            zero.optimizer.state[part] = {"step": step.to(part.device, copy=True), **moments}
         self._link_moments()
 
     def _link_moments(self) -> None:
@@ -154,6 +159,3 @@ class DeepspeedEngine(Engine):
         if hasattr(zero, "_hp_optimizer_states_linked"):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
-
-    def _step_device(self) -> torch.device:
-        return self.device if self.device.type == "cuda" else torch.device("cpu")

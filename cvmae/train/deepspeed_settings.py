@@ -1,14 +1,18 @@
 """DeepSpeed's own settings: ours in its words, and the rest from the user's file."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cvmae.config import Config
+from cvmae.data.folders import is_file, join, local_copy, written
 
-__all__ = ["deepspeed_config"]
+__all__ = ["deepspeed_config", "keep_config_file"]
+
+logger = logging.getLogger("cvmae")
 
 # Set from our own settings; a file that says them again would say it in vain.
 OWNED = (
@@ -48,6 +52,25 @@ def deepspeed_config(config: Config, *, bf16: bool) -> dict[str, Any]:
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
         "zero_optimization": zero,
     }
+
+
+def keep_config_file(config: Config) -> None:
+    """Keep a copy of `deepspeed.config_file` in the run folder; warn where another was kept."""
+    place = join(config.output_dir, "deepspeed.json")
+    settings = _read(config.deepspeed.config_file) if config.deepspeed.config_file else {}
+    before = None
+    if is_file(place):
+        with local_copy(place) as path:
+            before = json.loads(path.read_text(encoding="utf-8"))
+    if before is not None and before != settings:
+        logger.warning(
+            "deepspeed.config_file=%r says other than before in %s, which may change the updates "
+            "from here on; what it said is replaced in deepspeed.json",
+            *(config.deepspeed.config_file, config.output_dir),
+        )
+    if before != settings:
+        with written(place) as path:
+            path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def _read(path: str) -> dict[str, Any]:

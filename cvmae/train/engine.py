@@ -18,14 +18,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cvmae.config import Config
 from cvmae.data.batches import Batch
-from cvmae.distributed import is_distributed, world_size
+from cvmae.distributed import is_distributed, rank, world_size
 from cvmae.model.attention import KERNEL_HEAD_DIMS
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.train.peak import peak_flops
 from cvmae.train.schedule import learning_rate
 
-__all__ = ["DDPEngine", "Engine", "ReplicatedEngine", "make_engine"]
+__all__ = ["DDPEngine", "Engine", "ReplicatedEngine", "State", "make_engine"]
 
 State = dict[str, Tensor]
 
@@ -56,7 +56,10 @@ class Engine(ABC):
 
     @abstractmethod
     def state(self) -> tuple[State, State]:
-        """Return weights and optimiser state as full tensors on the CPU (collective)."""
+        """Return weights and optimiser state as full tensors on the CPU (collective).
+
+        Rank 0 alone is given them, which writes checkpoints: a node's ranks share its memory.
+        """
 
     @abstractmethod
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
@@ -138,6 +141,8 @@ class ReplicatedEngine(Engine):
 
     def state(self) -> tuple[State, State]:
         """Return full tensors; see `Engine.state`."""
+        if rank() != 0:
+            return {}, {}
         model = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         optimizer = {
             f"{name}/{key}": value.cpu()

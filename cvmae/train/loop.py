@@ -29,12 +29,13 @@ from cvmae.data.memory import keep_memory
 from cvmae.data.order import Order
 from cvmae.data.read_ahead import read_ahead
 from cvmae.data.volatility import mask_weights
-from cvmae.distributed import PreemptedError, rank, sum_over_ranks, world_size
+from cvmae.distributed import PreemptedError, max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
 from cvmae.train.device import on_device
-from cvmae.train.engine import Engine, make_engine
+from cvmae.train.engine import Engine, State, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.preemption import Ask, Watch
+from cvmae.train.resume import with_precision
 
 __all__ = ["BrickSource", "Plan", "make_plan", "train"]
 
@@ -44,8 +45,8 @@ logger = logging.getLogger("cvmae")
 
 # (epoch, first step) -> this rank's bricks from there to the end of the epoch
 BrickSource = Callable[[int, int], Iterator[Brick]]
-# (metrics of the epoch, realised mask rate per code) -> nothing; called on every rank
-Report = Callable[[Mapping[str, float], np.ndarray], None]
+# (metrics of the epoch, realised mask rate per code if known) -> nothing; called on every rank
+Report = Callable[[Mapping[str, float], np.ndarray | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ def train(
         config: With `output_dir` and `data.root` as absolute paths.
         fitted: Statistics, vocabulary and unit index.
         bricks: This rank's training data.
-        report: Called on every rank at the end of each epoch.
+        report: Called on every rank at the end of each epoch, and for the last one before this.
         ask: Whether this rank has been told to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
@@ -142,11 +143,14 @@ def train(
     """
     torch.set_num_threads(config.train.num_threads)
     keep_memory()
+    config = with_precision(config, on_gpu=device.type == "cuda")
     plan = make_plan(config, fitted)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
     progress = _take_up(config, engine)
+    if progress.history:  # a kill after the save may have lost it; trackers drop what they have
+        report(progress.history[-1], None)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
@@ -223,8 +227,9 @@ def _train_epoch(
         if is_due and not is_last:
             error_sum, num_hidden = meter.error_and_count()
             _require_finite(run, progress, error_sum)
+            state = _finite_state(run, progress)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
-            _save(run, progress)
+            _save(run, progress, state)
             _end_if_told(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
@@ -271,14 +276,15 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
     metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
-    _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
+    _require_finite(run, progress, metrics["tuning_mse"])
+    state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
     progress = Progress(
         epoch=progress.epoch + 1,
         global_step=progress.global_step,
         history=(*progress.history, metrics),
     )
-    _save(run, progress)
+    _save(run, progress, state)
     return progress
 
 
@@ -297,15 +303,32 @@ def _looks_at_health(run: _Run, progress: Progress) -> bool:
     return run.engine.device.type == "cpu" or progress.global_step % HEALTH_EVERY_STEPS == 0
 
 
+def _finite_state(run: _Run, progress: Progress) -> tuple[State, State]:
+    """Return the state to be saved, which is all finite (collective).
+
+    Errors tell of an update that has gone wrong only when the next batch is computed.
+    """
+    state = run.engine.state()
+    is_bad = not all(bool(t.isfinite().all()) for part in state for t in part.values())
+    (num_bad,) = sum_over_ranks(np.array([is_bad]), run.engine.device)
+    if num_bad:
+        raise _not_finite(run, progress, "a weight or a moment is not finite")
+    return state
+
+
 def _require_finite(run: _Run, progress: Progress, error: float) -> None:
     """Stop before weights that are not finite are saved over good ones."""
-    if math.isfinite(error):
-        return
+    if not math.isfinite(error):
+        raise _not_finite(run, progress, f"the error is {error}")
+
+
+def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
+    """Return what says where training broke (collective)."""
     bad = run.engine.first_bad_step()
     back = progress.global_step - 1 - bad
     fingerprint = _fingerprint(run, progress.epoch, progress.step - 1 - back)
-    raise FloatingPointError(
-        f"the error is {error} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
+    return FloatingPointError(
+        f"{what} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
         f"{fingerprint}, {world_size()} ranks): lower optim.lr, or set optim.clip_norm and "
         f"data.clip_quantiles; the last good checkpoint is kept in {run.config.output_dir}/"
         "checkpoints"
@@ -321,11 +344,11 @@ def _fingerprint(run: _Run, epoch: int, step: int) -> str:
     return f"{int(total):x}"
 
 
-def _save(run: _Run, progress: Progress) -> None:
+def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
     """Write a checkpoint; a full disk ends the run only where no other checkpoint will follow."""
-    model, optimizer = run.engine.state()
     if rank() != 0:
         return
+    model, optimizer = state
     try:
         save_checkpoint(
             run.config.output_dir,
@@ -348,16 +371,18 @@ def _take_up(config: Config, engine: Engine) -> Progress:
         FileNotFoundError: There are checkpoints, but none is whole.
         RuntimeError: Ranks see different checkpoints.
     """
-    progress = Progress()
-    if has_checkpoints(config.output_dir):
-        progress, model, optimizer = load_state(config.output_dir)
-        engine.load_state(model, optimizer)
-    (total,) = sum_over_ranks(np.array([progress.global_step]), engine.device)
-    if total != world_size() * progress.global_step:
+    loaded = load_state(config.output_dir) if has_checkpoints(config.output_dir) else None
+    progress = loaded[0] if loaded else Progress()
+    own = progress.global_step
+    # Before a state is taken up, for which ranks may wait for each other.
+    newest, oldest = max_over_ranks(np.array([own, -own]), engine.device) * [1, -1]
+    if newest != oldest:
         raise RuntimeError(
-            f"rank {rank()} takes up step {progress.global_step}, others another: output_dir must "
-            "be a folder that all nodes share and see alike"
+            f"rank {rank()} would take up step {own}, others {oldest:.0f} to {newest:.0f}: "
+            f"output_dir={config.output_dir!r} must be a folder that all nodes share and see alike"
         )
+    if loaded:
+        engine.load_state(*loaded[1:])
     if rank() == 0:
         clear_rubbish(config.output_dir)
     return progress

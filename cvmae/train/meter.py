@@ -4,7 +4,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cvmae.data.batches import Batch
-from cvmae.distributed import sum_over_ranks, world_size
+from cvmae.distributed import max_over_ranks, sum_over_ranks, world_size
 from cvmae.model.flops import flops
 from cvmae.settings import ModelConfig
 
@@ -56,6 +56,7 @@ class EpochMeter:
         self._measurements, self._flops = 0, 0.0
         self._waited_s, self._started_s = 0.0, time.monotonic()
         self._step_ended_s: list[float] = [self._started_s]
+        self._step_ended_cpu_s: list[float] = [time.thread_time()]
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items and add up the time that they were waited for."""
@@ -82,6 +83,7 @@ class EpochMeter:
             self._measurements += batch.num_measurements
             self._flops += flops(self._model, batch.num_visible_B, batch.num_hidden_B)
         self._step_ended_s.append(time.monotonic())
+        self._step_ended_cpu_s.append(time.thread_time())
 
     @property
     def measurements_per_s(self) -> float:
@@ -118,23 +120,24 @@ class EpochMeter:
         """Return loss, throughput and waiting of the epoch over all ranks (collective)."""
         error, count = self.error_and_count()
         # On a GPU steps are queued, and a step's time is that of the queue, which is as long.
-        median_s, p95_s = np.percentile(
-            np.diff(self._step_ended_s) if len(self._step_ended_s) > 1 else [0.0], [50, 95]
-        )
-        total, waited, work, utilisation, memory_gib, median_s, p95_s = sum_over_ranks(
+        median_s, p95_s = _percentiles(self._step_ended_s, 50, 95)
+        (median_cpu_s,) = _percentiles(self._step_ended_cpu_s, 50)
+        total, waited, work, utilisation, median_s, p95_s, median_cpu_s = sum_over_ranks(
             np.array(
                 [
                     self._measurements,
                     self.wait_share,
                     self._flops,
                     self.utilisation,
-                    self._peak_memory_gib(),
                     median_s,
                     p95_s,
+                    median_cpu_s,
                 ]
             ),
             self._device,
         )
+        # Of the rank that comes closest to the end of its memory.
+        (memory_gib,) = max_over_ranks(np.array([self._peak_memory_gib()]), self._device)
         wall_s = time.monotonic() - self._started_s
         return {
             "train_loss": error / max(count, 1.0),
@@ -144,7 +147,9 @@ class EpochMeter:
             "mfu": float(utilisation) / world_size(),
             "step_ms_median": 1e3 * float(median_s) / world_size(),  # mean over ranks
             "step_ms_p95": 1e3 * float(p95_s) / world_size(),
-            "peak_memory_gib": float(memory_gib) / world_size(),  # mean over ranks
+            # Of the thread that trains: what others do on the machine hardly touches it.
+            "step_cpu_ms_median": 1e3 * float(median_cpu_s) / world_size(),
+            "peak_memory_gib": float(memory_gib),
             "train_s": wall_s,
         }
 
@@ -152,6 +157,12 @@ class EpochMeter:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
+
+
+def _percentiles(ended_s: Sequence[float], *shares: float) -> Floats:
+    """Return percentiles of the seconds between ends of steps, 0 where there was none."""
+    between_s = np.diff(ended_s) if len(ended_s) > 1 else np.zeros(1)
+    return np.percentile(between_s, shares)
 
 
 class ProgressLine:
@@ -167,13 +178,17 @@ class ProgressLine:
 
     def step(self, global_step: int, meter: EpochMeter) -> None:
         """Show that a step is done."""
-        self._bar.update()
-        if self._enabled and self._bar.disable and time.monotonic() - self._said_s > LINE_EVERY_S:
-            self._say(
-                global_step,
-                f"{world_size() * meter.measurements_per_s:,.0f} measurements/s, "
-                f"waiting {meter.wait_share:.1%}, {meter.utilisation:.0%} of peak",
-            )
+        if not self._enabled:
+            return
+        speed = (
+            f"{world_size() * meter.measurements_per_s:,.0f} measurements/s, "
+            f"waiting {meter.wait_share:.1%}, {meter.utilisation:.0%} of peak"
+        )
+        if not self._bar.disable:
+            self._bar.set_postfix_str(speed, refresh=False)  # shown when the bar is drawn next
+            self._bar.update()
+        elif time.monotonic() - self._said_s > LINE_EVERY_S:
+            self._say(global_step, speed)
 
     def epoch(self, global_step: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Show how an epoch went."""
@@ -184,7 +199,8 @@ class ProgressLine:
                 f"tuning {metrics['tuning_mse']:.4f} (R2 {metrics['tuning_r2']:.3f}), "
                 f"{metrics['measurements_per_s']:,.0f} measurements/s, "
                 f"waiting {metrics['data_wait_share']:.1%}, {metrics['mfu']:.0%} of peak, "
-                f"step {metrics['step_ms_median']:.0f} ms",
+                f"step {metrics['step_ms_median']:.0f} ms (p95 {metrics['step_ms_p95']:.0f}), "
+                f"memory {metrics['peak_memory_gib']:.1f} GiB",
             )
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from cvmae.data.fit_statistics import (
 from cvmae.data.folders import is_file, join, local_copy, make_folder, names, written
 from cvmae.data.statistics_table import count_lines
 from cvmae.distributed import PreemptedError, default_device, rank, start_ray
-from cvmae.train.deepspeed_settings import deepspeed_config
+from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import on_signal
@@ -63,6 +63,8 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     if has_checkpoints(config.output_dir):
         # Before anything is written: a refused change must leave the run as it was.
         check_same_run(config, fitted)
+    if config.train.strategy == "deepspeed":
+        keep_config_file(config)
     with written(join(config.output_dir, "config.yaml")) as path:
         write_config(config, path)
     config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
@@ -165,19 +167,22 @@ class EpochReport:
         self._path = join(config.output_dir, "mask_rates.parquet")
         self._codes, self._tracker = codes, tracker
 
-    def __call__(self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
-        """Write one epoch."""
+    def __call__(
+        self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None"
+    ) -> None:
+        """Write one epoch, or what is missing of it."""
         if rank() != 0 or self._tracker is None:
             return
         epoch = int(metrics["epoch"])
-        numbers = {name: value for name, value in metrics.items() if name != "epoch"} | {
-            "mask_rate_lowest": float(np.nanmin(mask_rate_C)),
-            "mask_rate_highest": float(np.nanmax(mask_rate_C)),
-        }
+        numbers = {name: value for name, value in metrics.items() if name != "epoch"}
+        if mask_rate_C is not None:
+            numbers["mask_rate_lowest"] = float(np.nanmin(mask_rate_C))
+            numbers["mask_rate_highest"] = float(np.nanmax(mask_rate_C))
         try:
             self._tracker.log_metrics(numbers, step=epoch)
-            self._write_mask_rates(epoch, mask_rate_C)
-        except OSError as error:  # the weights are worth more than these
+            if mask_rate_C is not None:
+                self._write_mask_rates(epoch, mask_rate_C)
+        except (OSError, ValueError) as error:  # the weights are worth more than these
             logger.warning("metrics of epoch %d are not written (%s)", epoch, error)
 
     def _write_mask_rates(self, epoch: int, mask_rate_C: "np.ndarray[Any, Any]") -> None:

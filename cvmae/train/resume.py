@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from cvmae.checkpoint import CONFIG, STATISTICS, misshapen, open_checkpoint
 from cvmae.config import Config, flatten, read_config
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.fit_statistics import FittedData
 
-__all__ = ["check_same_run"]
+__all__ = ["check_same_run", "with_precision"]
 
 # Settings that may differ when a run is resumed: they change neither data, model nor updates.
 FREE_ON_RESUME = re.compile(
@@ -17,6 +20,16 @@ FREE_ON_RESUME = re.compile(
     r"|train\.(num_threads|strategy|activation_checkpointing|compile)"
     r"|(scaling|checkpoint|tracking|sweep|deepspeed)\..*"
 )
+
+
+def with_precision(config: Config, *, on_gpu: bool) -> Config:
+    """Return settings that name the arithmetic for which `train.precision` auto stands.
+
+    A checkpoint notes them: auto would not tell that a run is resumed on another device.
+    """
+    if config.train.precision != "auto":
+        return config
+    return replace(config, train=replace(config.train, precision="bf16" if on_gpu else "fp32"))
 
 
 def check_same_run(config: Config, fitted: FittedData) -> None:
@@ -32,7 +45,8 @@ def check_same_run(config: Config, fitted: FittedData) -> None:
     with open_checkpoint(config.output_dir) as folder:
         own, saved = FittedData.read(folder / STATISTICS), flatten(read_config(folder / CONFIG))
         misfit = misshapen(folder, config.model, fitted.statistics.num_codes)
-    given, allow = flatten(config), config.resume_allow
+    on_gpu = config.scaling.use_gpu if config.scaling.num_workers else torch.cuda.is_available()
+    given, allow = flatten(with_precision(config, on_gpu=on_gpu)), config.resume_allow
     if unknown := [name for name in allow if name not in {"data", "statistics", *given}]:
         raise ValueError(
             f"resume_allow={unknown[0]!r} is no setting: give data, statistics or names like "

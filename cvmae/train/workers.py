@@ -134,7 +134,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     def bricks(epoch: int, step: int) -> Iterator[Brick]:
         return ray_bricks(shard, epoch=epoch, step=step, rank=rank(), world=world_size())
 
-    def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any]") -> None:
+    def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None") -> None:
         write(metrics, mask_rate_C)
         ray.train.report(dict(metrics))  # every rank: it is a barrier
 

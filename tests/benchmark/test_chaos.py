@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cvmae.benchmark.chaos import Outcome, chaos_rows, run_chaos
+from cvmae.benchmark.chaos_cluster import ClusterProcess, environment
 from cvmae.benchmark.chaos_processes import is_alive, kill, leaving_no_process
 from cvmae.benchmark.chaos_record import RankLog, fingerprints, rank_logs
 from cvmae.benchmark.chaos_runs import KINDS, Lineage, draw_kills, expected_steps, lineage
@@ -201,6 +202,42 @@ def test_no_process_is_left_after_an_interruption(number, error):
         interrupted()
     assert not is_alive(orphans[0])
     assert signal.getsignal(signal.SIGTERM) == handler
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_the_cluster_is_on_loopback_and_admits_no_one_without_its_token():
+    pytest.importorskip("ray")
+    code = (
+        "import ray; ray.init(logging_level='error'); print(ray.nodes()[0]['NodeManagerAddress'])"
+    )
+
+    def join(**settings: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment(RAY_ADDRESS=cluster.address, **settings),
+            capture_output=True,
+            text=True,
+        )
+
+    with leaving_no_process(), ClusterProcess(1, 1) as cluster:
+        assert join().stdout.startswith("127.")
+        for settings in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "f" * 64}):
+            refused = join(**settings)
+            assert refused.returncode
+            assert "ConnectionError" in refused.stderr or "Authentication" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_number_that_belongs_to_a_stranger_by_now_is_not_killed():
+    orphan = start_orphan()  # nobody adopts it for us
+    try:
+        assert is_alive(orphan)
+        assert not kill(orphan)
+        assert is_alive(orphan)
+    finally:
+        os.kill(orphan, signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")

@@ -29,8 +29,12 @@ def run_steps(
     first: int = 0,
     num_steps: int,
     state: tuple[State, State] | None = None,
+    overflow_at: int = -1,
 ) -> Result:
-    """Take steps of training from `first` on, and from `state` where it is given."""
+    """Take steps of training from `first` on, and from `state` where it is given.
+
+    At the step `overflow_at` the last rank's gradient is infinite.
+    """
     torch.set_num_threads(1)
     plan = make_plan(config, fitted)
     device = torch.device("cpu")
@@ -39,7 +43,10 @@ def run_steps(
     if state is not None:
         # Ranks are given the same memory, and optimisers write into what they take up.
         engine.load_state(*({name: t.clone() for name, t in part.items()} for part in state))
-    losses = []
+    number, losses = -1, []
+    if rank() == world_size() - 1:
+        some = next(model.parameters())
+        some.register_hook(lambda grad: grad * np.inf if number == overflow_at else grad)
     for number, micro_batches in enumerate(_steps(config, plan)):
         if number < first:
             continue
@@ -54,10 +61,10 @@ def run_steps(
 
 
 def run_on_ranks(world: int, folder: Path, *args: Any, **kwargs: Any) -> Result:
-    """Call `run_steps` on several ranks and return what rank 0 returned."""
+    """Call `run_steps` on several ranks; return what rank 0 returned, all is left in the folder."""
     folder.mkdir()
     torch.multiprocessing.spawn(_rank, (world, folder, args, kwargs), nprocs=world)
-    result: Result = torch.load(folder / "result", weights_only=False)  # of our own making
+    result: Result = torch.load(folder / "result_0", weights_only=False)  # of our own making
     return result
 
 
@@ -66,8 +73,7 @@ def _rank(number: int, world: int, folder: Path, args: Any, kwargs: Any) -> None
     dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=world)
     try:
         result = run_steps(*args, **kwargs)
-        if number == 0:
-            torch.save(result, folder / "result")
+        torch.save(result, folder / f"result_{number}")
     finally:
         dist.destroy_process_group()
 

@@ -7,7 +7,7 @@ import pytest
 
 from cvmae.config import Config
 from cvmae.settings import DeepspeedConfig, ScalingConfig, TrainConfig
-from cvmae.train.deepspeed_settings import deepspeed_config
+from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 
 
 def with_file(tmp_path, text):
@@ -46,6 +46,15 @@ def test_the_file_adds_what_we_do_not_set(tmp_path):
     assert told["zero_optimization"] == {"reduce_bucket_size": 7, "stage": 2}
 
 
+def test_a_file_that_says_other_than_before_is_kept_and_warned_of(tmp_path, caplog):
+    run = tmp_path / "run"
+    for text, num_warnings in (("{}", 0), ("{ }", 0), ('{"comms_logger": {"x": 1}}', 1)):
+        keep_config_file(replace(with_file(tmp_path, text), output_dir=str(run)))
+        assert len(caplog.records) == num_warnings
+        assert json.loads((run / "deepspeed.json").read_text()) == json.loads(text)
+    assert "deepspeed.config_file=" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -69,6 +78,15 @@ def test_a_missing_file_is_refused_by_name():
 def test_deepspeed_in_the_calling_process_is_refused():
     with pytest.raises(ValueError, match=r"train\.strategy='deepspeed' is not allowed: give ddp"):
         Config(train=TrainConfig(strategy="deepspeed"), scaling=ScalingConfig(num_workers=0))
+
+
+def test_an_elastic_group_is_refused_with_what_is_possible_instead():
+    said = r"scaling\.min_workers=1 is not allowed: give 0 where .* --resume takes another"
+    with pytest.raises(ValueError, match=said):
+        Config(
+            train=TrainConfig(strategy="deepspeed"),
+            scaling=ScalingConfig(num_workers=2, min_workers=1),
+        )
 
 
 def test_parameters_are_offloaded_at_stage_3_only():

@@ -1,6 +1,8 @@
 """A run whose folder is on object storage is the local one, also where it is broken off."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +75,9 @@ def assert_same_end(ours: str, theirs: str) -> None:
 
 
 def test_a_run_on_s3_that_is_killed_and_resumed_has_the_weights_of_a_local_one(
-    remote, tiny, monkeypatch, caplog
+    remote, tiny, monkeypatch, caplog, tmp_path
 ):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = replace(
         remote,
         train=replace(remote.train, epochs=3, batch_sequences=8),
@@ -83,12 +86,15 @@ def test_a_run_on_s3_that_is_killed_and_resumed_has_the_weights_of_a_local_one(
     whole = pretrain(replace(config, output_dir=tiny.output_dir))
     with monkeypatch.context() as patch:
         kill_at_send(patch, "/checkpoints/step_00000030/", 4)
+        patch.setattr(shutil, "rmtree", lambda *args, **rest: None)  # of no process that is killed
         with pytest.raises(KilledError):
             pretrain(config)
+    assert [path for path in tmp_path.glob("cvmae_*/*") if "step_00000030" in path.name]
     assert any("step_00000030/" in name for name in file_sizes(config.output_dir))
     assert read_progress(config.output_dir).global_step < 30
     # As from the command line.
     pretrain(load(["--resume", config.output_dir]))
+    assert not [path for path in tmp_path.glob("cvmae_*/*") if "step_00000030" in path.name]
     assert_same_end(config.output_dir, whole)
     assert len(names(f"{config.output_dir}/checkpoints")) <= 1 + config.checkpoint.keep
     assert set(names(config.output_dir)) == set(names(whole))
@@ -152,6 +158,27 @@ def test_a_storage_that_is_away_for_one_checkpoint_does_not_end_the_run(
     assert f"{first} cannot be written" in caplog.text
     assert "training goes on" in caplog.text
     assert_same_end(remote.output_dir, whole)
+
+
+@pytest.mark.slow
+def test_a_storage_that_fails_at_deletions_and_reads_neither_ends_a_run_nor_sets_it_back(
+    remote, proxy, monkeypatch, caplog
+):
+    monkeypatch.setattr(storage, "NUM_RETRIES", 2)
+    config = replace(remote, checkpoint=replace(remote.checkpoint, keep=1))
+    proxy.fault = lambda request: "slow down" if "?delete" in request else None
+    run = pretrain(config)
+    assert "are not all removed" in caplog.text
+    first, last = names(f"{run}/checkpoints")
+    assert first < last
+    proxy.fault = lambda request: (
+        "slow down" if f"GET /{BUCKET}/runs" in request and f"{last}/manifest" in request else None
+    )
+    with pytest.raises(ValueError, match=r"output_dir=.* cannot be read"):
+        load_state(run)
+    assert "passed over" not in caplog.text
+    proxy.reset()
+    assert load_state(run)[0].epoch == 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from cvmae.checkpoint import load_state
@@ -94,6 +95,7 @@ def test_another_vocabulary_is_shown_and_must_be_allowed(run, first, shown):
         ("evaluate.seed", 1, "20250 -> 1"),
         ("model.num_heads", 4, "2 -> 4"),  # shapes stay, the function does not
         ("seed", 1, "0 -> 1"),
+        ("train.precision", "bf16", "'fp32' -> 'bf16'"),
     ],
 )
 def test_a_setting_that_changes_the_run_is_refused_until_it_is_allowed(run, name, value, shown):
@@ -146,6 +148,41 @@ def test_an_epoch_that_was_begun_goes_on_where_an_allowed_change_makes_it_shorte
     assert 20 < steps[1] < 40
 
 
+def test_a_device_whose_arithmetic_is_another_is_refused_where_precision_is_auto(run):
+    on_gpu = replace(run, scaling=replace(run.scaling, num_workers=2, use_gpu=True))
+    with pytest.raises(ValueError, match=r"\(train\.precision: 'fp32' -> 'bf16'\)"):
+        check(on_gpu)
+    check(replace(on_gpu, train=replace(on_gpu.train, precision="fp32")))
+
+
+def test_metrics_of_an_epoch_that_a_kill_kept_from_being_reported_are_made_up_for(
+    tiny, tmp_path, monkeypatch
+):
+    whole = pretrain(replace(tiny, output_dir=str(tmp_path / "whole")))
+    stopped = loop.save_checkpoint
+
+    def save_and_stop(*args, **rest):
+        stopped(*args, **rest)
+        raise InterruptedRunError
+
+    for epoch in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_checkpoint", save_and_stop)
+            with pytest.raises(InterruptedRunError):
+                pretrain(replace(tiny, resume=tiny.output_dir if epoch > 1 else ""))
+    for _ in range(2):  # what has been reported is not reported twice
+        pretrain(replace(tiny, resume=tiny.output_dir))
+    ours, theirs = (
+        [
+            (point["step"], point["name"])
+            for point in pq.read_table(f"{run}/metrics.parquet").to_pylist()
+            if not point["name"].startswith("mask_rate")
+        ]
+        for run in (tiny.output_dir, whole)
+    )
+    assert ours == theirs
+
+
 def test_harmless_changes_are_not_refused(run, tmp_path):
     elsewhere = tmp_path / "copy"
     load_or_fit(run).write(elsewhere)
@@ -161,7 +198,6 @@ def test_harmless_changes_are_not_refused(run, tmp_path):
                 "deepspeed.offload": "parameters",
                 "deepspeed.config_file": "x.json",
                 "scaling.num_workers": 4,
-                "scaling.min_workers": 2,
                 "scaling.max_failures": 7,
                 "checkpoint.every_steps": 3,
                 "checkpoint.keep": 5,

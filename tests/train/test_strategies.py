@@ -78,6 +78,27 @@ def test_a_state_is_taken_up_by_any_strategy(tiny, fitted, tmp_path, first, then
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "deepspeed 2", "deepspeed 3"])
+def test_only_the_rank_that_writes_checkpoints_holds_the_full_state(tiny, fitted, tmp_path, name):
+    _, weights, moments = run_on_ranks(
+        2, tmp_path / "ranks", with_strategy(tiny, name), fitted, num_steps=1
+    )
+    assert weights
+    assert len(moments) == 3 * len(weights)  # two moments and the number of updates
+    _, *other = torch.load(tmp_path / "ranks" / "result_1", weights_only=False)
+    assert other == [{}, {}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepspeed 1", "deepspeed 3"])
+def test_an_update_that_deepspeed_passes_over_has_an_infinite_error(tiny, fitted, tmp_path, name):
+    losses, *_ = run_on_ranks(
+        2, tmp_path / "ranks", with_strategy(tiny, name), fitted, num_steps=4, overflow_at=2
+    )
+    assert np.isinf(losses).tolist() == [False, False, True, False]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("deepspeed 1", 1), ("deepspeed 3", 4)])
 def test_a_state_of_deepspeed_is_taken_up_by_another_number_of_ranks(
     tiny, fitted, tmp_path, first, then
@@ -107,7 +128,7 @@ def test_ranks_without_work_keep_step_with_the_others(tiny, fitted, tmp_path, na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 2"])
+@pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 2", "deepspeed 3"])
 def test_micro_batches_change_losses_by_rounding_only(tiny, fitted, tmp_path, name):
     alone, *_ = run_steps(tiny, fitted, num_steps=10)
     config = with_strategy(replace(tiny, train=replace(tiny.train, accumulation_steps=2)), name)
