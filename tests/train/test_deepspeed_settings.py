@@ -80,13 +80,12 @@ def test_deepspeed_in_the_calling_process_is_refused():
         Config(train=TrainConfig(strategy="deepspeed"), scaling=ScalingConfig(num_workers=0))
 
 
-def test_an_elastic_group_is_refused_with_what_is_possible_instead():
-    said = r"scaling\.min_workers=1 is not allowed: give 0 where .* --resume takes another"
+def test_deepspeed_keeps_its_number_of_workers():
+    deepspeed = TrainConfig(strategy="deepspeed")
+    said = r"scaling\.min_workers=1 is not allowed: give 0 .* keeps its 2 workers.*--resume"
     with pytest.raises(ValueError, match=said):
-        Config(
-            train=TrainConfig(strategy="deepspeed"),
-            scaling=ScalingConfig(num_workers=2, min_workers=1),
-        )
+        Config(train=deepspeed, scaling=ScalingConfig(num_workers=2, min_workers=1))
+    Config(train=deepspeed, scaling=ScalingConfig(num_workers=2, min_workers=2))
 
 
 def test_parameters_are_offloaded_at_stage_3_only():
