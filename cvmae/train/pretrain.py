@@ -180,7 +180,7 @@ class EpochReport:
             return
         epoch = int(metrics["epoch"])
         numbers = {name: value for name, value in metrics.items() if name != "epoch"}
-        if mask_rate_C is not None:
+        if mask_rate_C is not None and not np.isnan(mask_rate_C).all():
             numbers["mask_rate_lowest"] = float(np.nanmin(mask_rate_C))
             numbers["mask_rate_highest"] = float(np.nanmax(mask_rate_C))
         try:
