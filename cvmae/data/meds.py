@@ -29,7 +29,7 @@ from cvmae.data.meds_rows import (
     read_rows,
     read_subjects,
 )
-from cvmae.data.meds_splits import SPLITS, load_splits
+from cvmae.data.meds_splits import SPLITS, load_splits, split_members
 from cvmae.data.meds_units import Dataset, Piece, Shard, Unit, plan_units
 from cvmae.data.memory import keep_memory
 from cvmae.data.storage import list_files, map_reads, num_connections
@@ -49,6 +49,7 @@ __all__ = [
     "plan_units",
     "read_splits",
     "read_unit",
+    "read_units",
     "refuse_shared_subjects",
     "require_split",
     "scan_subjects",
@@ -68,7 +69,7 @@ class Measurements:
 
     subject_id_S: Ints
     offsets_S: Ints  # S + 1 entries: subject s owns [offsets[s], offsets[s + 1])
-    code_index_N: npt.NDArray[np.int32]
+    code_index_N: npt.NDArray[np.signedinteger]  # 2 bytes where they are enough, else 4
     time_us_N: Ints  # microseconds since 1970
     numeric_value_N: npt.NDArray[np.float32]
 
@@ -179,6 +180,12 @@ def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[
     raise _two_files(paths[0], paths[1])
 
 
+def read_units(root: str, units: Sequence[Unit], lookup: Lookup, split: str) -> Measurements:
+    """Read the measurements of several units, one after another; see `read_splits`."""
+    read = map_reads(root, partial(_read_blocks, root, lookup, (split,)), units)
+    return _join([block for (blocks,) in read for block in blocks])[0]
+
+
 def read_unit(root: str, unit: Unit, lookup: Lookup, split: str) -> tuple[Measurements, RowCounts]:
     """Read the measurements of a unit that belong to a split; see `read_splits`."""
     return read_splits(root, unit, lookup, (split,))[split]
@@ -201,17 +208,18 @@ def read_splits(
     Raises:
         ValueError: A file cannot be read, or its rows are not in MEDS order.
     """
+    blocks = _read_blocks(root, lookup, splits, unit) if splits else []
+    return {split: _join(own) for split, own in zip(splits, blocks, strict=True)}
+
+
+def _read_blocks(root: str, lookup: Lookup, splits: Sequence[str], unit: Unit) -> list[list[Block]]:
+    """Return the row groups' measurements of each split."""
     keep_memory()
-    if not splits:
-        return {}
-    member_S, split_S = load_splits(root)
-    members = [member_S[split_S == SPLITS.index(split)] for split in splits]
+    members = [split_members(root, split) for split in splits]
     read = map_reads(root, partial(_read_piece, root, members, lookup), unit.pieces)
     _refuse_shared(unit, [subject_S for subject_S, _ in read])
-    return {
-        split: _join([blocks[place] for _, row_groups in read for blocks in row_groups])
-        for place, split in enumerate(splits)
-    }
+    row_groups = [blocks for _, piece in read for blocks in piece]
+    return [[blocks[place] for blocks in row_groups] for place in range(len(splits))]
 
 
 def _scan_piece(root: str, piece: Piece) -> Ints:
