@@ -7,6 +7,7 @@ The numbers come from the two mergeable passes of `passes`. The table extends ME
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,7 +59,8 @@ class MemberLookup:
             >>> MemberLookup([("Na//mmol", "Na//mEq"), ("K",)])(["K", "HR", "Na//mEq"])
             array([ 1, -1,  0], dtype=int32)
         """
-        return np.array([self._index.get(code, -1) for code in dictionary], np.int32)
+        found = map(self._index.get, dictionary, repeat(-1))
+        return np.fromiter(found, np.int32, count=len(dictionary))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

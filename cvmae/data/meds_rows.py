@@ -91,7 +91,8 @@ def read_rows(
         ValueError: The rows are not in MEDS order, or lack a code.
     """
     num_rows = len(subject_N)
-    names = [name for name in (TIME, CODE, VALUE) if name in parquet.schema_arrow.names]
+    found = parquet.schema_arrow.names
+    names = [name for name in (TIME, CODE, VALUE) if name in found]
     if num_rows == parquet.metadata.row_group(index).num_rows:
         table = parquet.read_row_group(index, columns=names, use_threads=False)
     else:
@@ -194,9 +195,10 @@ def read_subjects(
 
 def subject_bounds(metadata: Any, index: int) -> tuple[int, int] | None:
     """Return a row group's first and last subject as the footer has them, None where it has not."""
-    leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(SUBJECT)
+    schema = metadata.schema
+    leaf = next(i for i in range(metadata.num_columns) if schema.column(i).path == SUBJECT)
     column = metadata.row_group(index).column(leaf)
-    if column.physical_type != metadata.schema.column(leaf).physical_type:
+    if column.physical_type != schema.column(leaf).physical_type:
         return None  # damaged, and pyarrow would end the process over its statistics
     statistics = column.statistics
     if statistics is None or not statistics.has_min_max:
