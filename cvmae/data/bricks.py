@@ -5,8 +5,8 @@ The plain generator here is the reference that Ray Data must equal bit for bit
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,16 @@ import numpy.typing as npt
 from cvmae.data.batches import Batch, make_batch
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.masking import evaluation_hidden, sample_hidden
-from cvmae.data.meds import Measurements, Unit, read_unit
+from cvmae.data.meds import Measurements, Unit, read_units
 from cvmae.data.order import Order, deal
 from cvmae.data.sequences import (
     Sequences,
+    blocks,
     crop_windows,
     cut_windows,
-    gather,
+    gather_index,
     relative_minutes,
 )
-from cvmae.data.storage import map_reads
 
 __all__ = [
     "Brick",
@@ -150,16 +150,11 @@ def stream_bricks(
 
 def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     """Read the units of one task, deal their sequences, and transform those of its lanes."""
-    read = map_reads(reader.root, partial(_read_unit, reader), task.units)
-    windows = _windows(reader, read, task.epoch)
-    columns: list[npt.NDArray[Any]] = [
-        np.concatenate([getattr(measurements, name) for measurements in read])
-        for name in ("code_index_N", "time_us_N", "numeric_value_N")
-    ]
+    measurements = read_units(reader.root, task.units, reader.statistics.lookup, reader.split)
+    windows = _windows(reader, measurements, task.epoch)
+    fixed_N = None
     if reader.evaluation:  # drawn over whole subjects, before windows are cut
-        hidden = [evaluation_hidden(m, ratio=reader.ratio, seed=reader.seed) for m in read]
-        columns.append(np.concatenate(hidden))
-    del read
+        fixed_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
     cell_W = deal(
         windows.length_W,
         windows.subject_id_W,
@@ -175,7 +170,7 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
         own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
         own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
         own = windows.take(own_W)
-        code, minutes, value, hidden_N = _transform(reader, own, columns, task.epoch)
+        code, minutes, value, hidden_N = _transform(reader, own, measurements, fixed_N, task.epoch)
         bricks.append(
             Brick(
                 epoch=task.epoch,
@@ -235,47 +230,50 @@ def iterate_steps(
         raise RuntimeError(f"the data ended inside superstep {group[0].number}")
 
 
-def _read_unit(reader: BrickReader, unit: Unit) -> Measurements:
-    return read_unit(reader.root, unit, reader.statistics.lookup, reader.split)[0]
-
-
-def _windows(reader: BrickReader, read: Sequence[Measurements], epoch: int) -> Sequences:
-    """Cut the sequences of several units, as windows into their columns one after another."""
-    parts = []
-    before = 0
-    for measurements in read:
-        if reader.crop and not reader.evaluation:
-            part = crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
-        else:
-            part = cut_windows(measurements, reader.sequence_length)
-        parts.append(replace(part, start_W=part.start_W + before))
-        before += len(measurements.code_index_N)
-    return Sequences.join(parts)
+def _windows(reader: BrickReader, measurements: Measurements, epoch: int) -> Sequences:
+    if reader.crop and not reader.evaluation:
+        return crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
+    return cut_windows(measurements, reader.sequence_length)
 
 
 def _transform(
-    reader: BrickReader, windows: Sequences, columns: Sequence[npt.NDArray[Any]], epoch: int
+    reader: BrickReader,
+    windows: Sequences,
+    measurements: Measurements,
+    fixed_N: npt.NDArray[np.bool_] | None,
+    epoch: int,
 ) -> tuple[npt.NDArray[Any], ...]:
-    """Gather some sequences and return code_index, minutes, standardised value and hidden."""
-    code_N, time_N, value_N, *fixed = gather(columns, windows.start_W, windows.length_W)
-    if fixed:
-        (hidden_N,) = fixed
-    else:
+    """Return code_index, minutes, standardised value and hidden of some sequences."""
+    m, total = measurements, int(windows.length_W.sum())
+    code_N = np.empty(total, np.uint16)
+    minutes_N, value_N = np.empty(total, np.int32), np.empty(total, np.float32)
+    hidden_N = np.empty(total if fixed_N is not None else 0, np.bool_)
+    weight_N = None if reader.weight_C is None else np.empty(total, np.float32)
+    first_time_us_W = m.time_us_N[windows.start_W]
+    for sequences, own in blocks(windows.length_W):  # all of a block while it is in cache
+        length_W = windows.length_W[sequences]
+        index = gather_index(windows.start_W[sequences], length_W)
+        code = m.code_index_N.take(index).astype(np.intp)
+        code_N[own] = code
+        minutes_N[own] = relative_minutes(
+            m.time_us_N.take(index), first_time_us_W[sequences], length_W
+        )
+        value_N[own] = reader.statistics.standardise(code, m.numeric_value_N.take(index))
+        if fixed_N is not None:
+            hidden_N[own] = fixed_N.take(index)
+        elif weight_N is not None and reader.weight_C is not None:
+            weight_N[own] = reader.weight_C.take(code)
+    if fixed_N is None:
         hidden_N = sample_hidden(
             subject_id_W=windows.subject_id_W,
             first_position_W=windows.first_position_W,
             length_W=windows.length_W,
-            weight_N=None if reader.weight_C is None else reader.weight_C[code_N],
+            weight_N=weight_N,
             ratio=reader.ratio,
             seed=reader.seed,
             epoch=epoch,
         )
-    return (
-        code_N.astype(np.uint16),
-        relative_minutes(time_N, columns[1][windows.start_W], windows.length_W),
-        reader.statistics.standardise(code_N, value_N),
-        hidden_N,
-    )
+    return code_N, minutes_N, value_N, hidden_N
 
 
 def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:

@@ -87,7 +87,8 @@ def _batch(
 ) -> EvaluationBatch:
     start_W, length_W = windows.start_W[own], windows.length_W[own]
     index_N = gather_index(start_W, length_W)
-    code_N, value_N = measurements.code_index_N[index_N], measurements.numeric_value_N[index_N]
+    code_N = measurements.code_index_N[index_N].astype(np.int32)
+    value_N = measurements.numeric_value_N[index_N]
     time_N, hidden_N = measurements.time_us_N[index_N], hidden_N[index_N]
     return EvaluationBatch(
         batch=make_batch(

@@ -23,10 +23,9 @@ from cvmae.data.meds import (
     open_dataset,
     plan_units,
     read_splits,
-    read_unit,
+    read_unit_and_subjects,
     refuse_shared_subjects,
     require_split,
-    scan_subjects,
 )
 from cvmae.data.order import UnitIndex
 from cvmae.data.parallel import map_units
@@ -222,9 +221,8 @@ def _run_first_pass(
 
 
 def _first_pass_task(root: str, candidates: Candidates, unit: Unit) -> tuple[FirstPass, Ints]:
-    subject_S = scan_subjects(root, unit)
     lookup = CandidateLookup(candidates)
-    measurements, rows = read_unit(root, unit, lookup, TRAIN)
+    measurements, rows, subject_S = read_unit_and_subjects(root, unit, lookup, TRAIN)
     return first_pass(measurements, rows, lookup.names, lookup.examples()), subject_S
 
 

@@ -62,14 +62,24 @@ class Histogram:
 
     def merge(self, other: Self) -> Self:
         """Add another histogram."""
-        key, place_2 = np.unique(np.concatenate([self.key, other.key]), return_inverse=True)
-        count = np.zeros(len(key), np.int64)
-        np.add.at(count, place_2, np.concatenate([self.count, other.count]))
-        return replace(self, key=key, count=count)
+        # Keys ascend, and most are in both: a tenth of the time of sorting them together.
+        place = np.searchsorted(self.key, other.key)
+        new = np.ones(len(place), np.bool_)
+        inside = place < len(self.key)
+        new[inside] = self.key[place[inside]] != other.key[inside]
+        count = self.count.copy()
+        count[place[~new]] += other.count[~new]
+        return replace(
+            self,
+            key=np.insert(self.key, place[new], other.key[new]),
+            count=np.insert(count, place[new], other.count[new]),
+        )
 
     def placed(self, place: Ints) -> Self:
         """Move each code to a new place."""
         key = place[self.key // NUM_BINS] * NUM_BINS + self.key % NUM_BINS
+        if (place[1:] > place[:-1]).all():
+            return replace(self, key=key)
         order = np.argsort(key, kind="stable")
         return replace(self, key=key[order], count=self.count[order])
 

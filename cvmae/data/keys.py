@@ -52,4 +52,7 @@ def counter_hash(keys: UInts, counters: npt.NDArray[np.integer]) -> UInts:
 
 def uniform(bits: UInts) -> npt.NDArray[np.float64]:
     """Map 32 bits to the open interval (0, 1): 0 has no logarithm."""
-    return (bits.astype(np.float64) + 0.5) * 2.0**-32
+    draws = bits.astype(np.float64)
+    draws += 0.5
+    draws *= 2.0**-32
+    return draws

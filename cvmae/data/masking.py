@@ -102,7 +102,9 @@ def _finish_times(
     epoch: int,
 ) -> Floats:
     keys_W = stream_keys(seed, epoch, subject_id_W, stream="mask")
-    finish_N = np.empty(int(length_W.sum()), np.float32)
+    # Longer by a row of `_padded`, which begins anywhere.
+    total, longest = int(length_W.sum()), int(length_W.max(initial=0))
+    finish_N = np.empty(total + longest, np.float32)
     # Positions are counters; their differences to the column index are constant in a sequence.
     shift_W = (first_position_W - (np.cumsum(length_W) - length_W)).astype(np.uint32)
     for sequences, own in blocks(length_W):
@@ -141,7 +143,7 @@ def _earliest(finish_N: Floats, length_W: Ints, hidden_W: Ints) -> Bools:
         # At least one value stays visible, so that there is a next one.
         ties.append(rows[race[place[0], place[1] + 1] == race[place]])
         first = last
-    hidden_N = finish_N <= np.repeat(limit_W, length_W)
+    hidden_N = finish_N[: int(length_W.sum())] <= np.repeat(limit_W, length_W)
     for row in np.concatenate(ties).tolist() if ties else []:
         # Two finished in the same float32 instant: the earlier position goes first.
         own = slice(int(before_W[row]), int(before_W[row] + length_W[row]))
@@ -153,8 +155,10 @@ def _earliest(finish_N: Floats, length_W: Ints, hidden_W: Ints) -> Bools:
 
 def _padded(finish_N: Floats, begin_R: Ints, length_R: Ints) -> Floats:
     """Return ascending lengths of a column as rows, the rest of each filled with infinity."""
-    columns = np.arange(int(length_R[-1]))
-    race: Floats = finish_N.take(begin_R[:, None] + columns, mode="clip")
-    ragged = slice(int(length_R[0]), None)  # in the columns before, every row has a value
-    np.copyto(race[:, ragged], np.inf, where=columns[ragged] >= length_R[:, None])
+    width = int(length_R[-1])
+    # Rows are copied whole, which takes a tenth of the time of gathering their values.
+    rows = np.ndarray((len(finish_N) - width + 1, width), np.float32, finish_N, strides=(4, 4))
+    race: Floats = rows[begin_R]
+    ragged = np.arange(int(length_R[0]), width)  # in the columns before, every row has a value
+    np.copyto(race[:, int(length_R[0]) :], np.inf, where=ragged >= length_R[:, None])
     return race

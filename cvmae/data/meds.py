@@ -29,7 +29,7 @@ from cvmae.data.meds_rows import (
     read_rows,
     read_subjects,
 )
-from cvmae.data.meds_splits import SPLITS, load_splits
+from cvmae.data.meds_splits import SPLITS, load_splits, split_members
 from cvmae.data.meds_units import Dataset, Piece, Shard, Unit, plan_units
 from cvmae.data.memory import keep_memory
 from cvmae.data.storage import list_files, map_reads, num_connections
@@ -49,6 +49,8 @@ __all__ = [
     "plan_units",
     "read_splits",
     "read_unit",
+    "read_unit_and_subjects",
+    "read_units",
     "refuse_shared_subjects",
     "require_split",
     "scan_subjects",
@@ -68,7 +70,7 @@ class Measurements:
 
     subject_id_S: Ints
     offsets_S: Ints  # S + 1 entries: subject s owns [offsets[s], offsets[s + 1])
-    code_index_N: npt.NDArray[np.int32]
+    code_index_N: npt.NDArray[np.signedinteger]  # 2 bytes where they are enough, else 4
     time_us_N: Ints  # microseconds since 1970
     numeric_value_N: npt.NDArray[np.float32]
 
@@ -179,6 +181,12 @@ def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[
     raise _two_files(paths[0], paths[1])
 
 
+def read_units(root: str, units: Sequence[Unit], lookup: Lookup, split: str) -> Measurements:
+    """Read the measurements of several units, one after another; see `read_splits`."""
+    read = map_reads(root, partial(_read_blocks, root, lookup, (split,)), units)
+    return _join([block for _, (blocks,) in read for block in blocks])[0]
+
+
 def read_unit(root: str, unit: Unit, lookup: Lookup, split: str) -> tuple[Measurements, RowCounts]:
     """Read the measurements of a unit that belong to a split; see `read_splits`."""
     return read_splits(root, unit, lookup, (split,))[split]
@@ -201,43 +209,56 @@ def read_splits(
     Raises:
         ValueError: A file cannot be read, or its rows are not in MEDS order.
     """
+    blocks = _read_blocks(root, lookup, splits, unit)[1] if splits else []
+    return {split: _join(own) for split, own in zip(splits, blocks, strict=True)}
+
+
+def read_unit_and_subjects(
+    root: str, unit: Unit, lookup: Lookup, split: str
+) -> tuple[Measurements, RowCounts, Ints]:
+    """Read what `read_unit` does, and what `scan_subjects` does of all splits, in one go."""
+    subject_S, (blocks,) = _read_blocks(root, lookup, (split,), unit)
+    return *_join(blocks), subject_S
+
+
+def _read_blocks(
+    root: str, lookup: Lookup, splits: Sequence[str], unit: Unit
+) -> tuple[Ints, list[list[Block]]]:
+    """Return the subjects of each file, and the row groups' measurements of each split."""
     keep_memory()
-    if not splits:
-        return {}
-    member_S, split_S = load_splits(root)
-    members = [member_S[split_S == SPLITS.index(split)] for split in splits]
+    members = [split_members(root, split) for split in splits]
     read = map_reads(root, partial(_read_piece, root, members, lookup), unit.pieces)
-    _refuse_shared(unit, [subject_S for subject_S, _ in read])
-    return {
-        split: _join([blocks[place] for _, row_groups in read for blocks in row_groups])
-        for place, split in enumerate(splits)
-    }
+    _refuse_shared(unit, [member_S for _, member_S, _ in read])
+    row_groups = [blocks for *_, piece in read for blocks in piece]
+    blocks = [[blocks[place] for blocks in row_groups] for place in range(len(splits))]
+    return np.concatenate([subject_S for subject_S, *_ in read]), blocks
 
 
 def _scan_piece(root: str, piece: Piece) -> Ints:
     with _open_piece(root, piece) as (parquet, row_groups, order):
         read = [read_subjects(parquet, index, order, last) for index, last in row_groups]
-    subject_S = distinct_subjects([subject_N[starts_S] for subject_N, starts_S in read])
-    return subject_S[_within(piece, subject_S)]
+    return _own_subjects(piece, [subject_N[starts_S] for subject_N, starts_S in read])
 
 
 def _read_piece(
     root: str, members: Sequence[Ints], lookup: Lookup, piece: Piece
-) -> tuple[Ints, list[list[Block]]]:
-    """Return the distinct subjects among the members, and of each row group a block for each."""
+) -> tuple[Ints, Ints, list[list[Block]]]:
+    """Return the distinct subjects, those among the members, and each row group's blocks."""
+    subjects: list[Ints] = []
     distinct: list[Ints] = []
     blocks: list[list[Block]] = []
     with _open_piece(root, piece) as (parquet, row_groups, order):
         for index, last in row_groups:
             subject_N, starts_S = read_subjects(parquet, index, order, last)
-            chosen = [_among(piece, member_S, subject_N[starts_S]) for member_S in members]
-            distinct.append(subject_N[starts_S][np.any(chosen, axis=0)])
+            subjects.append(subject_N[starts_S])
+            chosen = [_among(piece, member_S, subjects[-1]) for member_S in members]
+            distinct.append(subjects[-1][np.any(chosen, axis=0)])
             if not len(distinct[-1]):
                 order.skip_times()
                 continue
             rows = read_rows(parquet, index, order, lookup, subject_N, starts_S)
             blocks.append([pick_measurements(rows, chosen_S) for chosen_S in chosen])
-    return distinct_subjects(distinct), blocks
+    return _own_subjects(piece, subjects), distinct_subjects(distinct), blocks
 
 
 def _open_shard(root: str, path: str, size_bytes: int) -> Shard:
@@ -274,6 +295,12 @@ def _open_piece(
         if wanted and not ends_with(metadata, wanted[-1][0], piece.last_subject):
             wanted[-1] = (wanted[-1][0], piece.last_subject)
         yield parquet, wanted, RowOrder(piece.path, sum(num_rows[: piece.first_row_group]))
+
+
+def _own_subjects(piece: Piece, subjects: Sequence[Ints]) -> Ints:
+    """Join the subjects of a piece's row groups, less those that belong to other units."""
+    subject_S = distinct_subjects(subjects)
+    return subject_S[_within(piece, subject_S)]
 
 
 def _within(piece: Piece, subject_S: Ints) -> Bools:

@@ -92,16 +92,19 @@ def open_shard(root: str, path: str) -> Iterator[Any]:
             opening and for whatever is read within the block.
     """
     with reading(path), reaching(root), open_file(root, path) as source:
-        metadata = pq.read_metadata(source)
-        check_schema(path, metadata.schema.to_arrow_schema())
-        _check_names(path, metadata)
-        yield pq.ParquetFile(
-            source,
-            metadata=metadata,
-            read_dictionary=[CODE],
-            pre_buffer=is_remote(root),  # neighbouring columns come in one request
-            page_checksum_verification=True,  # of pages that have one
-        )
+        try:
+            parquet = pq.ParquetFile(
+                source,
+                read_dictionary=[CODE],
+                pre_buffer=is_remote(root),  # neighbouring columns come in one request
+                page_checksum_verification=True,  # of pages that have one
+            )
+        except KeyError:  # there is no column of codes
+            check_schema(path, pq.read_metadata(source).schema.to_arrow_schema())
+            raise
+        check_schema(path, parquet.metadata.schema.to_arrow_schema())
+        _check_names(path, parquet.metadata)
+        yield parquet
 
 
 def is_shard(path: str) -> bool:

@@ -73,23 +73,22 @@ class RowOrder:
             ValueError: A row is earlier than the row before it of the same subject, or its time
                 is in no year from 1 to 9999.
         """
-        if time_N.min() < FIRST_US or time_N.max() > LAST_US:
-            outside_N = (time_N < FIRST_US) | (time_N > LAST_US)
-            if timed_N is not None:
-                outside_N &= timed_N
-            if outside_N.any():
-                self.refuse(int(np.argmax(outside_N)), NO_CALENDAR)
         earlier_N = time_N[1:] < time_N[:-1]  # entry i compares rows i + 1 and i
         first, last = int(time_N[0]), int(time_N[-1])
+        edges = [starts_S, starts_S[1:] - 1, np.array([len(time_N) - 1])]
         if timed_N is not None:
-            null = np.flatnonzero(~timed_N)  # few: filling them would cost a pass over all times
-            earlier_N[null[null < len(earlier_N)]] = False
+            null = _null_rows(timed_N, starts_S)
+            before = null[null < len(earlier_N)]
+            earlier_N[before] = False
             after = null[null > 0]
             earlier_N[after - 1] = timed_N[after - 1]
             first = first if timed_N[0] else NULL_TIME
             last = last if timed_N[-1] else NULL_TIME
+            edges.append(before + 1)
         earlier_N[starts_S[1:] - 1] = False  # a new subject may begin at any time
         row = int(np.argmax(earlier_N)) + 1 if earlier_N.any() else None
+        # Where times ascend, a subject's first and last bound all of them.
+        self._check_calendar(time_N, timed_N, None if row is not None else np.concatenate(edges))
         if self._continues and self._last_time is not None and first < self._last_time:
             row = 0
         if row is not None:
@@ -99,6 +98,14 @@ class RowOrder:
                 "rows that have one; sort the file by subject_id, then time, nulls first",
             )
         self._last_time = last
+
+    def _check_calendar(self, time_N: Ints, timed_N: Bools | None, edges: Ints | None) -> None:
+        """Refuse times in no year from 1 to 9999, looking at some rows first (None: at all)."""
+        if edges is not None and not _outside(time_N, timed_N, edges).any():
+            return
+        outside_N = _outside(time_N, timed_N, slice(None))
+        if outside_N.any():
+            self.refuse(int(np.argmax(outside_N)), NO_CALENDAR)
 
     def skip_times(self) -> None:
         """Leave the times of the current row group unchecked (none of its subjects is read)."""
@@ -113,6 +120,20 @@ class RowOrder:
     def refuse(self, row: int, reason: str) -> NoReturn:
         """Raise a ValueError about a row of the current row group."""
         raise ValueError(f"{self.path}: row {self._first_row + row} (from 0) {reason}")
+
+
+def _outside(time_N: Ints, timed_N: Bools | None, rows: "Ints | slice") -> Bools:
+    time_R = time_N[rows]
+    outside_R = (time_R < FIRST_US) | (time_R > LAST_US)
+    return outside_R if timed_N is None else outside_R & timed_N[rows]
+
+
+def _null_rows(timed_N: Bools, starts_S: Ints) -> Ints:
+    """Return the rows without a time: mostly one for each subject, its first."""
+    first = starts_S[~timed_N[starts_S]]
+    if len(first) == len(timed_N) - np.count_nonzero(timed_N):
+        return first
+    return np.flatnonzero(~timed_N)
 
 
 def run_starts(subject_N: Ints) -> Ints:

@@ -20,7 +20,7 @@ from meds.schema import (
 from cvmae.data.meds_files import check_num_rows, is_text, reading
 from cvmae.data.storage import locate, open_file, reaching
 
-__all__ = ["SPLITS", "load_splits"]
+__all__ = ["SPLITS", "load_splits", "split_members"]
 
 # Shape letter: S subjects.
 Ints = npt.NDArray[np.int64]
@@ -40,6 +40,15 @@ def load_splits(root: str) -> tuple[Ints, npt.NDArray[np.uint8]]:
         FileNotFoundError: There is no such file.
         ValueError: It is not parquet, lacks a column, or puts a subject in two splits.
     """
+    return _read_splits(root, *_size_and_time(root))
+
+
+def split_members(root: str, split: str) -> Ints:
+    """Return the subjects of a split, ascending; kept and refused as by `load_splits`."""
+    return _read_members(root, split, *_size_and_time(root))
+
+
+def _size_and_time(root: str) -> tuple[int, int]:
     with reaching(root):
         filesystem, location = locate(root, subject_splits_filepath)
         info = filesystem.get_file_info(location)
@@ -48,7 +57,16 @@ def load_splits(root: str) -> tuple[Ints, npt.NDArray[np.uint8]]:
             f"{root}/{subject_splits_filepath} is missing; MEDS keeps there which subject is in "
             f"which split ({', '.join(SPLITS)}): write it (columns subject_id, split)"
         )
-    return _read_splits(root, info.size, info.mtime_ns)
+    return info.size, info.mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _read_members(root: str, split: str, size: int, mtime_ns: int) -> Ints:
+    # Kept, too: of a million subjects, choosing them takes as long as reading a small unit.
+    subject_S, split_S = _read_splits(root, size, mtime_ns)
+    members: Ints = subject_S[split_S == SPLITS.index(split)]
+    members.setflags(write=False)
+    return members
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,7 @@ and each lane deals its sequences to k cells, one a step. Rank r of R reads lane
 so that every number of ranks up to L sees the same steps; their shares are equal if it divides L.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -171,12 +171,12 @@ def deal(
     """
     ties_W = counter_hash(stream_keys(seed, epoch, subject_id_W, stream="tie"), first_position_W)
     # Descending, so that the block that is not full holds the shortest sequences.
-    by_length_W = np.lexsort((first_position_W, subject_id_W, ties_W, -length_W))
+    by_length_W = _argsort(-length_W, ties_W, (first_position_W, subject_id_W))
     block_W = np.arange(len(length_W)) // num_cells
     draws_W = counter_hash(stream_keys(seed, epoch, subject_id_W, stream="deal"), first_position_W)[
         by_length_W
     ]
-    dealt_W = np.lexsort((draws_W, block_W))
+    dealt_W = _argsort(block_W, draws_W)
     cell_W = np.empty(len(length_W), np.int64)
     cells = np.arange(len(length_W)) % num_cells
     rest = len(length_W) % num_cells
@@ -187,3 +187,17 @@ def deal(
         cells[-rest:] = np.argsort(keys, kind="stable")[:rest]
     cell_W[by_length_W[dealt_W]] = cells
     return cell_W
+
+
+def _argsort(
+    first_W: Ints, then_W: npt.NDArray[np.uint32], ties: Sequence[npt.NDArray[np.integer]] = ()
+) -> npt.NDArray[np.int64]:
+    """Sort by two keys, then by ties (the last of them first), stably."""
+    # One sort of both keys as a single number takes a fraction of the time of two; first_W is
+    # of 31 bits. Equal pairs, which are hardly ever there, it would leave in any order.
+    pair_W = (first_W << 32) | then_W
+    order_W = np.argsort(pair_W)
+    sorted_W = pair_W[order_W]
+    if (sorted_W[1:] == sorted_W[:-1]).any():
+        return np.lexsort([*ties, then_W, first_W])
+    return order_W
