@@ -50,6 +50,58 @@ def test_strategies_lose_what_one_process_loses(tiny, fitted, tmp_path, name, wo
 
 
 @pytest.mark.slow
+def test_a_group_of_one_rank_loses_what_no_group_loses(tiny, fitted, tmp_path):
+    alone, *_ = run_steps(tiny, fitted, num_steps=NUM_STEPS)
+    losses, *_ = run_on_ranks(1, tmp_path / "ranks", tiny, fitted, num_steps=NUM_STEPS)
+    assert losses == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 2", "deepspeed 3"])
+def test_strategies_clip_decay_and_warm_up_as_one_process_does(tiny, fitted, tmp_path, name):
+    """By the state, since AdamW hides from losses by what factor gradients were clipped."""
+    optim = replace(tiny.optim, clip_norm=1e-2, weight_decay=5.0, warmup_steps=8)
+    config = replace(tiny, optim=optim)
+    _, *alone = run_steps(config, fitted, num_steps=8)
+    _, *shared = run_on_ranks(
+        2, tmp_path / "ranks", with_strategy(config, name), fitted, num_steps=8
+    )
+    for ours, theirs in zip(shared, alone, strict=True):
+        assert ours.keys() == theirs.keys()
+        for place, value in theirs.items():
+            largest = float(value.abs().max())
+            torch.testing.assert_close(ours[place], value, rtol=0, atol=1e-3 * largest, msg=place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
+)
+def test_state_that_is_offloaded_changes_losses_by_rounding_only(
+    tiny, fitted, tmp_path, stage, offload
+):
+    config = with_strategy(tiny, f"deepspeed {stage}")
+    config = replace(config, deepspeed=replace(config.deepspeed, offload=offload))
+    alone, weights, moments = run_steps(tiny, fitted, num_steps=10)
+    losses, *state = run_on_ranks(2, tmp_path / "ranks", config, fitted, num_steps=10)
+    np.testing.assert_allclose(losses, alone, rtol=TOLERANCE)
+    assert state[0].keys() == weights.keys()
+    assert state[1].keys() == moments.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 3"])
+def test_bf16_is_near_fp32_and_not_it(tiny, fitted, tmp_path, name):
+    alone, *_ = run_steps(tiny, fitted, num_steps=10)
+    config = with_strategy(replace(tiny, train=replace(tiny.train, precision="bf16")), name)
+    losses, weights, _ = run_on_ranks(2, tmp_path / "ranks", config, fitted, num_steps=10)
+    # Eight bits of mantissa: 0.4% a product, averaged over many.
+    np.testing.assert_allclose(losses, alone, rtol=2e-2)
+    assert np.abs(np.array(losses) / alone - 1).max() > 1e-5
+    assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -107,7 +159,7 @@ def test_ranks_without_work_keep_step_with_the_others(tiny, fitted, tmp_path, na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 2"])
+@pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 2", "deepspeed 3"])
 def test_micro_batches_change_losses_by_rounding_only(tiny, fitted, tmp_path, name):
     alone, *_ = run_steps(tiny, fitted, num_steps=10)
     config = with_strategy(replace(tiny, train=replace(tiny.train, accumulation_steps=2)), name)
