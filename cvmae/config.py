@@ -68,12 +68,20 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
+        num_workers = self.scaling.num_workers
         require(0 <= self.seed < 2**32, "seed", self.seed, "a number from 0 to 2^32 - 1")
         require(
-            self.train.strategy == "ddp" or self.scaling.num_workers > 0,
+            self.train.strategy == "ddp" or num_workers > 0,
             "train.strategy",
             self.train.strategy,
             "ddp where scaling.num_workers is 0: DeepSpeed works among Ray's workers",
+        )
+        require(
+            self.train.strategy == "ddp" or self.scaling.min_workers in (0, num_workers),
+            "scaling.min_workers",
+            self.scaling.min_workers,
+            f"0 where train.strategy is deepspeed: it keeps its {num_workers} workers, and goes on "
+            "with another number by --resume and --scaling.num_workers",
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "setup_logging",
     "start_ray",
     "sum_over_ranks",
+    "workers_that_fit",
     "world_size",
 ]
 
@@ -130,3 +132,20 @@ def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
             f"scaling.use_gpu=True and {setting}={least} need as many GPUs, the cluster has "
             f"{gpus:g}: lower {setting}, or train on CPUs without scaling.use_gpu"
         )
+
+
+def workers_that_fit(nodes: Iterable[Mapping[str, float]], scaling: ScalingConfig) -> int:
+    """Return how many workers the nodes could hold if nothing else ran there.
+
+    Args:
+        nodes: Resources of each node that is alive.
+        scaling: What a worker reserves; it cannot be divided between nodes.
+
+    Example:
+        >>> workers_that_fit([{"CPU": 3.0}, {"CPU": 5.0}], ScalingConfig(cpus_per_worker=2))
+        3
+    """
+    wanted = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    return sum(
+        min(int(node.get(name, 0.0) / share) for name, share in wanted.items()) for node in nodes
+    )

@@ -179,7 +179,7 @@ class Watched:
         self.wait_until(lambda: self.step() > step + 1)
         return step, time.monotonic() - killed_s
 
-    def resume(self) -> None:
+    def resume(self, *flags: str) -> None:
         """Start a driver that goes on, when all workers of the one before have ended."""
         self.driver.wait()
         workers = [log.pid for log in self.logs()]
@@ -188,7 +188,7 @@ class Watched:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the workers of {self.folder.name} outlive their driver")
             time.sleep(0.05)
-        self.driver = self._start(["--resume", str(self.folder)])
+        self.driver = self._start(["--resume", str(self.folder), *flags])
 
     def _kill_writer(self, before: set[str]) -> bool:
         """Kill rank 0 while it writes a checkpoint; tell whether it was in the middle of it."""

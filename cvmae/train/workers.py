@@ -2,12 +2,15 @@
 
 import logging
 import signal
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import torch
 from ray.experimental import internal_kv
@@ -26,7 +29,13 @@ from cvmae.data.bricks import Brick
 from cvmae.data.fit_statistics import FittedData
 from cvmae.data.storage import locate
 from cvmae.data.stream import brick_dataset, ray_bricks
-from cvmae.distributed import PreemptedError, rank, setup_logging, world_size
+from cvmae.distributed import (
+    PreemptedError,
+    rank,
+    setup_logging,
+    workers_that_fit,
+    world_size,
+)
 from cvmae.settings import ScalingConfig
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import Ask, Demand, on_signal
@@ -38,6 +47,7 @@ __all__ = ["train_on_ray"]
 logger = logging.getLogger("cvmae")
 
 RESIZE_EVERY_S = 15.0  # after which an elastic run looks for nodes with which it could grow
+COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
 
 
 def train_on_ray(
@@ -83,7 +93,8 @@ def train_on_ray(
     try:
         # The cluster's key-value store: neither a process of its own that could die, nor a file
         # that a shared file system shows to another node half a minute later.
-        with on_signal(signal.SIGTERM, call=partial(internal_kv._internal_kv_put, attempt, b"1")):
+        stop = partial(internal_kv._internal_kv_put, attempt, b"1")
+        with on_signal(signal.SIGTERM, call=stop), _saying_what_is_missing(config, run_name):
             result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise ChildProcessError(
@@ -108,6 +119,48 @@ def _scaling(scaling: ScalingConfig) -> Any:
         use_gpu=scaling.use_gpu,
         resources_per_worker=resources,
         elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+    )
+
+
+@contextmanager
+def _saying_what_is_missing(config: Config, run_name: str) -> Iterator[None]:
+    """Warn while the nodes cannot hold a run's workers, for which Ray Train waits in silence."""
+    ended = threading.Event()
+    watcher = threading.Thread(target=_count_nodes, args=(config, run_name, ended), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _count_nodes(config: Config, run_name: str, ended: threading.Event) -> None:
+    scaling = config.scaling
+    least, was_enough = scaling.min_workers or scaling.num_workers, True
+    while not ended.wait(COUNT_EVERY_S):
+        with suppress(ray.exceptions.RayError):  # busy: the next look tells
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            room = workers_that_fit(nodes, scaling)
+            if (is_enough := room >= least) == was_enough:
+                continue
+            was_enough = is_enough
+            if is_enough:
+                logger.info("%s: there is room for its workers again", run_name)
+            else:
+                logger.warning("%s", _missing(config, run_name, least, room))
+
+
+def _missing(config: Config, run_name: str, least: int, room: int) -> str:
+    number = "scaling.min_workers" if config.scaling.min_workers else "scaling.num_workers"
+    fewer = (
+        f", or end it and go on with --resume {config.output_dir} --{number} {room}" if room else ""
+    )
+    return (
+        f"{run_name} waits for nodes: with train.strategy={config.train.strategy} and "
+        f"{number}={least} it needs {least} workers, and those that are left have room for {room} "
+        f"(scaling.cpus_per_worker={config.scaling.cpus_per_worker:g}, "
+        f"scaling.use_gpu={config.scaling.use_gpu}): add nodes{fewer}"
     )
 
 

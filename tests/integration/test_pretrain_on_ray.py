@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.config import Config, write_config
-from cvmae.data.bricks import stream_bricks
+from cvmae.data.bricks import iterate_steps, stream_bricks
 from cvmae.data.fit_statistics import fit
 from cvmae.train.loop import make_plan
 from cvmae.train.pretrain import pretrain
@@ -105,6 +105,30 @@ def test_two_workers_lose_what_one_process_loses(on_ray, tmp_path):
         np.testing.assert_allclose(
             [e[name] for e in ours], [e[name] for e in theirs], rtol=2e-3, err_msg=name
         )
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed", marks=pytest.mark.slow)])
+def test_a_loss_that_explodes_ends_all_workers_with_step_and_batch(on_ray, strategy):
+    optim = replace(on_ray.optim, lr=1e30, schedule="constant", warmup_steps=0)
+    config = replace(
+        on_ray,
+        optim=optim,
+        train=replace(on_ray.train, strategy=strategy),
+        checkpoint=replace(on_ray.checkpoint, every_steps=1),
+    )
+    plan = make_plan(config, fit(config))
+    digests = []
+    for rank in range(2):
+        bricks = stream_bricks(
+            plan.train_reader, plan.train_order, plan.units, epoch=0, rank=rank, world=2
+        )
+        _, (batch,), *_ = iterate_steps(bricks, lanes=2)
+        digests.append(int(batch.digest()[:10], 16))
+    said = rf"at step 2 of the run \(batch {sum(digests):x}, 2 ranks\).* last good checkpoint"
+    with pytest.raises(FloatingPointError, match=said):
+        pretrain(config)
+    # The first update is as large as can be; its weights were still finite.
+    assert progress_of(config.output_dir).global_step == 1
 
 
 @pytest.mark.slow

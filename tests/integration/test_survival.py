@@ -79,6 +79,17 @@ def assert_same_state(ours: Watched, theirs: Watched) -> None:
         assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def assert_same_losses(ours: Watched, theirs: Watched) -> None:
+    our, their = progress_of(ours).history, progress_of(theirs).history
+    assert [epoch["step"] for epoch in our] == [epoch["step"] for epoch in their]
+    for name in ("train_loss", "tuning_mse"):
+        # The same gradients, summed over ranks in another order: about 1e-7 a step, amplified by
+        # AdamW's division by small second moments.
+        np.testing.assert_allclose(
+            [epoch[name] for epoch in our], [epoch[name] for epoch in their], rtol=2e-3
+        )
+
+
 def seen_by(run: Watched, flags: list[str], calm: Watched):
     return lineage(run.logs(), expected_steps(load(flags), calm.folder / "statistics"))
 
@@ -119,14 +130,30 @@ def test_a_run_shrinks_when_a_node_is_lost_for_good_and_grows_when_one_comes(
     seen = seen_by(run, flags, calm)
     assert (seen.num_lost, seen.num_duplicated) == (0, 0)
     assert seen.num_repeated <= 2 * (EVERY + 1)  # for the loss and for the growth
-    ours, theirs = progress_of(run).history, progress_of(calm).history
-    assert [epoch["step"] for epoch in ours] == [epoch["step"] for epoch in theirs]
-    for name in ("train_loss", "tuning_mse"):
-        # The same gradients, summed over ranks in another order: about 1e-7 a step, amplified by
-        # AdamW's division by small second moments.
-        np.testing.assert_allclose(
-            [epoch[name] for epoch in ours], [epoch[name] for epoch in theirs], rtol=2e-3
-        )
+    assert_same_losses(run, calm)
+
+
+def test_deepspeed_says_that_a_node_is_missing_and_goes_on_with_fewer_as_it_says(
+    cluster, calm, start, flags
+):
+    run = start("--train.strategy", "deepspeed", "--deepspeed.stage", "2")
+    run.wait_until(lambda: run.step() >= 10)
+    cluster.lose(0)
+    try:
+        way_out = f"--resume {run.folder} --scaling.num_workers 1"
+        run.wait_until(lambda: way_out in run.said())
+        said = run.said()
+        assert "train.strategy=deepspeed and scaling.num_workers=2 it needs 2 workers" in said
+        assert "have room for 1" in said
+        run.driver.kill()
+        run.resume(*way_out.split()[2:])
+        run.finish()
+    finally:
+        cluster.add()
+    assert worlds(run) == [2, 1]
+    seen = seen_by(run, flags, calm)
+    assert (seen.num_lost, seen.num_duplicated) == (0, 0)
+    assert_same_losses(run, calm)
 
 
 def test_a_warning_that_a_node_will_be_lost_brings_a_checkpoint_at_once(

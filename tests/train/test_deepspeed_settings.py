@@ -71,6 +71,14 @@ def test_deepspeed_in_the_calling_process_is_refused():
         Config(train=TrainConfig(strategy="deepspeed"), scaling=ScalingConfig(num_workers=0))
 
 
+def test_deepspeed_keeps_its_number_of_workers():
+    deepspeed = TrainConfig(strategy="deepspeed")
+    said = r"scaling\.min_workers=1 is not allowed: give 0 .* keeps its 2 workers.*--resume"
+    with pytest.raises(ValueError, match=said):
+        Config(train=deepspeed, scaling=ScalingConfig(num_workers=2, min_workers=1))
+    Config(train=deepspeed, scaling=ScalingConfig(num_workers=2, min_workers=2))
+
+
 def test_parameters_are_offloaded_at_stage_3_only():
     with pytest.raises(ValueError, match=r"deepspeed\.offload='parameters'"):
         DeepspeedConfig(stage=2, offload="parameters")

@@ -161,7 +161,7 @@ def test_harmless_changes_are_not_refused(run, tmp_path):
                 "deepspeed.offload": "parameters",
                 "deepspeed.config_file": "x.json",
                 "scaling.num_workers": 4,
-                "scaling.min_workers": 2,
+                "scaling.cpus_per_worker": 1.5,
                 "scaling.max_failures": 7,
                 "checkpoint.every_steps": 3,
                 "checkpoint.keep": 5,
@@ -172,6 +172,10 @@ def test_harmless_changes_are_not_refused(run, tmp_path):
             },
         )
     )
+
+
+def test_an_elastic_run_may_be_made_of_a_fixed_one(run):
+    check(override(run, {"scaling.num_workers": 4, "scaling.min_workers": 2}))
 
 
 def test_a_permission_that_names_nothing_is_refused(run):
