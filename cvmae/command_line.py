@@ -39,6 +39,9 @@ def run_job(verb: Callable[[Config], str]) -> None:
 def load(argv: Sequence[str]) -> Config:
     """Read ``--base PRESET|FILE`` and ``--resume RUN_DIR`` anywhere, then dotted overrides.
 
+    With ``--output_dir`` and ``--resume`` of one folder, a line begins its run or continues it,
+    whatever is there: a queue may submit it again and again.
+
     Prints help or a message that suggests the right flag, and exits, as command lines do.
 
     Example:
@@ -46,7 +49,12 @@ def load(argv: Sequence[str]) -> Config:
         32
     """
     base, rest = _take_option(list(argv), "--base")
-    resume, _ = _take_option(list(rest), "--resume")
+    resume, without = _take_option(list(rest), "--resume")
+    if resume and _take_option(rest, "--output_dir")[0] == resume:
+        if is_file(join(resume, "config.yaml")):
+            base = ""
+        else:
+            resume, rest = "", without
     if base and resume:
         _exit("--base starts a new run and --resume continues one: give one of them")
     try:

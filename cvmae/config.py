@@ -50,7 +50,8 @@ class Config:
     output_dir: str = ""
     """New folder for everything that the run writes (shared by all nodes of a cluster)."""
     resume: str = ""
-    """Folder of a run to continue; its own settings are the defaults."""
+    """Folder of a run to continue; its own settings are the defaults. The same as --output_dir: the
+    run begins if it has not yet."""
     resume_allow: tuple[str, ...] = ()
     """What may differ from the run that is continued: data, statistics, or names of settings."""
     seed: int = 0

@@ -1,5 +1,6 @@
 """What a user meets who gets something wrong: one clear line and an exit code that is not 0."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -213,6 +214,22 @@ def test_a_value_out_of_range_is_refused_by_its_name(capsys, flags, expected):
 def test_the_base_may_stand_anywhere_and_later_flags_win():
     config = load(["--mask.policy", "random", "--base", "tiny", "--seed", "3"])
     assert (config.mask.policy, config.model.width, config.seed) == ("random", 32, 3)
+
+
+def test_one_line_begins_a_run_and_continues_it_when_it_is_submitted_again(tmp_path):
+    folder = str(tmp_path / "run")
+    line = ["--base", "tiny", "--seed", "3", "--output_dir", folder, "--resume", folder]
+    begun = load(line)
+    assert (begun.resume, begun.output_dir, begun.model.width) == ("", folder, 32)
+    os.mkdir(folder)
+    write_config(override(begun, {"model.width": 48}), f"{folder}/config.yaml")
+    again = load(line)
+    assert (again.resume, again.output_dir, again.model.width, again.seed) == (
+        folder,
+        folder,
+        48,
+        3,
+    )
 
 
 def test_a_password_in_the_tracking_uri_is_not_written_down(tmp_path):

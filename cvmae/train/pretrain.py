@@ -1,6 +1,7 @@
 """The verb `pretrain`: prepare the run folder, then train here or on Ray."""
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Mapping
@@ -34,6 +35,10 @@ from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 __all__ = ["EpochReport", "prepare_run_folder", "pretrain"]
 
 logger = logging.getLogger("cvmae")
+
+# What a process leaves that is killed before its run has a config.yaml, by which it would be
+# continued: such a folder is as good as new, and its statistics are checked when they are read.
+BEFORE_A_RUN = r"\.writing_.*|statistics"
 
 
 def pretrain(config: Config, *, parent_run_id: str = "") -> str:
@@ -123,7 +128,7 @@ def prepare_run_folder(config: Config) -> Config:
             )
         if not is_file(join(folder, "config.yaml")):
             raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no run")
-    elif any(not name.startswith(".writing_") for name in names(folder)):
+    elif any(not re.fullmatch(BEFORE_A_RUN, name) for name in names(folder)):
         raise ValueError(
             f"output_dir={folder} is not empty: choose a new folder, or continue the run that is "
             f"there with --resume {folder}"

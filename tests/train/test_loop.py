@@ -15,6 +15,7 @@ from cvmae.config import Config
 from cvmae.data.bricks import iterate_steps, stream_bricks
 from cvmae.data.fit_statistics import load_or_fit
 from cvmae.train import engine, loop
+from cvmae.train import pretrain as pretraining
 from cvmae.train.engine import DDPEngine
 from cvmae.train.pretrain import pretrain
 
@@ -109,6 +110,21 @@ def test_a_run_folder_is_not_written_over(tiny):
     pretrain(tiny)
     with pytest.raises(ValueError, match=r"output_dir=.* is not empty.*--resume"):
         pretrain(tiny)
+
+
+def test_a_run_that_was_killed_before_it_had_a_config_begins_anew_in_its_folder(tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def die(*args, **settings):
+            raise StoppedError
+
+        patch.setattr(pretraining, "write_config", die)
+        with pytest.raises(StoppedError):
+            pretrain(tiny)
+    left = {path.name for path in Path(tiny.output_dir).iterdir()}
+    assert "statistics" in left
+    assert "config.yaml" not in left
+    assert load_state(pretrain(tiny))[0].is_finished(tiny)
 
 
 def test_resuming_with_other_settings_is_refused_by_name(tiny):

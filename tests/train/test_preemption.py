@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from cvmae.checkpoint import find_checkpoint, read_progress
 from cvmae.command_line import run_job
+from cvmae.config import write_config
 from cvmae.distributed import PreemptedError
 from cvmae.train import preemption
 from cvmae.train.engine import DDPEngine
@@ -78,6 +79,25 @@ def test_a_job_that_was_stopped_says_how_to_go_on_and_that_it_can(monkeypatch, c
     said = capsys.readouterr().err
     assert "step 7" in said
     assert "--resume runs/cv" in said
+
+
+def test_the_line_that_was_stopped_continues_when_it_is_submitted_again(
+    config, tmp_path, monkeypatch
+):
+    whole = pretrain(replace(config, output_dir=str(tmp_path / "whole")))
+    write_config(config, tmp_path / "base.yaml")
+    folder = str(tmp_path / "cut")
+    line = ["--base", str(tmp_path / "base.yaml"), "--output_dir", folder, "--resume", folder]
+    monkeypatch.setattr(sys, "argv", ["jobs/pretrain.py", *line])
+    with monkeypatch.context() as patch:
+        signal_at(patch, 3, signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            run_job(pretrain)
+    assert ended.value.code == 75
+    assert read_progress(find_checkpoint(folder)).global_step == 4
+    run_job(pretrain)
+    ours, theirs = (load_file(find_checkpoint(r) / "model.safetensors") for r in (whole, folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_the_second_signal_acts_as_without_us():
