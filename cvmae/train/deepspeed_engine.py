@@ -141,7 +141,8 @@ class DeepspeedEngine(Engine):
         step = next(value for name, value in optimizer.items() if name.endswith("/step"))
         for part in parts:
             moments = {key: torch.zeros_like(part) for key in MOMENTS}
-            zero.optimizer.state[part] = {"step": step.clone().to(self._step_device()), **moments}
+            # Beside the part, which may be offloaded: a fused AdamW does not look elsewhere.
+            zero.optimizer.state[part] = {"step": step.clone().to(part.device), **moments}
         self._link_moments()
 
     def _link_moments(self) -> None:
@@ -154,6 +155,3 @@ class DeepspeedEngine(Engine):
         if hasattr(zero, "_hp_optimizer_states_linked"):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
-
-    def _step_device(self) -> torch.device:
-        return self.device if self.device.type == "cuda" else torch.device("cpu")
