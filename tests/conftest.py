@@ -1,6 +1,7 @@
 """Fixtures that every room of the tests may use."""
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from cvmae.config import PRESETS, Config
 from cvmae.data.synthetic import SyntheticConfig, write_hospital
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests send it to themselves, and a shell lets what it starts in the background ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
