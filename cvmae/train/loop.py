@@ -148,9 +148,7 @@ def train(
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
-    progress = _take_up(config, engine)
-    if progress.history:  # a kill after the save may have lost it; trackers drop what they have
-        report(progress.history[-1], None)
+    progress = _take_up(config, engine, report)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
@@ -276,7 +274,7 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
     metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
-    _require_finite(run, progress, metrics["tuning_mse"])
+    _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
     state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
     progress = Progress(
@@ -364,8 +362,10 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         logger.warning("%s; training goes on to the next", error)
 
 
-def _take_up(config: Config, engine: Engine) -> Progress:
+def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
     """Load the run folder's last whole checkpoint, if the run has come that far.
+
+    Its last epoch is reported again.
 
     Raises:
         FileNotFoundError: There are checkpoints, but none is whole.
@@ -385,4 +385,6 @@ def _take_up(config: Config, engine: Engine) -> Progress:
         engine.load_state(*loaded[1:])
     if rank() == 0:
         clear_rubbish(config.output_dir)
+    if progress.history:  # a kill after the save may have lost it; trackers drop what they have
+        report(progress.history[-1], None)
     return progress

@@ -20,6 +20,7 @@ from ray.train import (
     FailureConfig,
     LoggingConfig,
     RunConfig,
+    UserCallback,
 )
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchTrainer, get_device
@@ -85,6 +86,7 @@ def train_on_ray(
             name=attempt,
             storage_path=storage_path,
             storage_filesystem=storage,
+            callbacks=[_WaitingLine(config.scaling)],  # type: ignore[list-item]  # as above
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
@@ -105,6 +107,25 @@ def train_on_ray(
         internal_kv._internal_kv_del(attempt)
     if result.return_value is not None:
         raise result.return_value
+
+
+class _WaitingLine(UserCallback):
+    """Says what the group waits for after a loss; it lives in the process that holds the group."""
+
+    def __init__(self, scaling: ScalingConfig) -> None:
+        self._scaling = scaling
+
+    def after_exception(
+        self, run_context: Any, worker_exceptions: Mapping[int, BaseException]
+    ) -> None:
+        setup_logging()
+        logger.warning(
+            "%d of the workers failed or were lost: the run goes on from its last checkpoint when "
+            "there is room for %d, up to scaling.max_failures=%d times",
+            len(worker_exceptions),
+            self._scaling.min_workers or self._scaling.num_workers,
+            self._scaling.max_failures,
+        )
 
 
 def _scaling(scaling: ScalingConfig) -> Any:

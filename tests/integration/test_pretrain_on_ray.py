@@ -1,6 +1,7 @@
 """Pretraining on Ray: the same data and losses as without it; killed workers; the Jobs API."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -176,7 +177,7 @@ def name_of(process: psutil.Process) -> str:
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
-    on_ray, tmp_path
+    on_ray, tmp_path, capfd
 ):
     config = replace(
         on_ray,
@@ -207,6 +208,8 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
     pretrain(replace(config, output_dir=disturbed))
     killer.join()
     assert killed.is_set()
+    said = r"[12] of the workers failed or were lost: .* when there is room for 2, up to"
+    assert re.search(said, "".join(capfd.readouterr()))
     ours, theirs = (
         load_file(find_checkpoint(run) / "model.safetensors") for run in (calm, disturbed)
     )

@@ -23,7 +23,8 @@ def take_up_on_rank(number: int, folder: Path, seen: list[int]) -> None:
         device=torch.device("cpu"), load_state=lambda *state: taken.append(state)
     )
     try:
-        said = str(loop._take_up(SimpleNamespace(output_dir="run"), engine).global_step)
+        run = SimpleNamespace(output_dir="run")
+        said = str(loop._take_up(run, engine, lambda *epoch: None).global_step)
     except RuntimeError as error:
         said = str(error)
     (folder / f"rank{number}").write_text(f"{len(taken)} {said}")
