@@ -124,8 +124,7 @@ def train(
     """Pretrain from wherever the run folder stands to the last epoch.
 
     Every rank calls it; that settings and data are those of the run that is taken up, the caller
-    has checked (`resume.check_same_run`). Rank 0 writes checkpoints into the run folder,
-    which all ranks can read.
+    has checked (`resume.check_same_run`). Rank 0 writes checkpoints, which all ranks can read.
 
     Args:
         config: With `output_dir` and `data.root` as absolute paths.
@@ -137,7 +136,7 @@ def train(
         label: What progress lines begin with.
 
     Raises:
-        FloatingPointError: The loss of an epoch is not finite; the last checkpoint stays.
+        FloatingPointError: An error or a weight is not finite; the last checkpoint stays.
         PreemptedError: A rank was told to stop, and a checkpoint is written.
         RuntimeError: The data set changed while it was read.
     """
@@ -146,11 +145,12 @@ def train(
     config = with_precision(config, on_gpu=device.type == "cuda")
     plan = make_plan(config, fitted)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
+    total_steps = sum(num_steps)
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
-    engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
+    engine = make_engine(model, config, device=device, total_steps=total_steps)
     progress = _take_up(config, engine, report)
     line = ProgressLine(
-        label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
+        label, total_steps=total_steps, first_step=progress.global_step, enabled=rank() == 0
     )
     run = _Run(
         config=config,
