@@ -145,12 +145,11 @@ def train(
     config = with_precision(config, on_gpu=device.type == "cuda")
     plan = make_plan(config, fitted)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
-    total_steps = sum(num_steps)
     model = build_model(config.model, fitted.statistics.num_codes, config.seed)
-    engine = make_engine(model, config, device=device, total_steps=total_steps)
+    engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
     progress = _take_up(config, engine, report)
     line = ProgressLine(
-        label, total_steps=total_steps, first_step=progress.global_step, enabled=rank() == 0
+        label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
     run = _Run(
         config=config,
