@@ -113,7 +113,7 @@ class Order:
         if shared:
             num_supersteps = len(units) // UNITS_SHARED
         first_step = 0
-        for number, group in enumerate(np.array_split(units, max(num_supersteps, 1))):
+        for number, group in enumerate(self._cut(units, max(num_supersteps, 1), shared)):
             if len(group) == 0:
                 return
             num_steps = max(1, round(int(self.num_sequences_U[group].sum()) / self.batch_sequences))
@@ -137,6 +137,17 @@ class Order:
         for superstep in self.supersteps(epoch):
             if superstep.first_step + superstep.num_steps > step:
                 yield superstep
+
+    def _cut(self, units: Ints, num_supersteps: int, shared: bool) -> list[Ints]:
+        """Cut units into supersteps; in all but the last, lanes have the same number of them.
+
+        Units hold about as much as each other: a lane with one more would be a ninth ahead.
+        """
+        if shared:
+            return np.array_split(units, num_supersteps)
+        rows = len(units) // self.lanes
+        ends = np.arange(1, num_supersteps) * rows // num_supersteps * self.lanes
+        return np.split(units, ends)
 
     def _lanes(self, group: Ints) -> tuple[tuple[int, ...], ...]:
         """Give the largest unit to the emptiest lane, again and again."""

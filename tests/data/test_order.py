@@ -123,6 +123,15 @@ def test_lanes_of_many_units_balance(rng):
         assert np.mean(load) / max(load) > 0.97
 
 
+@pytest.mark.parametrize("num_units", [64, 67, 100, 133, 805])
+def test_only_the_last_superstep_may_give_lanes_another_number_of_units(num_units):
+    *whole, last = order_of([30] * num_units, lanes=8).supersteps(0)
+    assert all(len({len(lane) for lane in superstep.lanes}) == 1 for superstep in whole)
+    numbers = [len(lane) for lane in last.lanes]
+    assert max(numbers) - min(numbers) <= 1
+    assert min(numbers) >= 8
+
+
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_the_mean_step_is_within_a_few_percent_of_the_batch_asked_for(batch):
     order = order_of(np.full(640, 30), lanes=8, batch=batch)
