@@ -141,7 +141,7 @@ def measure(
         share=work / took / engine.peak_flops,
         measurements_per_s=statistics.mean(step.num_measurements for step in steps) / took,
         ms=took * 1e3,
-        peak_gib=torch.cuda.max_memory_allocated(device) / 2**30,
+        peak_gib=torch.cuda.max_memory_reserved(device) / 2**30,
     )
 
 

@@ -1,6 +1,6 @@
-"""Attention within each sequence of a packed batch: one function, two backends.
+"""Ragged attention within each sequence of a packed batch: two backends.
 
-On CUDA the variable-length kernels of ``torch.nn.attention.varlen`` read the packed rows as
+On CUDA in half precision our kernels (`cvmae.model.attention_kernels`) read the packed rows as
 they are. Elsewhere sequences of similar length share a padded bucket; padding exists inside
 this file only, and inside a bucket only.
 """
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-if find_spec("triton") is not None:  # comes with torch for CUDA only
+HAVE_TRITON = find_spec("triton") is not None  # it comes with torch for CUDA
+if HAVE_TRITON:
     from cvmae.model import attention_operators as kernels
 
 __all__ = [
@@ -36,7 +37,7 @@ Ints = npt.NDArray[np.int64]
 # A bucket holds lengths within an eighth of its longest, or within 16: padding then adds about
 # a tenth to attention, itself a sixth of a step, and a step has about ten buckets.
 BUCKET_SHARE, BUCKET_STEP = 0.125, 16
-KERNEL_HEAD_DIMS = (16, 32, 64, 128)
+KERNEL_HEAD_DIMS = (16, 32, 64)  # wider ones need more shared memory than some GPUs have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,7 @@ def cross_attention(query_QHD: Tensor, packed_K2HD: Tensor, plan: AttentionPlan)
 def _have_kernels(x: Tensor) -> bool:
     """Tell whether our kernels take such rows."""
     is_half = x.dtype in (torch.bfloat16, torch.float16)
-    return x.is_cuda and is_half and x.shape[-1] in KERNEL_HEAD_DIMS
+    return x.is_cuda and HAVE_TRITON and is_half and x.shape[-1] in KERNEL_HEAD_DIMS
 
 
 def _bucketed_attention(

@@ -14,7 +14,6 @@ from torch import Tensor
 
 __all__ = ["add_norm", "bias_gelu"]
 
-EPSILON = 1e-5  # of torch's LayerNorm
 # Programs that sum over rows: some for each multiprocessor, as many as hide what loads take.
 NORM_PROGRAMS, GELU_PROGRAMS = 660, 2112
 ELEMENTS = 1024  # of the rows that a program holds at a time
@@ -161,21 +160,21 @@ def _column_block(width: int) -> dict[str, int]:
 
 @torch.library.custom_op("cvmae::add_norm", mutates_args=())
 def _add_norm(
-    x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor
+    x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     total, normed = torch.empty_like(x), torch.empty_like(x)
     num_rows, width = x.shape
     if num_rows:
         sizes = _row_block(width)
         _add_norm_kernel[(triton.cdiv(num_rows, sizes["BLOCK_N"]),)](
-            x, rest, bias, gain, offset, total, normed, num_rows, EPSILON, **sizes
+            x, rest, bias, gain, offset, total, normed, num_rows, epsilon, **sizes
         )
     return total, normed
 
 
 @torch.library.custom_op("cvmae::add_norm_backward", mutates_args=())
 def _add_norm_backward(
-    grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor
+    grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     grad_x = torch.empty_like(total)
     num_rows, width = total.shape
@@ -188,7 +187,7 @@ def _add_norm_backward(
         grad_x,
         partial,
         num_rows,
-        EPSILON,
+        epsilon,
         **_row_block(width),
     )
     return grad_x, partial
@@ -224,7 +223,7 @@ def _(x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> tu
 
 @_add_norm_backward.register_fake
 def _(
-    grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor
+    grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(total), gain.new_empty(
         (NORM_PROGRAMS, 3, *gain.shape), dtype=torch.float32
@@ -241,15 +240,18 @@ def _(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), bias.new_empty(_gelu_partial(len(bias)), dtype=torch.float32)
 
 
-def _save_add_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[0], inputs[3])
-    ctx.kinds = [x.dtype for x in inputs[2:]]
+def _save_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *_, bias, gain, offset, ctx.epsilon = inputs
+    ctx.save_for_backward(output[0], gain)
+    ctx.kinds = [bias.dtype, gain.dtype, offset.dtype]
 
 
-def _add_norm_gradient(ctx: Any, grad_total: Tensor, grad_normed: Tensor) -> tuple[Tensor, ...]:
-    grad_x, partial = _add_norm_backward(grad_total, grad_normed, *ctx.saved_tensors)
-    sums = partial.sum(0).unbind()
-    return grad_x, grad_x, *(grad.to(kind) for grad, kind in zip(sums, ctx.kinds, strict=True))
+def _add_norm_gradient(
+    ctx: Any, grad_total: Tensor, grad_normed: Tensor
+) -> tuple[Tensor | None, ...]:
+    grad_x, partial = _add_norm_backward(grad_total, grad_normed, *ctx.saved_tensors, ctx.epsilon)
+    sums = zip(partial.sum(0).unbind(), ctx.kinds, strict=True)
+    return grad_x, grad_x, *(grad.to(kind) for grad, kind in sums), None
 
 
 def _save_bias_gelu(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -266,10 +268,15 @@ _bias_gelu.register_autograd(_bias_gelu_gradient, setup_context=_save_bias_gelu)
 
 
 def add_norm(
-    x_ND: Tensor, rest_ND: Tensor, bias_D: Tensor, gain_D: Tensor, offset_D: Tensor
+    x_ND: Tensor,
+    rest_ND: Tensor,
+    bias_D: Tensor,
+    gain_D: Tensor,
+    offset_D: Tensor,
+    epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """Return x + rest + bias, and its LayerNorm; rows in half precision, contiguous."""
-    total_ND, normed_ND = _add_norm(x_ND, rest_ND, bias_D, gain_D, offset_D)
+    total_ND, normed_ND = _add_norm(x_ND, rest_ND, bias_D, gain_D, offset_D, epsilon)
     return total_ND, normed_ND
 
 

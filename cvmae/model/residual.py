@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-if find_spec("triton") is not None:  # comes with torch for CUDA only
+HAVE_TRITON = find_spec("triton") is not None  # it comes with torch for CUDA
+if HAVE_TRITON:
     from cvmae.model import fused_kernels
 
 __all__ = ["Residual", "add_norm", "product", "widen"]
@@ -26,7 +27,7 @@ class Residual(NamedTuple):
 
 def product(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the layer's product with rows and its bias, to be added later, or None if it is."""
-    if _have_kernels(x):
+    if _have_kernels(x, layer):
         return linear(x, layer.weight), layer.bias
     return layer(x), None
 
@@ -34,8 +35,8 @@ def product(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor | None]:
 def add_norm(terms: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Return the sum of the terms and its norm, each [N, D]."""
     x, rest, bias = terms
-    if bias is not None and _have_kernels(x):
-        return fused_kernels.add_norm(x, rest, bias, norm.weight, norm.bias)
+    if bias is not None and _have_kernels(x, norm):
+        return fused_kernels.add_norm(x, rest, bias, norm.weight, norm.bias, norm.eps)
     total = x + rest
     if bias is not None:
         total = total + bias.to(total.dtype)
@@ -45,13 +46,15 @@ def add_norm(terms: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
 
 def widen(layer: nn.Linear, x: Tensor) -> Tensor:
     """Return GELU of what the layer makes of rows."""
-    if _have_kernels(x):
+    if _have_kernels(x, layer):
         return fused_kernels.bias_gelu(linear(x, layer.weight), layer.bias)
     widened: Tensor = layer(x)
     return gelu(widened)
 
 
-def _have_kernels(x: Tensor) -> bool:
-    """Tell whether products of these rows are in half precision on a GPU."""
+def _have_kernels(x: Tensor, layer: nn.Module) -> bool:
+    """Tell whether products of these rows are in half precision on a GPU, by whole weights."""
     is_half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
-    return x.is_cuda and is_half
+    # ZeRO-3 brings the parts of a layer's weights together when the layer itself is called.
+    is_whole = not hasattr(layer.weight, "ds_id")
+    return x.is_cuda and HAVE_TRITON and is_half and is_whole

@@ -44,7 +44,8 @@ class StaticSize(NamedTuple):
         visible, hidden = round_up(num_visible), round_up(num_hidden)
         # As many more sequences as the most rows beyond could need, so that their number recurs.
         beyond = (visible + hidden) // SIZES_PER_OCTAVE + 2 * SMALLEST
-        sequences = round_up(batch.num_sequences + beyond // longest + 1)
+        # Two less, since rows are spread evenly, visible and hidden ones each rounded up.
+        sequences = round_up(batch.num_sequences + beyond // max(longest - 2, 1) + 1)
         return cls(visible=visible, hidden=hidden, sequences=sequences)
 
 

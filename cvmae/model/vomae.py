@@ -69,6 +69,10 @@ class VOMAE(nn.Module):
 
         Layer by layer: layers alike share the code, which takes seconds instead of minutes.
         """
+        # Two sizes that happen to be the same must not be taken for one that always is.
+        torch.fx.experimental._config.use_duck_shape = False
+        # Counted over all models of the process; beyond it, compiling would be an error.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for layer in (*self.encoder, *self.decoder):
             layer.compile(dynamic=True, fullgraph=True, backend=backend)
         for name in ("_embed", "_embed_query", "_finish_encoder", "_finish_decoder"):

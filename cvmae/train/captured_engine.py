@@ -47,7 +47,8 @@ class CapturedEngine(ReplicatedEngine):
         self._scale = torch.zeros((), device=device)
         self._error = torch.zeros((), dtype=torch.float64, device=device)
         self._batches: dict[StaticSize, StaticBatch] = {}
-        self._graphs = _Graphs(device)
+        self._largest = StaticSize(0, 0, 0)
+        self._gradients, self._updates = _Graphs(device), _Graphs(device)
         self._use_own_rate()
 
     def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,7 @@ class CapturedEngine(ReplicatedEngine):
         if world_size() > 1:
             dist.all_reduce(self._flat)  # summed: errors are scaled by the count of all ranks
         self._lr.fill_(self._learning_rate(global_step))
-        self._graphs.run(self._update, "update")
+        self._updates.run(self._update, "update")
         total = self._error.clone()
         self._note(global_step, total)
         return total, count
@@ -69,7 +70,7 @@ class CapturedEngine(ReplicatedEngine):
         """Take up full tensors; see `Engine.load_state`."""
         super().load_state(model, optimizer)
         self._use_own_rate()
-        self._graphs = _Graphs(self.device)  # earlier ones would write to earlier moments
+        self._updates = _Graphs(self.device)  # an earlier one would write to earlier moments
 
     def _use_own_rate(self) -> None:
         """Let AdamW read the learning rate from where a captured update can be told another."""
@@ -82,13 +83,24 @@ class CapturedEngine(ReplicatedEngine):
         static = self._batches.get(size)
         if static is None:
             static = StaticBatch(size, self.device)
+            self._make_room(size)
             if len(self._batches) < MOST_SIZES:
                 self._batches[size] = static
         static.fill(batch)
         if size in self._batches:
-            self._graphs.run(lambda: self._run(static), "gradients", size)
+            self._gradients.run(lambda: self._run(static), size)
         else:
             self._run(static)
+
+    def _make_room(self, size: StaticSize) -> None:
+        """Begin anew with graphs if a batch is larger than all before.
+
+        It would find no use for the memory of smaller ones, and the other way round they do.
+        """
+        largest = StaticSize(*map(max, size, self._largest))
+        if largest != self._largest:
+            self._largest = largest
+            self._gradients.forget()
 
     def _run(self, static: StaticBatch) -> None:
         """Add the gradients and the error of a batch to those of the step."""
@@ -118,27 +130,26 @@ class _Graphs:
 
     def __init__(self, device: torch.device) -> None:
         self._captures = device.type == "cuda"
-        self._kinds: set[Hashable] = set()  # that were launched once
+        self._is_first = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all graphs, and their memory, once none is being replayed."""
+        if self._captures:
+            torch.cuda.synchronize()
         self._graph_of: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._captures else None
 
-    def run(self, work: Callable[[], object], *name: Hashable) -> None:
-        """Do some work on tensors that keep their place.
-
-        Args:
-            work: What to do.
-            name: Its kind, and what else tells it from other work.
-        """
-        if not self._captures or name[0] not in self._kinds:
-            self._kinds.add(name[0])
+    def run(self, work: Callable[[], object], size: Hashable) -> None:
+        """Do some work on tensors that keep their place, the same for the same size."""
+        if not self._captures or self._is_first:
+            self._is_first = False
             work()
             return
-        graph = self._graph_of.get(name)
-        if graph is None:
+        if size not in self._graph_of:
             graph = torch.cuda.CUDAGraph()
-            torch.cuda.empty_cache()  # graphs have memory of their own: it must fit beside
             # Other threads copy batches meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
-            self._graph_of[name] = graph
-        graph.replay()
+            self._graph_of[size] = graph
+        self._graph_of[size].replay()

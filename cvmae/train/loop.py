@@ -334,7 +334,17 @@ def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
 
 def _fingerprint(run: _Run, epoch: int, step: int) -> str:
     """Return a hash of all ranks' batches of a step, which are read once more (collective)."""
-    steps = iterate_steps(run.bricks(epoch, step), lanes=len(_lanes(run)), step=step)
+    # Not from where training has them: there, another thread reads on.
+    bricks = stream_bricks(
+        run.plan.train_reader,
+        run.plan.train_order,
+        run.plan.units,
+        epoch=epoch,
+        step=step,
+        rank=rank(),
+        world=world_size(),
+    )
+    steps = iterate_steps(bricks, lanes=len(_lanes(run)), step=step)
     ((batch,), *_) = itertools.islice(steps, 1)
     # Ten digits of each rank add up exactly in a double.
     (total,) = sum_over_ranks(np.array([int(batch.digest()[:10], 16)]), run.engine.device)

@@ -155,7 +155,7 @@ class EpochMeter:
 
     def _peak_memory_gib(self) -> float:
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 2**30
+            return torch.cuda.max_memory_reserved(self._device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
 
 

@@ -54,6 +54,16 @@ def test_rows_beyond_lie_in_sequences_of_their_own_none_too_long(rng, lengths):
     assert static.weight_M.sum() == batch.num_hidden
 
 
+@pytest.mark.parametrize("longest", [2, 5, 33, 64])
+def test_rows_beyond_a_large_batch_are_cut_short_enough_for_a_short_longest(rng, longest):
+    """A kernel goes as far as the longest: rows further on would be left unwritten."""
+    lengths = rng.integers(1, longest + 1, 100_000 // longest)
+    batch = random_batch(rng, lengths.tolist(), (lengths // 4).tolist())
+    static = StaticBatch(StaticSize.of(batch, longest), CPU)
+    static.fill(batch)
+    assert np.diff(static.batch.offsets_B.numpy()).max() <= longest
+
+
 @pytest.mark.parametrize("encoder_input", BOTH)
 def test_left_overs_of_a_larger_batch_change_nothing(rng, encoder_input):
     config = type(CONFIG)(**{**vars(CONFIG), "encoder_input": encoder_input})
@@ -130,3 +140,14 @@ def test_layers_alike_are_compiled_once_for_batches_of_all_sizes(rng, compilatio
     # Embeddings, layers of encoder and decoder, ends of both; first layers may differ from others.
     assert num_compiled[0] <= 7
     assert num_compiled[-1] == num_compiled[0]
+
+
+def test_two_sizes_that_are_the_same_at_first_are_not_taken_for_one(rng, compilations):
+    met, backend = compilations
+    model = build_model(CONFIG, NUM_CODES, seed=0)
+    model.compile_parts(backend)
+    num_compiled = []
+    for length in (8, 12):  # as many hidden as visible, then fewer
+        hidden_error(model, random_batch(rng, [length] * 16, [4] * 16))
+        num_compiled.append(len(met))
+    assert num_compiled[1] == num_compiled[0]
