@@ -1,6 +1,7 @@
 """The one currency between data and model: whole sequences as flat arrays."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -9,7 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "make_batch"]
+from cvmae.data import compiled
+
+__all__ = ["Batch", "Cell", "join_cells", "make_batch"]
+
+# Whole sequences: lengths (int32), code_index (uint16 or int32), minutes (int32), value, hidden.
+Cell = tuple[npt.NDArray[Any], ...]
 
 # Shape letters: B sequences, N measurements, V visible, M hidden (masked) measurements.
 
@@ -101,21 +107,61 @@ def make_batch(
     ):
         if len(column) != total:
             raise ValueError(f"{name} has {len(column)} entries, the lengths add up to {total}")
-    offsets = np.concatenate([[0], np.cumsum(lengths_B, dtype=np.int64)])
-    hidden_M = np.flatnonzero(hidden_N)
-    hidden_offsets = np.searchsorted(hidden_M, offsets)
-    visible_offsets = offsets - hidden_offsets
-    hours_N = minutes_N.astype(np.float32)
-    hours_N /= np.float32(60)
-    return Batch(
-        code_index_N=torch.from_numpy(code_index_N.astype(np.int32, copy=False)),
-        hours_N=torch.from_numpy(hours_N),
-        value_N=torch.from_numpy(np.ascontiguousarray(value_N, dtype=np.float32)),
-        visible_V=torch.from_numpy(np.flatnonzero(~hidden_N)),
-        hidden_M=torch.from_numpy(hidden_M),
-        offsets_B=torch.from_numpy(offsets.astype(np.int32)),
-        visible_offsets_B=torch.from_numpy(visible_offsets.astype(np.int32)),
-        hidden_offsets_B=torch.from_numpy(hidden_offsets.astype(np.int32)),
-        num_visible_B=np.diff(visible_offsets),
-        num_hidden_B=np.diff(hidden_offsets),
+    return join_cells(
+        [
+            (
+                lengths_B.astype(np.int32, copy=False),
+                code_index_N.astype(np.int32, copy=False),
+                minutes_N.astype(np.int32, copy=False),
+                np.ascontiguousarray(value_N, dtype=np.float32),
+                np.ascontiguousarray(hidden_N),
+            )
+        ]
     )
+
+
+def join_cells(cells: Sequence[Cell]) -> Batch:
+    """Build a batch from the columns of several runs of whole sequences, none for an empty one."""
+    num_sequences = sum(len(cell[0]) for cell in cells)
+    total = sum(len(cell[1]) for cell in cells)
+    num_hidden = sum(int(np.count_nonzero(cell[-1])) for cell in cells)
+    code_index_N = np.empty(total, np.int32)
+    hours_N, value_N = np.empty(total, np.float32), np.empty(total, np.float32)
+    visible_V, hidden_M = (np.empty(n + 1, np.int64) for n in (total - num_hidden, num_hidden))
+    num_hidden_B = np.empty(num_sequences, np.int64)
+    lengths_B = np.empty(num_sequences, np.int64)
+    sequence, begin, hidden = 0, 0, 0
+    for cell in cells:
+        own = slice(sequence, sequence + len(cell[0]))
+        lengths_B[own] = cell[0]
+        hidden = compiled.fill_batch(
+            *cell,
+            begin,
+            hidden,
+            code_index_N,
+            hours_N,
+            value_N,
+            visible_V,
+            hidden_M,
+            num_hidden_B[own],
+        )
+        sequence, begin = own.stop, begin + len(cell[1])
+    num_visible_B = lengths_B - num_hidden_B
+    return Batch(
+        code_index_N=torch.from_numpy(code_index_N),
+        hours_N=torch.from_numpy(hours_N),
+        value_N=torch.from_numpy(value_N),
+        visible_V=torch.from_numpy(visible_V[:-1]),
+        hidden_M=torch.from_numpy(hidden_M[:-1]),
+        offsets_B=_offsets(lengths_B),
+        visible_offsets_B=_offsets(num_visible_B),
+        hidden_offsets_B=_offsets(num_hidden_B),
+        num_visible_B=num_visible_B,
+        num_hidden_B=num_hidden_B,
+    )
+
+
+def _offsets(lengths_B: npt.NDArray[np.int64]) -> Tensor:
+    offsets = np.zeros(len(lengths_B) + 1, np.int32)
+    np.cumsum(lengths_B, out=offsets[1:])
+    return torch.from_numpy(offsets)

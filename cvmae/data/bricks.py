@@ -4,7 +4,7 @@ The plain generator here is the reference that Ray Data must equal bit for bit
 (`cvmae.data.stream`), and what a single process uses.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.data.batches import Batch, make_batch
+from cvmae.data import compiled
+from cvmae.data.batches import Batch, Cell, join_cells
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.masking import evaluation_hidden, sample_hidden
 from cvmae.data.meds import Measurements, Unit, read_units
 from cvmae.data.order import Order, deal
 from cvmae.data.sequences import (
     Sequences,
-    blocks,
     crop_windows,
     cut_windows,
     gather_index,
-    relative_minutes,
 )
 
 __all__ = [
@@ -247,23 +246,23 @@ def _transform(
     m, total = measurements, int(windows.length_W.sum())
     code_N = np.empty(total, np.uint16)
     minutes_N, value_N = np.empty(total, np.int32), np.empty(total, np.float32)
-    hidden_N = np.empty(total if fixed_N is not None else 0, np.bool_)
     weight_N = None if reader.weight_C is None else np.empty(total, np.float32)
-    first_time_us_W = m.time_us_N[windows.start_W]
-    for sequences, own in blocks(windows.length_W):  # all of a block while it is in cache
-        length_W = windows.length_W[sequences]
-        index = gather_index(windows.start_W[sequences], length_W)
-        code = m.code_index_N.take(index).astype(np.intp)
-        code_N[own] = code
-        minutes_N[own] = relative_minutes(
-            m.time_us_N.take(index), first_time_us_W[sequences], length_W
-        )
-        value_N[own] = reader.statistics.standardise(code, m.numeric_value_N.take(index))
-        if fixed_N is not None:
-            hidden_N[own] = fixed_N.take(index)
-        elif weight_N is not None and reader.weight_C is not None:
-            weight_N[own] = reader.weight_C.take(code)
-    if fixed_N is None:
+    compiled.transform(
+        windows.start_W,
+        windows.length_W,
+        m.code_index_N,
+        m.time_us_N,
+        m.numeric_value_N,
+        *reader.statistics.scaling,
+        np.empty(0, np.float32) if reader.weight_C is None else reader.weight_C,
+        code_N,
+        minutes_N,
+        value_N,
+        np.empty(0, np.float32) if weight_N is None else weight_N,
+    )
+    if fixed_N is not None:
+        hidden_N = fixed_N.take(gather_index(windows.start_W, windows.length_W))
+    else:
         hidden_N = sample_hidden(
             subject_id_W=windows.subject_id_W,
             first_position_W=windows.first_position_W,
@@ -278,17 +277,9 @@ def _transform(
 
 def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:
     """Put the cells of one step together; no bricks give an empty batch."""
-    cells = [(brick, *brick.cell(step)) for brick in bricks]
-
-    def joined(
-        column: Callable[[Brick, slice, slice], npt.NDArray[Any]], dtype: npt.DTypeLike
-    ) -> npt.NDArray[Any]:
-        return np.concatenate([np.empty(0, dtype), *(column(*cell) for cell in cells)], dtype=dtype)
-
-    return make_batch(
-        lengths_B=joined(lambda brick, rows, _: brick.length_W[rows], np.int64),
-        code_index_N=joined(lambda brick, _, own: brick.code_index_N[own], np.int32),
-        minutes_N=joined(lambda brick, _, own: brick.minutes_N[own], np.int32),
-        value_N=joined(lambda brick, _, own: brick.value_N[own], np.float32),
-        hidden_N=joined(lambda brick, _, own: brick.hidden_N[own], np.bool_),
-    )
+    cells: list[Cell] = []
+    for brick in bricks:
+        rows, own = brick.cell(step)
+        columns = brick.code_index_N, brick.minutes_N, brick.value_N, brick.hidden_N
+        cells.append((brick.length_W[rows], *(column[own] for column in columns)))
+    return join_cells(cells)

@@ -16,12 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvmae.data import compiled
+
 __all__ = ["CodeStatistics", "MemberLookup"]
 
 Floats = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-BLOCK = 32_768  # measurements standardised at a time, so that arrays stay in cache
 
 # Shape letters: C codes of the vocabulary, N measurements.
 
@@ -117,17 +118,9 @@ class CodeStatistics:
 
         Codes whose values are all equal never enter a vocabulary, so std is above 0.
         """
-        low_C, high_C = self._clip_float32
         z_N = np.empty(len(numeric_value_N), np.float32)
-        for begin in range(0, len(z_N), BLOCK):
-            own = slice(begin, begin + BLOCK)
-            code = code_index_N[own].astype(np.intp, copy=False)
-            value = np.maximum(numeric_value_N[own], low_C.take(code))
-            np.minimum(value, high_C.take(code), out=value)
-            # In float64: a mean of 140 with a std of 3 would cost float32 two digits.
-            centred = value.astype(np.float64)
-            centred -= self.mean.take(code)
-            z_N[own] = np.divide(centred, self.std.take(code), out=centred)
+        code_N = code_index_N.astype(np.int64, copy=False)
+        compiled.standardise(code_N, numeric_value_N, *self.scaling, z_N)
         return z_N
 
     def write(self, path: str | Path) -> None:
@@ -178,9 +171,11 @@ class CodeStatistics:
         return [item.name for item in fields(self) if not _same(self, other, item.name)]
 
     @cached_property
-    def _clip_float32(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def scaling(self) -> tuple[Float32s, Float32s, Floats, Floats]:
+        """Return what a z-score is made with: lower and upper bound, mean, standard deviation."""
         # Exact: bin edges of the histogram are float32 numbers.
-        return self.clip_low.astype(np.float32), self.clip_high.astype(np.float32)
+        low_C, high_C = self.clip_low.astype(np.float32), self.clip_high.astype(np.float32)
+        return low_C, high_C, np.ascontiguousarray(self.mean), np.ascontiguousarray(self.std)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -4,12 +4,16 @@ Beneath `cvmae.data.meds`. Messages give the row of the file, counted from 0; ne
 never a value.
 """
 
-from typing import NoReturn
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FIRST_US", "LAST_US", "NO_CALENDAR", "NULL_TIME", "RowOrder", "run_starts"]
+from cvmae.data import compiled
+
+__all__ = ["FIRST_US", "LAST_US", "NO_CALENDAR", "NULL_TIME", "Column", "RowOrder", "run_starts"]
 
 # Shape letters: N rows of the row group, S subjects in it.
 Ints = npt.NDArray[np.int64]
@@ -22,6 +26,35 @@ FIRST_US, LAST_US = (
 )
 NO_CALENDAR = "has a time that is in no year from 1 to 9999; mend the export"
 NULL_TIME = np.iinfo(np.int64).min  # sorts before every time: MEDS wants rows without one first
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as Arrow holds it, nothing copied; values where there is none are arbitrary."""
+
+    value_N: npt.NDArray[Any]
+    bitmap: npt.NDArray[np.uint8]  # a bit for each row, 0: no value; empty: all have one
+    first_bit: int
+    num_null: int
+
+    @classmethod
+    def of(cls, array: Any, dtype: Any) -> Self:
+        """Look at an array of Arrow's."""
+        bitmap, data = array.buffers()
+        value_N = np.frombuffer(data, dtype=dtype, count=array.offset + len(array))
+        if array.null_count == 0 or bitmap is None:
+            return cls(value_N[array.offset :], np.empty(0, np.uint8), 0, 0)
+        bits = np.frombuffer(bitmap, np.uint8)
+        return cls(value_N[array.offset :], bits, array.offset, array.null_count)
+
+    @cached_property
+    def valid_N(self) -> Bools | None:
+        """Return which rows have a value, None where all have."""
+        if not self.num_null:
+            return None
+        end = self.first_bit + len(self.value_N)
+        bits = np.unpackbits(self.bitmap, count=end, bitorder="little")
+        return bits[self.first_bit :].view(np.bool_)
 
 
 class RowOrder:
@@ -45,36 +78,66 @@ class RowOrder:
             ValueError: A row belongs to a lower subject than the row before it.
         """
         self._first_row, self._next_row = self._next_row, self._next_row + len(subject_N)
-        starts_S = run_starts(subject_N)
-        descends = starts_S[1:][np.diff(subject_N[starts_S]) < 0]
+        starts_N = np.empty(len(subject_N) + 1, np.int64)
+        num_subjects = compiled.find_starts(subject_N, starts_N)
         before, first = self._last_subject, int(subject_N[0])
         if before is not None and first < before:
-            descends = np.zeros(1, np.int64)
-        if len(descends):
+            num_subjects = -1
+        if num_subjects < 0:
             self.refuse(
-                int(descends[0]),
+                -1 - num_subjects,
                 "belongs to a lower subject_id than the row before it; MEDS needs the rows of a "
                 "subject together, and cvmae subjects ascending: sort the file by subject_id, "
                 "then time",
             )
         self._continues = first == before
         self._last_subject = int(subject_N[-1])
-        return starts_S
+        return starts_N[:num_subjects].copy()
 
-    def check_times(self, time_N: Ints, timed_N: Bools | None, starts_S: Ints) -> None:
+    def check_times(self, times: Column, starts_S: Ints) -> Ints:
         """Check the times of the row group whose subjects were checked last.
 
         Args:
-            time_N: Times; arbitrary where there is none.
-            timed_N: True where a row has a time; None: all have.
+            times: Times, one a row.
             starts_S: Where each subject begins.
+
+        Returns:
+            Each subject's first row with a time; its rows before that have none.
 
         Raises:
             ValueError: A row is earlier than the row before it of the same subject, or its time
                 is in no year from 1 to 9999.
         """
+        timed_S = np.empty_like(starts_S)
+        if self._ascend(times, starts_S, timed_S):
+            self._last_time = (
+                NULL_TIME if timed_S[-1] == len(times.value_N) else int(times.value_N[-1])
+            )
+        else:
+            self._refuse_times(times.value_N, times.valid_N, starts_S)
+        return timed_S
+
+    def _ascend(self, times: Column, starts_S: Ints, timed_S: Ints) -> bool:
+        """Return whether times are as they must be; write each subject's first row with one."""
+        ends_S = np.append(starts_S, len(times.value_N))
+        if not compiled.find_timed(
+            times.value_N,
+            times.bitmap,
+            times.first_bit,
+            times.num_null,
+            ends_S,
+            FIRST_US,
+            LAST_US,
+            timed_S,
+        ):
+            return False
+        first = NULL_TIME if timed_S[0] else int(times.value_N[0])
+        return not self._continues or self._last_time is None or first >= self._last_time
+
+    def _refuse_times(self, time_N: Ints, timed_N: Bools | None, starts_S: Ints) -> None:
+        """Find the row that `check_times` refuses."""
         earlier_N = time_N[1:] < time_N[:-1]  # entry i compares rows i + 1 and i
-        first, last = int(time_N[0]), int(time_N[-1])
+        first = int(time_N[0])
         edges = [starts_S, starts_S[1:] - 1, np.array([len(time_N) - 1])]
         if timed_N is not None:
             null = _null_rows(timed_N, starts_S)
@@ -83,7 +146,6 @@ class RowOrder:
             after = null[null > 0]
             earlier_N[after - 1] = timed_N[after - 1]
             first = first if timed_N[0] else NULL_TIME
-            last = last if timed_N[-1] else NULL_TIME
             edges.append(before + 1)
         earlier_N[starts_S[1:] - 1] = False  # a new subject may begin at any time
         row = int(np.argmax(earlier_N)) + 1 if earlier_N.any() else None
@@ -97,7 +159,6 @@ class RowOrder:
                 "is earlier than the row before it of the same subject, or has no time behind "
                 "rows that have one; sort the file by subject_id, then time, nulls first",
             )
-        self._last_time = last
 
     def _check_calendar(self, time_N: Ints, timed_N: Bools | None, edges: Ints | None) -> None:
         """Refuse times in no year from 1 to 9999, looking at some rows first (None: at all)."""

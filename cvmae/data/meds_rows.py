@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from meds.schema import DataSchema
 
-from cvmae.data.meds_order import FIRST_US, LAST_US, NO_CALENDAR, RowOrder, run_starts
+from cvmae.data import compiled
+from cvmae.data.meds_order import FIRST_US, LAST_US, NO_CALENDAR, Column, RowOrder, run_starts
 
 __all__ = [
     "CODE",
@@ -42,6 +42,7 @@ Lookup = Callable[[Sequence[str]], npt.NDArray[np.int32]]
 
 SUBJECT, TIME = DataSchema.subject_id_name, DataSchema.time_name
 CODE, VALUE = DataSchema.code_name, DataSchema.numeric_value_name
+MOST_INT16 = np.iinfo(np.int16).max
 HEAD_ROWS = 4096  # at a time, where only the beginning of a row group is wanted
 
 
@@ -67,11 +68,11 @@ class Rows:
 
     subject_S: Ints
     ends_S: Ints  # S + 1 entries: subject s owns rows [ends[s], ends[s + 1])
-    time_N: Ints
-    timed_N: Bools | None  # None: all have a time
-    value_N: npt.NDArray[np.float32]
-    valued_N: Bools | None
-    code_index_N: npt.NDArray[np.signedinteger]  # -1 where the code is not wanted
+    times: Column
+    timed_S: Ints  # each subject's first row with a time; those before have none
+    values: Column
+    index_N: npt.NDArray[np.uint32]  # of the row's code in the row group's dictionary
+    code_index_of: npt.NDArray[np.signedinteger]  # -1 where the code is not wanted
 
 
 def read_rows(
@@ -100,60 +101,62 @@ def read_rows(
         table = _read_head(parquet, index, names, enough).slice(0, num_rows)
     if table.num_rows != num_rows:
         order.refuse_damaged(index, "has columns of different lengths")
-    time_N, timed_N = _buffers(_times(table.column(TIME), order), np.int64)
-    order.check_times(time_N, timed_N, starts_S)
+    times = Column.of(_times(table.column(TIME), order), np.int64)
+    timed_S = order.check_times(times, starts_S)
     if VALUE in names:
-        value_N, valued_N = _buffers(_cast(table.column(VALUE), pa.float32()), np.float32)
+        values = Column.of(_cast(table.column(VALUE), pa.float32()), np.float32)
     else:  # a shard of MEDS may leave the column out
-        value_N, valued_N = np.zeros(num_rows, np.float32), np.zeros(num_rows, np.bool_)
+        nowhere = np.zeros(num_rows // 8 + 1, np.uint8)
+        values = Column(np.zeros(num_rows, np.float32), nowhere, 0, num_rows)
+    index_N, code_index_of = _codes(table.column(CODE), lookup, order, index)
     return Rows(
         subject_S=subject_N[starts_S],
         ends_S=np.append(starts_S, num_rows),
-        time_N=time_N,
-        timed_N=timed_N,
-        value_N=value_N,
-        valued_N=valued_N,
-        code_index_N=_codes(table.column(CODE), lookup, order, index),
+        times=times,
+        timed_S=timed_S,
+        values=values,
+        index_N=index_N,
+        code_index_of=code_index_of,
     )
 
 
 def pick_measurements(rows: Rows, chosen_S: Bools) -> Block:
     """Pick the measurements of the chosen subjects, in file order."""
-    num_rows_S = np.diff(rows.ends_S)
     if not chosen_S.any():
         return NO_BLOCK
-    wanted_N = None if chosen_S.all() else np.repeat(chosen_S, num_rows_S)
-    # All that can be told from booleans comes before the first gather: those are what costs.
-    conditions = (wanted_N, rows.valued_N, rows.timed_N)
-    row_M, num_kept = _filter(rows.code_index_N >= 0, conditions)
-    value_M = rows.value_N.take(row_M)
-    finite_M = np.isfinite(value_M)
-    if not finite_M.all():
-        row_M, value_M = row_M[finite_M], value_M[finite_M]
-    # Rows ascend, so a binary search per subject replaces a pass over the rows.
-    count_S = np.diff(np.searchsorted(row_M, rows.ends_S))
+    room = int(np.diff(rows.ends_S)[chosen_S].sum()) + 1
+    code_index_M = np.empty(room, rows.code_index_of.dtype)
+    time_us_M, numeric_value_M = np.empty(room, np.int64), np.empty(room, np.float32)
+    count_S = np.empty(len(chosen_S), np.int64)
+    num_rows, num_matching, num_valued, num_timed, num_kept = compiled.pick_rows(
+        rows.index_N,
+        rows.code_index_of,
+        rows.times.value_N,
+        rows.values.value_N,
+        rows.values.bitmap,
+        rows.values.first_bit,
+        rows.ends_S,
+        rows.timed_S,
+        chosen_S,
+        count_S,
+        code_index_M,
+        time_us_M,
+        numeric_value_M,
+    )
+    for array in (code_index_M, time_us_M, numeric_value_M):
+        array.resize(num_kept, refcheck=False)  # gives back the rest, without copying
     return Block(
         subject_id_S=rows.subject_S[chosen_S],
         count_S=count_S[chosen_S],
-        code_index_M=rows.code_index_N.take(row_M),
-        time_us_M=rows.time_N.take(row_M),
-        numeric_value_M=value_M,
-        num_rows=int(num_rows_S[chosen_S].sum()),
-        num_matching=num_kept[0],
-        num_null_value=num_kept[0] - num_kept[1],
-        num_null_time=num_kept[1] - num_kept[2],
-        num_non_finite=num_kept[2] - len(row_M),
+        code_index_M=code_index_M,
+        time_us_M=time_us_M,
+        numeric_value_M=numeric_value_M,
+        num_rows=num_rows,
+        num_matching=num_matching,
+        num_null_value=num_matching - num_valued,
+        num_null_time=num_valued - num_timed,
+        num_non_finite=num_timed - num_kept,
     )
-
-
-def _filter(kept_N: Bools, conditions: Sequence[Bools | None]) -> tuple[Ints, list[int]]:
-    """Return the rows that meet all conditions (None: all do), and how many met each in turn."""
-    num_kept = []
-    for condition_N in conditions:
-        if condition_N is not None:
-            kept_N &= condition_N
-        num_kept.append(int(np.count_nonzero(kept_N)))
-    return np.flatnonzero(kept_N), num_kept
 
 
 def read_subjects(
@@ -175,9 +178,10 @@ def read_subjects(
     else:
         beyond = partial(_beyond, last_subject=last_subject)
         table = _read_head(parquet, index, [SUBJECT], beyond)
-    subject_N, valid = _buffers(_array(table.column(0)), np.int64)
-    if valid is not None:
-        order.refuse(int(np.argmin(valid)), "has no subject_id; MEDS needs one in every row")
+    subjects = Column.of(_array(table.column(0)), np.int64)
+    subject_N, valid_N = subjects.value_N, subjects.valid_N
+    if valid_N is not None:
+        order.refuse(int(np.argmin(valid_N)), "has no subject_id; MEDS needs one in every row")
     if last_subject is None and len(subject_N) != parquet.metadata.row_group(index).num_rows:
         order.refuse_damaged(index, "has another number of rows than the footer says")
     starts_S = order.check_subjects(subject_N)
@@ -231,34 +235,32 @@ def _beyond(batches: Sequence[Any], last_subject: int) -> bool:
 
 def _codes(
     column: Any, lookup: Lookup, order: RowOrder, index: int
-) -> npt.NDArray[np.signedinteger]:
-    """Return each row's code_index, -1 where its code is not wanted."""
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.signedinteger]]:
+    """Return each row's place in the dictionary, and the code_index there (-1: not wanted)."""
     array = _array(column)
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
-    index_N, valid_N = _buffers(array.indices, array.indices.type.to_pandas_dtype())
-    if valid_N is not None:
-        order.refuse(int(np.argmin(valid_N)), "has no code; MEDS needs one in every row")
+    places = Column.of(array.indices, array.indices.type.to_pandas_dtype())
+    if places.valid_N is not None:
+        order.refuse(int(np.argmin(places.valid_N)), "has no code; MEDS needs one in every row")
     # Arrow does not check this; beyond the end, codes would be taken for others. As unsigned
     # numbers, negative ones are large.
-    if len(index_N) and int(index_N.view(f"u{index_N.itemsize}").max()) >= len(array.dictionary):
+    index_N = places.value_N.view(f"u{places.value_N.itemsize}")
+    if len(index_N) and int(index_N.max()) >= len(array.dictionary):
         order.refuse_damaged(index, "has codes that are not in its dictionary")
     # Through numpy: `to_pylist` builds a scalar of Arrow's for each code.
     code_index_of = lookup(array.dictionary.to_numpy(zero_copy_only=False).tolist())
-    if code_index_of.max(initial=0) <= np.iinfo(np.int16).max:
-        code_index_of = code_index_of.astype(np.int16)
-    # Half the time of numpy, which widens indices to 8 bytes before it takes.
-    code_index_N: npt.NDArray[np.signedinteger] = pc.take(
-        pa.array(code_index_of), array.indices, boundscheck=False
-    ).to_numpy()
-    return code_index_N
+    if code_index_of.max(initial=0) <= MOST_INT16:
+        return index_N.astype(np.uint32, copy=False), code_index_of.astype(np.int16)
+    return index_N.astype(np.uint32, copy=False), code_index_of
 
 
 def _times(column: Any, order: RowOrder) -> Any:
     """Return times in microseconds; refuse those that only a coarser unit can hold."""
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.unit in ("s", "ms"):
-        ticks_N, timed_N = _buffers(_array(column), np.int64)
+        ticks = Column.of(_array(column), np.int64)
+        ticks_N, timed_N = ticks.value_N, ticks.valid_N
         us_per_tick = 1_000_000 if kind.unit == "s" else 1_000
         outside_N = (ticks_N < FIRST_US // us_per_tick) | (ticks_N > LAST_US // us_per_tick)
         if timed_N is not None:
@@ -295,21 +297,6 @@ def find_shared(subjects: Sequence[Ints]) -> tuple[int, int, int] | None:
 
 def _array(column: Any) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _buffers(array: Any, dtype: Any) -> tuple[npt.NDArray[Any], Bools | None]:
-    """Return an array's values without copying, and which of them are valid.
-
-    Values beneath a null are arbitrary. Validity is None where there are no nulls: taking it
-    from the bitmap costs a fraction of filling nulls with NaN.
-    """
-    bitmap, data = array.buffers()
-    end = array.offset + len(array)
-    values = np.frombuffer(data, dtype=dtype, count=end)[array.offset :]
-    if array.null_count == 0 or bitmap is None:
-        return values, None
-    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=end, bitorder="little")
-    return values, bits[array.offset :].view(np.bool_)
 
 
 NO_BLOCK = Block(
