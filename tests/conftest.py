@@ -12,8 +12,15 @@ from cvmae.config import PRESETS, Config
 from cvmae.data.synthetic import SyntheticConfig, write_hospital
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests send it to themselves, and a shell lets what it starts in the background ignore it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> None:
+    """Let Ctrl-C act as usual: tests send it to themselves.
+
+    A shell lets what it starts in the background ignore it, and Ray Tune leaves a handler behind.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -76,6 +76,8 @@ def _rank(number: int, world: int, folder: Path, args: Any, kwargs: Any) -> None
         torch.save(result, folder / f"result_{number}")
     finally:
         dist.destroy_process_group()
+    # Threads of gloo's and DeepSpeed's, ended with the interpreter, now and then abort the process.
+    os._exit(0)
 
 
 def _steps(config: Config, plan: Any) -> Iterator[list[Batch]]:
