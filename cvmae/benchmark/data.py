@@ -1,21 +1,18 @@
 """The suite `data`: the way from files to batches against reading the same files by pyarrow."""
 
-import contextlib
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from cvmae.benchmark.clock import progress
 from cvmae.benchmark.data_memory import memory_rows
 from cvmae.benchmark.data_ray import ray_rows
 from cvmae.benchmark.data_shards import shard_rows
 from cvmae.benchmark.data_statistics import statistics_rows
 from cvmae.benchmark.data_streaming import balance_rows, streaming_rows
 from cvmae.benchmark.hospitals import synthetic_hospital
+from cvmae.benchmark.parts import run_parts
 from cvmae.benchmark.rows import Row
 from cvmae.benchmark.settings import BenchmarkConfig
-from cvmae.config import resolved_path
 
 __all__ = ["PARTS", "run_data"]
 
@@ -38,20 +35,10 @@ def run_data(config: BenchmarkConfig) -> Iterator[Row]:
     Raises:
         ValueError: There is no part of that name.
     """
-    unknown = [name for name in config.only if name not in PARTS]
-    if unknown:
-        raise ValueError(
-            f"only={unknown[0]!r} is no part of the suite data: give some of {', '.join(PARTS)}"
-        )
-    with contextlib.ExitStack() as stack:
-        kept = resolved_path(config.root)
-        folder = Path(kept or stack.enter_context(tempfile.TemporaryDirectory(prefix="cvmae-")))
-        hospital = synthetic_hospital(folder, config.num_rows)
-        for name, part in PARTS.items():
-            if config.only and name not in config.only:
-                continue
-            progress("part %s", name)
-            if name in NEEDS_PROC and sys.platform != "linux":
-                yield Row(suite="data", name=name, value=None, note="needs Linux's /proc")
-            else:
-                yield from part(folder, hospital, config.num_rows, config.rounds)
+
+    def run(part: Part, folder: Path) -> Iterator[Row]:
+        hospital = synthetic_hospital(folder, config.num_rows)  # written once
+        yield from part(folder, hospital, config.num_rows, config.rounds)
+
+    parts = {name: partial(run, part) for name, part in PARTS.items()}
+    yield from run_parts(config, "data", parts, NEEDS_PROC)

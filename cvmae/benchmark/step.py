@@ -1,16 +1,13 @@
 """The suite `step`: what a training step costs, against ceilings and peers of the same run."""
 
-import contextlib
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from cvmae.benchmark.clock import progress
+from cvmae.benchmark.parts import run_parts
 from cvmae.benchmark.rows import Row
 from cvmae.benchmark.settings import BenchmarkConfig
-from cvmae.config import resolved_path
 
 __all__ = ["PARTS", "run_step"]
 
@@ -34,22 +31,11 @@ def run_step(config: BenchmarkConfig) -> Iterator[Row]:
     Raises:
         ValueError: There is no part of that name.
     """
-    unknown = [name for name in config.only if name not in PARTS]
-    if unknown:
-        raise ValueError(
-            f"only={unknown[0]!r} is no part of the suite step: give some of {', '.join(PARTS)}"
-        )
-    with contextlib.ExitStack() as stack:
-        kept = resolved_path(config.root)
-        folder = Path(kept or stack.enter_context(tempfile.TemporaryDirectory(prefix="cvmae-")))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, (module, function) in PARTS.items():
-            if config.only and name not in config.only:
-                continue
-            progress("part %s", name)
-            if name in NEEDS_PROC and sys.platform != "linux":
-                yield Row(suite="step", name=name, value=None, note="needs Linux's /proc")
-                continue
-            part: Callable[[Path, int, int], Iterator[Row]]
-            part = getattr(import_module(f"cvmae.benchmark.{module}"), function)
-            yield from part(folder, config.num_rows, config.rounds)
+
+    def run(module: str, function: str, folder: Path) -> Iterator[Row]:
+        part: Callable[[Path, int, int], Iterator[Row]]
+        part = getattr(import_module(f"cvmae.benchmark.{module}"), function)
+        yield from part(folder, config.num_rows, config.rounds)
+
+    parts = {name: partial(run, *place) for name, place in PARTS.items()}
+    yield from run_parts(config, "step", parts, NEEDS_PROC)

@@ -22,6 +22,7 @@ if HAVE_TRITON:
     from cvmae.model import attention_operators as kernels
 
 __all__ = [
+    "HAVE_TRITON",
     "KERNEL_HEAD_DIMS",
     "AttentionPlan",
     "cross_attention",

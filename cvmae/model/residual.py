@@ -3,14 +3,14 @@
 Layers hand a sum on as its terms; whoever needs it adds them where it also takes the norm.
 """
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-HAVE_TRITON = find_spec("triton") is not None  # it comes with torch for CUDA
+from cvmae.model.attention import HAVE_TRITON
+
 if HAVE_TRITON:
     from cvmae.model import fused_kernels
 
