@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,12 @@ from cvmae.distributed import rank, sum_over_ranks, world_size
 from cvmae.train import loop
 from cvmae.train.pretrain import pretrain
 
-__all__ = ["RankLog", "fingerprints", "main", "open_reads", "rank_logs", "record_to"]
+__all__ = ["HOLD", "RankLog", "fingerprints", "main", "open_reads", "rank_logs", "record_to"]
 
 Words = npt.NDArray[np.uint64]
 
 RANKS, READS = "ranks", "reads"
+HOLD = "hold"  # a file with the step at which ranks wait for as long as it is there
 
 
 @dataclass(frozen=True, order=True)
@@ -131,6 +133,9 @@ def _recorded_step(
     head = np.array([global_step, len(seen)], np.uint64)
     with path.open("ab", buffering=0) as file:
         file.write(np.concatenate([head, seen]).tobytes())
+    with suppress(FileNotFoundError):  # until it is taken away
+        while global_step >= int(path.parent.with_name(HOLD).read_text(encoding="ascii")):
+            time.sleep(0.05)
     return take(micro_batches, global_step)
 
 

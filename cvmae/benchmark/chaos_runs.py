@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import numpy.typing as npt
 
 from cvmae.benchmark.chaos_cluster import ClusterProcess, environment
 from cvmae.benchmark.chaos_processes import is_alive, kill
-from cvmae.benchmark.chaos_record import RankLog, fingerprints, open_reads, rank_logs
+from cvmae.benchmark.chaos_record import (
+    HOLD,
+    RankLog,
+    fingerprints,
+    open_reads,
+    rank_logs,
+)
 from cvmae.config import Config
 from cvmae.data.bricks import iterate_steps, stream_bricks
 from cvmae.data.fit_statistics import FittedData
@@ -123,6 +130,16 @@ class Watched:
         """Return the notes of the ranks of the last group, by rank."""
         logs = self.logs()
         return [log for log in logs if log.group == logs[-1].group]
+
+    @contextmanager
+    def held_at(self, step: int) -> Iterator[None]:
+        """Let the ranks wait at a step, so that what should happen meanwhile has the time."""
+        hold = self._notes / HOLD
+        hold.write_text(str(step), encoding="ascii")
+        try:
+            yield
+        finally:
+            hold.unlink()
 
     def finish(self) -> None:
         """Wait for the driver's end.

@@ -124,11 +124,12 @@ def test_a_run_shrinks_when_a_node_is_lost_for_good_and_grows_when_one_comes(
     cluster, calm, start, flags
 ):
     run = start("--scaling.min_workers", "1", "--train.epochs", "8")
-    run.wait_until(lambda: run.step() >= 10)
-    cluster.lose(0)
-    run.wait_until(lambda: worlds(run)[-1] == 1 and run.step() >= 20)
-    cluster.add()
-    run.wait_until(lambda: worlds(run)[-1] == 2)
+    with run.held_at(20):
+        run.wait_until(lambda: run.step() >= 10)
+        cluster.lose(0)
+        run.wait_until(lambda: worlds(run)[-1] == 1 and run.step() >= 20)
+        cluster.add()
+        run.wait_until(lambda: worlds(run)[-1] == 2)
     run.finish()
     assert worlds(run) == [2, 1, 2]
     seen = seen_by(run, flags, calm)
