@@ -32,7 +32,9 @@ def run_job(verb: Callable[[Config], str]) -> None:
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
         folder = config.resume or config.output_dir
-        print(f"cvmae: interrupted; a run goes on with --resume {folder}", file=sys.stderr)
+        # Whether the folder holds a run yet is not known here; with --resume it need not.
+        way = f"; the same line with --resume {folder} goes on from what is there" if folder else ""
+        print(f"cvmae: interrupted{way}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -163,15 +163,22 @@ def test_damaged_weights_end_evaluate_with_one_line(hospital, tiny, tmp_path, mo
     assert "model.safetensors has 500 of" in said_by(evaluate, flags, monkeypatch)
 
 
-def test_an_interrupted_job_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flags", "way"),
+    [
+        (["--output_dir", "runs/cv"], "; the same line with --resume runs/cv goes on"),
+        ([], "interrupted\n"),
+    ],
+)
+def test_an_interrupted_job_says_how_to_go_on(monkeypatch, capsys, flags, way):
     def interrupted(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "argv", ["job", "--output_dir", "runs/cv"])
+    monkeypatch.setattr(sys, "argv", ["job", *flags])
     with pytest.raises(SystemExit) as ended:
         run_job(interrupted)
     assert ended.value.code == 130
-    assert "--resume runs/cv" in capsys.readouterr().err
+    assert way in capsys.readouterr().err
 
 
 def test_evaluating_nothing_ends_with_one_line(hospital, tmp_path, monkeypatch):

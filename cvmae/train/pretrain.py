@@ -53,8 +53,8 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         FileNotFoundError: The data set or the run to resume is not there.
         ChildProcessError: Workers were lost more often than `scaling.max_failures`.
         FloatingPointError: The error is not finite any more; the last good checkpoint is kept.
-        PreemptedError: SIGTERM came (in the calling process SIGINT, too), and a checkpoint of the
-            step is written: `resume` goes on from there.
+        PreemptedError: SIGTERM or SIGINT came, and a checkpoint of the step is written: `resume`
+            goes on from there.
     """
     config = prepare_run_folder(config)
     _check_lanes(config)

@@ -61,7 +61,8 @@ def train_on_ray(
     Raises:
         ChildProcessError: Workers failed more than `scaling.max_failures` times.
         FloatingPointError: The error is not finite any more.
-        PreemptedError: SIGTERM came to this process, and the workers have written a checkpoint.
+        PreemptedError: SIGTERM or SIGINT came to this process, and the workers have written a
+            checkpoint.
     """
     plan = make_plan(config, fitted)
     # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the run folder
@@ -69,7 +70,7 @@ def train_on_ray(
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
     # Our own way to remote storage: Ray's would not retry as often.
     storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
             "config": config,
@@ -96,7 +97,10 @@ def train_on_ray(
         # The cluster's key-value store: neither a process of its own that could die, nor a file
         # that a shared file system shows to another node half a minute later.
         stop = partial(internal_kv._internal_kv_put, attempt, b"1")
-        with on_signal(signal.SIGTERM, call=stop), _saying_what_is_missing(config, run_name):
+        with (
+            on_signal(signal.SIGTERM, signal.SIGINT, call=stop),
+            _saying_what_is_missing(config, run_name),
+        ):
             result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise ChildProcessError(
@@ -107,6 +111,13 @@ def train_on_ray(
         internal_kv._internal_kv_del(attempt)
     if result.return_value is not None:
         raise result.return_value
+
+
+class _Trainer(TorchTrainer):
+    """A trainer that leaves Ctrl-C to `on_signal`."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Keep Ray's handler away: it ends the run without a checkpoint and without a word."""
 
 
 class _WaitingLine(UserCallback):

@@ -23,6 +23,7 @@ from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.config import Config, write_config
 from cvmae.data.bricks import iterate_steps, stream_bricks
 from cvmae.data.fit_statistics import fit
+from cvmae.distributed import PreemptedError
 from cvmae.train.loop import make_plan
 from cvmae.train.pretrain import pretrain
 
@@ -217,6 +218,24 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
     assert [e["train_loss"] for e in progress_of(calm).history] == [
         e["train_loss"] for e in progress_of(disturbed).history
     ]
+
+
+def test_ctrl_c_ends_a_run_on_ray_after_a_checkpoint(on_ray):
+    config = replace(on_ray, train=replace(on_ray.train, epochs=500))
+    run = Path(config.output_dir)
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not list(run.glob("checkpoints/step_*")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    hand = threading.Thread(target=interrupt)
+    hand.start()
+    with pytest.raises(PreemptedError, match=r"checkpoint at step (\d+) of ") as stopped:
+        pretrain(config)
+    hand.join()
+    assert f"at step {progress_of(run).global_step} of" in str(stopped.value)
 
 
 def wait_for_checkpoint(run: Path, process: "subprocess.Popen[bytes]", step: int) -> None:
