@@ -23,6 +23,7 @@ __all__ = [
     "setup_logging",
     "start_ray",
     "sum_over_ranks",
+    "trains_on_gpu",
     "workers_that_fit",
     "world_size",
 ]
@@ -70,6 +71,11 @@ def default_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def trains_on_gpu(scaling: ScalingConfig) -> bool:
+    """Tell whether a run's ranks have GPUs; on Ray the settings say so, not the driver's node."""
+    return scaling.use_gpu if scaling.num_workers else torch.cuda.is_available()
 
 
 def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArray[np.float64]:

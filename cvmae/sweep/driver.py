@@ -18,7 +18,7 @@ from cvmae.data.fit_statistics import load_or_fit, open_trainable
 from cvmae.data.storage import is_remote
 from cvmae.distributed import start_ray
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
-from cvmae.train.pretrain import prepare_run_folder, pretrain
+from cvmae.train.pretrain import check_settings, prepare_run_folder, pretrain
 from cvmae.train.tracking import open_tracker, prepare_store, store_uri
 
 __all__ = ["num_concurrent", "plan_trials", "resumable", "run_in_process", "run_trial", "sweep"]
@@ -43,6 +43,7 @@ def sweep(config: Config) -> str:
         )
     config = prepare_run_folder(config)
     trials = plan_trials(config)
+    check_settings(config)
     open_trainable(config)
     folder = Path(config.output_dir)
     write_config(config, folder / "config.yaml")

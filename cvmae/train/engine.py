@@ -25,7 +25,7 @@ from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.train.peak import peak_flops
 from cvmae.train.schedule import learning_rate
 
-__all__ = ["DDPEngine", "Engine", "ReplicatedEngine", "State", "make_engine"]
+__all__ = ["DDPEngine", "Engine", "ReplicatedEngine", "State", "compiles", "make_engine"]
 
 State = dict[str, Tensor]
 
@@ -215,7 +215,7 @@ class DDPEngine(ReplicatedEngine):
 def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_steps: int) -> Engine:
     """Return the engine that `train.strategy` names."""
     model.recompute = config.train.activation_checkpointing
-    if _compiles(config, device):
+    if compiles(config, on_gpu=device.type == "cuda"):
         from cvmae.train.captured_engine import CapturedEngine
 
         return CapturedEngine(model, config, device=device, total_steps=total_steps)
@@ -229,7 +229,7 @@ def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_ste
     return DDPEngine(model, config, device=device, total_steps=total_steps)
 
 
-def _compiles(config: Config, device: torch.device) -> bool:
+def compiles(config: Config, *, on_gpu: bool) -> bool:
     """Tell whether steps are compiled and captured.
 
     Raises:
@@ -237,7 +237,7 @@ def _compiles(config: Config, device: torch.device) -> bool:
     """
     head_dim = config.model.width // config.model.num_heads
     problems = {
-        f"on {device.type}; give a GPU (scaling.use_gpu True on Ray)": device.type != "cuda",
+        "on cpu; give a GPU (scaling.use_gpu True on Ray)": not on_gpu,
         "in fp32; give train.precision bf16": config.train.precision == "fp32",
         "with deepspeed; give train.strategy ddp": config.train.strategy != "ddp",
         f"with {head_dim} dimensions a head (model.width / model.num_heads); give one of "

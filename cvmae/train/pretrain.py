@@ -24,15 +24,16 @@ from cvmae.data.fit_statistics import (
 )
 from cvmae.data.folders import is_file, join, local_copy, make_folder, names, written
 from cvmae.data.statistics_table import count_lines
-from cvmae.distributed import PreemptedError, default_device, rank, start_ray
+from cvmae.distributed import PreemptedError, default_device, rank, start_ray, trains_on_gpu
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
+from cvmae.train.engine import compiles
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import on_signal
 from cvmae.train.resume import check_same_run
 from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 
-__all__ = ["EpochReport", "prepare_run_folder", "pretrain"]
+__all__ = ["EpochReport", "check_settings", "prepare_run_folder", "pretrain"]
 
 logger = logging.getLogger("cvmae")
 
@@ -57,9 +58,7 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
             goes on from there.
     """
     config = prepare_run_folder(config)
-    _check_lanes(config)
-    if config.train.strategy == "deepspeed":
-        deepspeed_config(config, bf16=False)  # refuses what its file may not say
+    check_settings(config)
     open_trainable(config)
     workers = config.scaling.num_workers
     if workers:
@@ -139,8 +138,17 @@ def prepare_run_folder(config: Config) -> Config:
     return config
 
 
-def _check_lanes(config: Config) -> None:
-    """Refuse numbers of workers and micro-batches for which the lanes do not suffice."""
+def check_settings(config: Config) -> None:
+    """Refuse settings that workers would refuse, before anything is started or written.
+
+    Raises:
+        ValueError: The lanes do not suffice for the workers or the micro-batches, steps cannot be
+            compiled, or DeepSpeed's file says what it may not.
+        FileNotFoundError: DeepSpeed's file is not there.
+    """
+    compiles(config, on_gpu=trains_on_gpu(config.scaling))
+    if config.train.strategy == "deepspeed":
+        deepspeed_config(config, bf16=False)
     workers = config.scaling.num_workers
     if workers > config.data.lanes:
         raise ValueError(

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from cvmae.checkpoint import CONFIG, STATISTICS, misshapen, open_checkpoint
 from cvmae.config import Config, flatten, read_config
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.fit_statistics import FittedData
+from cvmae.distributed import trains_on_gpu
 
 __all__ = ["check_same_run", "with_precision"]
 
@@ -45,7 +44,7 @@ def check_same_run(config: Config, fitted: FittedData) -> None:
     with open_checkpoint(config.output_dir) as folder:
         own, saved = FittedData.read(folder / STATISTICS), flatten(read_config(folder / CONFIG))
         misfit = misshapen(folder, config.model, fitted.statistics.num_codes)
-    on_gpu = config.scaling.use_gpu if config.scaling.num_workers else torch.cuda.is_available()
+    on_gpu = trains_on_gpu(config.scaling)
     given, allow = flatten(with_precision(config, on_gpu=on_gpu)), config.resume_allow
     if unknown := [name for name in allow if name not in {"data", "statistics", *given}]:
         raise ValueError(

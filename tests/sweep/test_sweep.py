@@ -129,6 +129,8 @@ def test_the_resolved_settings_are_written_before_the_first_trial(config, pretra
         ({"sweep.policies": ["cv", "cv"]}, r"sweep\.policies=.* names 'cv' twice"),
         ({"sweep.epochs": [2, 0]}, r"train\.epochs=0 is not allowed"),
         ({"output_dir": ""}, "output_dir is empty"),
+        ({"train.accumulation_steps": 9}, r"accumulation_steps=9 is more than the 8 lanes"),
+        ({"train.compile": "on", "train.precision": "fp32"}, r"train\.compile=on is not possible"),
     ],
 )
 def test_a_grid_that_is_not_allowed_is_refused_before_anything_runs(

@@ -1,15 +1,17 @@
 """Steps of gradients in one flat tensor and batches in memory that stays are those of DDP."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cvmae.config import PRESETS
+from cvmae.config import PRESETS, override
 from cvmae.model.vomae import build_model
 from cvmae.train.captured_engine import CapturedEngine
 from cvmae.train.engine import DDPEngine, make_engine
+from cvmae.train.pretrain import check_settings, pretrain
 from tests.model.test_vomae import BOTH, NUM_CODES, random_batch
 
 CPU = torch.device("cpu")
@@ -117,6 +119,18 @@ def test_heads_without_kernels_are_refused_for_compilation():
             device=torch.device("cuda"),
             total_steps=1,
         )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_compiling_on_cpus_is_refused_before_anything_is_written(tiny, monkeypatch, num_workers):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    scaling = replace(tiny.scaling, num_workers=num_workers)
+    config = replace(tiny, train=replace(tiny.train, compile="on"), scaling=scaling)
+    with pytest.raises(ValueError, match=r"train\.compile=on is not possible on cpu; give a GPU"):
+        pretrain(config)
+    assert list(Path(tiny.output_dir).iterdir()) == []
+    # The workers may have GPUs where this process has none.
+    check_settings(override(config, {"scaling.num_workers": 2, "scaling.use_gpu": True}))
 
 
 @pytest.mark.gpu
