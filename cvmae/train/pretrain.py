@@ -40,6 +40,8 @@ logger = logging.getLogger("cvmae")
 # What a process leaves that is killed before its run has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
 BEFORE_A_RUN = r"\.writing_.*|statistics"
+# What fit_statistics, evaluate and validate leave beside a config.yaml, which is none of a run.
+OF_OTHER_VERBS = {"data.json", "results.json", "validation.json"}
 
 
 def pretrain(config: Config, *, parent_run_id: str = "") -> str:
@@ -129,13 +131,23 @@ def prepare_run_folder(config: Config) -> Config:
             )
         if not is_file(join(folder, "config.yaml")):
             raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no run")
-    elif any(not re.fullmatch(BEFORE_A_RUN, name) for name in names(folder)):
+    else:
+        _refuse_used(folder)
+    make_folder(folder)
+    return config
+
+
+def _refuse_used(folder: str) -> None:
+    """Refuse an output folder in which there is something, with --resume where that is a run."""
+    found = names(folder)
+    if all(re.fullmatch(BEFORE_A_RUN, name) for name in found):
+        return
+    if "config.yaml" in found and OF_OTHER_VERBS.isdisjoint(found):
         raise ValueError(
             f"output_dir={folder} is not empty: choose a new folder, or continue the run that is "
             f"there with --resume {folder}"
         )
-    make_folder(folder)
-    return config
+    raise ValueError(f"output_dir={folder} is not empty and holds no run: choose a new folder")
 
 
 def check_settings(config: Config) -> None:

@@ -112,6 +112,18 @@ def test_a_run_folder_is_not_written_over(tiny):
         pretrain(tiny)
 
 
+@pytest.mark.parametrize(
+    "files", [["notes.txt"], ["config.yaml", "data.json"], ["config.yaml", "results.json"]]
+)
+def test_resume_is_offered_only_where_there_is_a_run(tiny, files):
+    folder = Path(tiny.output_dir)
+    folder.mkdir()
+    for name in files:
+        (folder / name).touch()
+    with pytest.raises(ValueError, match=r"not empty and holds no run: choose a new folder$"):
+        pretrain(tiny)
+
+
 def test_a_run_that_was_killed_before_it_had_a_config_begins_anew_in_its_folder(tiny, monkeypatch):
     with monkeypatch.context() as patch:
 
