@@ -40,6 +40,7 @@ from cvmae.settings import ModelConfig
 __all__ = [
     "Loaded",
     "Progress",
+    "checkpoint_folder",
     "clear_rubbish",
     "find_checkpoint",
     "has_checkpoints",
@@ -103,7 +104,7 @@ def save_checkpoint(
     Raises:
         OSError: It cannot be written; nothing is left of it, and earlier ones are as they were.
     """
-    target = join(run_folder, "checkpoints", _name(progress.global_step))
+    target = checkpoint_folder(run_folder, progress)
     try:
         with written(target, last=MANIFEST) as aside:
             aside.mkdir()
@@ -122,6 +123,11 @@ def save_checkpoint(
     except (OSError, ValueError) as error:
         logger.warning("old checkpoints in %s are not all removed (%s)", run_folder, error)
     return target
+
+
+def checkpoint_folder(run_folder: str | Path, progress: Progress) -> str:
+    """Return where a run's checkpoint at some progress is."""
+    return join(run_folder, "checkpoints", _name(progress.global_step))
 
 
 def find_checkpoint(path: str | Path, which: Which = "last") -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.checkpoint import has_checkpoints
+from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten, resolved_path, write_config
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import (
@@ -30,7 +30,7 @@ from cvmae.train.engine import compiles
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import on_signal
-from cvmae.train.resume import check_same_run
+from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 
 __all__ = ["EpochReport", "check_settings", "prepare_run_folder", "pretrain"]
@@ -66,9 +66,10 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     if workers:
         start_ray(config.scaling)
     fitted = _fit(config)
+    progress = Progress()
     if has_checkpoints(config.output_dir):
         # Before anything is written: a refused change must leave the run as it was.
-        check_same_run(config, fitted)
+        progress = check_same_run(config, fitted)
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
     with written(join(config.output_dir, "config.yaml")) as path:
@@ -78,7 +79,12 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
     try:
-        if workers:
+        if progress.is_finished(config):
+            logger.info("%s: %s", name, how_to_train_on(config, progress))
+            # A kill after the last save may have left these to be done.
+            clear_rubbish(config.output_dir)
+            EpochReport(config, fitted.statistics.codes, tracker)(progress.history[-1], None)
+        elif workers:
             from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
 
             train_on_ray(

@@ -5,13 +5,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cvmae.checkpoint import CONFIG, STATISTICS, misshapen, open_checkpoint
+from cvmae.checkpoint import (
+    CONFIG,
+    STATISTICS,
+    Progress,
+    checkpoint_folder,
+    misshapen,
+    open_checkpoint,
+    read_progress,
+)
 from cvmae.config import Config, flatten, read_config
 from cvmae.data.code_statistics import CodeStatistics
 from cvmae.data.fit_statistics import FittedData
 from cvmae.distributed import trains_on_gpu
 
-__all__ = ["check_same_run", "with_precision"]
+__all__ = ["check_same_run", "how_to_train_on", "with_precision"]
 
 # Settings that may differ when a run is resumed: they change neither data, model nor updates.
 FREE_ON_RESUME = re.compile(
@@ -31,8 +39,8 @@ def with_precision(config: Config, *, on_gpu: bool) -> Config:
     return replace(config, train=replace(config.train, precision="bf16" if on_gpu else "fp32"))
 
 
-def check_same_run(config: Config, fitted: FittedData) -> None:
-    """Refuse to resume with settings or data that would make it another run.
+def check_same_run(config: Config, fitted: FittedData) -> Progress:
+    """Refuse to resume with settings or data that would make it another run; return how far it is.
 
     `resume_allow` names what may differ: `data`, `statistics`, or a setting. A model that the
     weights do not fit is never let through.
@@ -44,6 +52,7 @@ def check_same_run(config: Config, fitted: FittedData) -> None:
     with open_checkpoint(config.output_dir) as folder:
         own, saved = FittedData.read(folder / STATISTICS), flatten(read_config(folder / CONFIG))
         misfit = misshapen(folder, config.model, fitted.statistics.num_codes)
+        progress = read_progress(folder)
     on_gpu = trains_on_gpu(config.scaling)
     given, allow = flatten(with_precision(config, on_gpu=on_gpu)), config.resume_allow
     if unknown := [name for name in allow if name not in {"data", "statistics", *given}]:
@@ -58,9 +67,7 @@ def check_same_run(config: Config, fitted: FittedData) -> None:
         )
     changes = {"data": _changes(own.fingerprint, fitted.fingerprint)}
     changes["statistics"] = _statistics_changes(own.statistics, fitted.statistics)
-    # With these two the learning rate of a step does not depend on how many are to come.
-    lasting = config.optim.schedule == "constant" and config.optim.warmup_steps == 0
-    free = ["train.epochs"] if lasting else []
+    free = ["train.epochs"] if _may_be_longer(config) else []
     for name in given:
         if not FREE_ON_RESUME.fullmatch(name) and name not in free and saved[name] != given[name]:
             changes[name] = f"{saved[name]!r} -> {given[name]!r}"
@@ -72,6 +79,27 @@ def check_same_run(config: Config, fitted: FittedData) -> None:
             f"trained with, say --resume_allow {' '.join(refused)} if the change is meant, or "
             "start a new run with --base CONFIG --output_dir NEW"
         )
+    return progress
+
+
+def how_to_train_on(config: Config, progress: Progress) -> str:
+    """Say of a finished run what it has come to, and what to do for more."""
+    folder, done = config.output_dir, progress.epoch
+    more = (
+        f"--resume {folder} --train.epochs N goes on, N above {done}"
+        if _may_be_longer(config)
+        else "its learning rate was planned for these, so that more of them take a new run: --base "
+        "CONFIG --train.epochs N --output_dir NEW"
+    )
+    return (
+        f"finished, all {done} epochs are done; its last checkpoint is "
+        f"{checkpoint_folder(folder, progress)}; {more}"
+    )
+
+
+def _may_be_longer(config: Config) -> bool:
+    # With these two the learning rate of a step does not depend on how many are to come.
+    return config.optim.schedule == "constant" and config.optim.warmup_steps == 0
 
 
 def _changes(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:

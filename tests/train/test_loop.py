@@ -1,6 +1,8 @@
 """Training in the calling process: it learns, it resumes exactly, it refuses what it must."""
 
 import itertools
+import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -149,11 +151,29 @@ def test_resuming_with_other_settings_is_refused_by_name(tiny):
     pretrain(replace(tiny, resume=run))
 
 
-def test_resuming_a_finished_run_changes_nothing(tiny):
-    run = pretrain(tiny)
-    before = weights_of(run)
-    pretrain(replace(tiny, resume=run))
-    assert all(torch.equal(before[name], value) for name, value in weights_of(run).items())
+@pytest.mark.parametrize(
+    ("schedule", "way_on"),
+    [
+        ("constant", r"; --resume {run} --train\.epochs N goes on, N above 2$"),
+        ("cosine", r"take a new run: --base CONFIG --train\.epochs N --output_dir NEW$"),
+    ],
+)
+def test_resuming_a_finished_run_changes_nothing_and_says_so(
+    tiny, monkeypatch, caplog, schedule, way_on
+):
+    # Not through the root logger: a job of another test may have cut it off.
+    monkeypatch.setattr(pretraining.logger, "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, "cvmae")
+    config = replace(tiny, optim=replace(tiny.optim, schedule=schedule, warmup_steps=0))
+    run = pretrain(config)
+    before = {path: path.stat().st_mtime_ns for path in Path(run, "checkpoints").rglob("*")}
+    assert "run: finished, " not in caplog.text
+    monkeypatch.setattr(pretraining, "train", None)  # it is not called, nor are workers started
+    pretrain(replace(config, resume=run))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (said,) = {line for line in caplog.messages if "run: finished, " in line}
+    assert f"all 2 epochs are done; its last checkpoint is {find_checkpoint(run)}; " in said
+    assert re.search(way_on.format(run=run), said)
 
 
 def test_only_the_newest_checkpoints_and_the_best_are_kept(tiny):
