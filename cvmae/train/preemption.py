@@ -27,6 +27,7 @@ Ask = Callable[[], Demand]  # what this rank has been told
 
 ASK_EVERY_S = 1.0
 MOST_STEPS = 1000  # between two questions
+MOST_GROWTH = 2  # of that number, from one question to the next
 
 
 class Watch:
@@ -52,7 +53,9 @@ class Watch:
             self._device,
         )
         steps_a_second = self._steps * world_size() / max(float(seconds), 1e-9)
-        self._every = min(max(int(ASK_EVERY_S * steps_a_second), 1), MOST_STEPS)
+        # Grown step by step: the first steps tell nothing of the pauses between short epochs.
+        most = min(MOST_GROWTH * self._every, MOST_STEPS)
+        self._every = min(max(int(ASK_EVERY_S * steps_a_second), 1), most)
         self._steps, self._asked_s = 0, now_s
         if stop:
             self.is_stopped = True

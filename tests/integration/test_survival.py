@@ -142,8 +142,9 @@ def test_deepspeed_says_that_a_node_is_missing_and_goes_on_with_fewer_as_it_says
     cluster, calm, start, flags
 ):
     run = start("--train.strategy", "deepspeed", "--deepspeed.stage", "2")
-    run.wait_until(lambda: run.step() >= 10)
-    cluster.lose(0)
+    with run.held_at(20):  # it must not end before the node is lost
+        run.wait_until(lambda: run.step() >= 10)
+        cluster.lose(0)
     try:
         way_out = f"--resume {run.folder} --scaling.num_workers 1"
         run.wait_until(lambda: way_out in run.said())
