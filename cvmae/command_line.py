@@ -13,8 +13,12 @@ __all__ = ["load", "run_job"]
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"
 
 
-def run_job(verb: Callable[[Config], str]) -> None:
+def run_job(verb: Callable[[Config], str], *, resumes: bool = False) -> None:
     """Run a verb with the settings of the command line and print what it returns.
+
+    Args:
+        verb: What the job does.
+        resumes: It goes on with --resume where it was interrupted.
 
     An error of the user's making ends the process with one line and exit code 1; any other
     keeps its traceback. A run that a signal has stopped after a checkpoint ends with exit code
@@ -33,7 +37,11 @@ def run_job(verb: Callable[[Config], str]) -> None:
     except KeyboardInterrupt:
         folder = config.resume or config.output_dir
         # Whether the folder holds a run yet is not known here; with --resume it need not.
-        way = f"; the same line with --resume {folder} goes on from what is there" if folder else ""
+        way = (
+            f"; the same line with --resume {folder} goes on from what is there"
+            if resumes and folder
+            else ""
+        )
         print(f"cvmae: interrupted{way}", file=sys.stderr)
         sys.exit(130)
 

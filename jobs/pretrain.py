@@ -7,4 +7,4 @@ from cvmae.command_line import run_job
 from cvmae.train.pretrain import pretrain
 
 if __name__ == "__main__":
-    run_job(pretrain)
+    run_job(pretrain, resumes=True)

@@ -8,4 +8,4 @@ from cvmae.command_line import run_job
 from cvmae.sweep.driver import sweep
 
 if __name__ == "__main__":
-    run_job(sweep)
+    run_job(sweep, resumes=True)

@@ -164,19 +164,20 @@ def test_damaged_weights_end_evaluate_with_one_line(hospital, tiny, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("flags", "way"),
+    ("flags", "resumes", "way"),
     [
-        (["--output_dir", "runs/cv"], "; the same line with --resume runs/cv goes on"),
-        ([], "interrupted\n"),
+        (["--output_dir", "runs/cv"], True, "; the same line with --resume runs/cv goes on"),
+        (["--output_dir", "evaluation"], False, "interrupted\n"),
+        ([], True, "interrupted\n"),
     ],
 )
-def test_an_interrupted_job_says_how_to_go_on(monkeypatch, capsys, flags, way):
+def test_an_interrupted_job_says_how_to_go_on(monkeypatch, capsys, flags, resumes, way):
     def interrupted(config):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["job", *flags])
     with pytest.raises(SystemExit) as ended:
-        run_job(interrupted)
+        run_job(interrupted, resumes=resumes)
     assert ended.value.code == 130
     assert way in capsys.readouterr().err
 

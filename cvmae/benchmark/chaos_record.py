@@ -105,7 +105,7 @@ def record_to(folder: Path) -> None:
 def main() -> None:
     """Pretrain with notes below the first argument; the others are those of the job."""
     record_to(Path(sys.argv.pop(1)))
-    run_job(pretrain)
+    run_job(pretrain, resumes=True)
 
 
 def _recorded_work(folder: Path, work: Callable[[Any], Any], job: Any) -> Any:

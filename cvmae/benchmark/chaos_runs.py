@@ -135,7 +135,9 @@ class Watched:
     def held_at(self, step: int) -> Iterator[None]:
         """Let the ranks wait at a step, so that what should happen meanwhile has the time."""
         hold = self._notes / HOLD
-        hold.write_text(str(step), encoding="ascii")
+        aside = hold.with_suffix(".aside")
+        aside.write_text(str(step), encoding="ascii")
+        aside.rename(hold)  # ranks never see half of it
         try:
             yield
         finally:

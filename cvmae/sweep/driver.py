@@ -18,7 +18,8 @@ from cvmae.data.fit_statistics import load_or_fit, open_trainable
 from cvmae.data.storage import is_remote
 from cvmae.distributed import start_ray
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
-from cvmae.train.pretrain import check_settings, prepare_run_folder, pretrain
+from cvmae.train.pretrain import check_settings, pretrain
+from cvmae.train.run_folder import TRIALS, prepare_run_folder
 from cvmae.train.tracking import open_tracker, prepare_store, store_uri
 
 __all__ = ["num_concurrent", "plan_trials", "resumable", "run_in_process", "run_trial", "sweep"]
@@ -41,12 +42,13 @@ def sweep(config: Config) -> str:
             f"output_dir={config.output_dir}: a sweep needs a folder that all nodes share, for its "
             "database and Ray Tune; a single pretraining can write to object storage"
         )
-    config = prepare_run_folder(config)
+    config = prepare_run_folder(config, "sweep")
     trials = plan_trials(config)
     check_settings(config)
     open_trainable(config)
     folder = Path(config.output_dir)
     write_config(config, folder / "config.yaml")
+    (folder / TRIALS).mkdir(exist_ok=True)
     prepare_store(config)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
@@ -94,7 +96,7 @@ def plan_trials(config: Config) -> list[Trial]:
             "mask.policy": policy,
             "train.epochs": epochs,
             "seed": seed,
-            "output_dir": str(folder / "trials" / name),
+            "output_dir": str(folder / TRIALS / name),
             "resume": "",
             # One fit and one store for all; workers do not see the driver's environment.
             "data.statistics": config.data.statistics or str(folder / "statistics"),

@@ -27,6 +27,8 @@ def run_on_ray(trials: Sequence[Trial], config: Config, parent_run_id: str) -> d
     folder.mkdir(exist_ok=True)
     # The newer output prints a frame about the experiment even when it is told to be silent.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ctrl-C would end the experiment as if its trials were done.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     limit = num_concurrent(config, ray.cluster_resources(), _num_cores())
     tuner = tune.Tuner(
         tune.with_resources(

@@ -82,8 +82,8 @@ def on_signal(*signals: signal.Signals, call: Callable[[], object]) -> Iterator[
     def handle(number: int, _: Any) -> None:
         restore()
         logger.warning(
-            "%s: a checkpoint is written after this step, then the run ends; a second signal ends "
-            "it at once",
+            "%s: a checkpoint is written after the next step that is taken, then the run ends; a "
+            "second signal ends it at once",
             signal.Signals(number).name,
         )
         call()

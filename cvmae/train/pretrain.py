@@ -1,7 +1,6 @@
 """The verb `pretrain`: prepare the run folder, then train here or on Ray."""
 
 import logging
-import re
 import signal
 import threading
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
-from cvmae.config import Config, flatten, resolved_path, write_config
+from cvmae.config import Config, flatten, write_config
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import (
     FittedData,
@@ -22,7 +21,7 @@ from cvmae.data.fit_statistics import (
     open_trainable,
     require_sequences,
 )
-from cvmae.data.folders import is_file, join, local_copy, make_folder, names, written
+from cvmae.data.folders import is_file, join, local_copy, written
 from cvmae.data.statistics_table import count_lines
 from cvmae.distributed import PreemptedError, default_device, rank, start_ray, trains_on_gpu
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
@@ -31,17 +30,12 @@ from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import on_signal
 from cvmae.train.resume import check_same_run, how_to_train_on
+from cvmae.train.run_folder import prepare_run_folder
 from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 
-__all__ = ["EpochReport", "check_settings", "prepare_run_folder", "pretrain"]
+__all__ = ["EpochReport", "check_settings", "pretrain"]
 
 logger = logging.getLogger("cvmae")
-
-# What a process leaves that is killed before its run has a config.yaml, by which it would be
-# continued: such a folder is as good as new, and its statistics are checked when they are read.
-BEFORE_A_RUN = r"\.writing_.*|statistics"
-# What fit_statistics, evaluate and validate leave beside a config.yaml, which is none of a run.
-OF_OTHER_VERBS = {"data.json", "results.json", "validation.json"}
 
 
 def pretrain(config: Config, *, parent_run_id: str = "") -> str:
@@ -63,13 +57,14 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     check_settings(config)
     open_trainable(config)
     workers = config.scaling.num_workers
-    if workers:
+    has_begun = has_checkpoints(config.output_dir)  # and statistics: to read them takes no Ray
+    if workers and not has_begun:
         start_ray(config.scaling)
     fitted = _fit(config)
-    progress = Progress()
-    if has_checkpoints(config.output_dir):
-        # Before anything is written: a refused change must leave the run as it was.
-        progress = check_same_run(config, fitted)
+    # Before anything is written: a refused change must leave the run as it was.
+    progress = check_same_run(config, fitted) if has_begun else Progress()
+    if workers and not progress.is_finished(config):
+        start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
     with written(join(config.output_dir, "config.yaml")) as path:
@@ -103,57 +98,6 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     tracker.close("FINISHED")
     logger.info("%s: run folder %s, tracking %s", name, config.output_dir, tracker.location)
     return config.output_dir
-
-
-def prepare_run_folder(config: Config) -> Config:
-    """Make paths absolute and refuse a folder that another run has written to.
-
-    Raises:
-        ValueError: `data.root` or `output_dir` is missing, or the folder is not new.
-        FileNotFoundError: The run to resume does not exist.
-    """
-    for setting, value in (("data.root", config.data.root), ("output_dir", config.output_dir)):
-        if not value:
-            raise ValueError(f"{setting} is empty: say --{setting} FOLDER")
-    config = replace(
-        config,
-        output_dir=resolved_path(config.output_dir.removeprefix("file://")).rstrip("/"),
-        resume=resolved_path(config.resume.removeprefix("file://")).rstrip("/"),
-        data=replace(
-            config.data,
-            root=resolved_path(config.data.root),
-            statistics=resolved_path(config.data.statistics),
-            codes_file=resolved_path(config.data.codes_file),
-        ),
-        deepspeed=replace(
-            config.deepspeed, config_file=resolved_path(config.deepspeed.config_file)
-        ),
-    )
-    folder = config.output_dir
-    if config.resume:
-        if config.resume != config.output_dir:
-            raise ValueError(
-                f"--resume {config.resume} continues in its own folder: leave out --output_dir"
-            )
-        if not is_file(join(folder, "config.yaml")):
-            raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no run")
-    else:
-        _refuse_used(folder)
-    make_folder(folder)
-    return config
-
-
-def _refuse_used(folder: str) -> None:
-    """Refuse an output folder in which there is something, with --resume where that is a run."""
-    found = names(folder)
-    if all(re.fullmatch(BEFORE_A_RUN, name) for name in found):
-        return
-    if "config.yaml" in found and OF_OTHER_VERBS.isdisjoint(found):
-        raise ValueError(
-            f"output_dir={folder} is not empty: choose a new folder, or continue the run that is "
-            f"there with --resume {folder}"
-        )
-    raise ValueError(f"output_dir={folder} is not empty and holds no run: choose a new folder")
 
 
 def check_settings(config: Config) -> None:

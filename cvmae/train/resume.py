@@ -88,8 +88,9 @@ def how_to_train_on(config: Config, progress: Progress) -> str:
     more = (
         f"--resume {folder} --train.epochs N goes on, N above {done}"
         if _may_be_longer(config)
-        else "its learning rate was planned for these, so that more of them take a new run: --base "
-        "CONFIG --train.epochs N --output_dir NEW"
+        else f"more of them take a new run, for whose end the learning rate is planned: --base "
+        f"{folder}/config.yaml --train.epochs N --output_dir NEW; or, from where this one ended, "
+        f"--resume {folder} --train.epochs N --resume_allow train.epochs"
     )
     return (
         f"finished, all {done} epochs are done; its last checkpoint is "

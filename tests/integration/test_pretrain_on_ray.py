@@ -222,19 +222,22 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
 
 def test_ctrl_c_ends_a_run_on_ray_after_a_checkpoint(on_ray):
     config = replace(on_ray, train=replace(on_ray.train, epochs=500))
-    run = Path(config.output_dir)
+    run, ended = Path(config.output_dir), threading.Event()
 
     def interrupt() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not list(run.glob("checkpoints/step_*")):
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not ended.wait(0.05):  # no other test than this one is interrupted
+            if list(run.glob("checkpoints/step_*")):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
 
     hand = threading.Thread(target=interrupt)
     hand.start()
-    with pytest.raises(PreemptedError, match=r"checkpoint at step (\d+) of ") as stopped:
-        pretrain(config)
-    hand.join()
+    try:
+        with pytest.raises(PreemptedError, match=r"checkpoint at step (\d+) of ") as stopped:
+            pretrain(config)
+    finally:
+        ended.set()
+        hand.join()
     assert f"at step {progress_of(run).global_step} of" in str(stopped.value)
 
 

@@ -1,5 +1,8 @@
 """A sweep through Ray Tune: trials side by side, one that fails, an MLflow run for each."""
 
+import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +68,30 @@ def test_trials_run_side_by_side_and_a_failed_one_is_all_that_a_resumed_sweep_re
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         history = client.get_metric_history(run.info.run_id, "tuning_mse")
         assert [point.step for point in history] == [1, 2]
+
+
+def test_ctrl_c_ends_a_sweep_as_interrupted_and_a_resumed_one_finishes_its_trials(config):
+    import ray
+
+    grid = replace(config.sweep, policies=("random",), epochs=(12,))
+    config = replace(config, sweep=grid)
+    trials, ended = Path(config.output_dir) / "trials", threading.Event()
+
+    def interrupt() -> None:
+        while not ended.wait(0.05):  # no other test than this one is interrupted
+            if list(trials.glob("*/checkpoints/step_*")):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    hand = threading.Thread(target=interrupt)
+    hand.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(config)
+    finally:
+        ended.set()
+        hand.join()
+    ray.shutdown()  # as when the process ends
+    assert not (trials.parent / "trials.parquet").exists()
+    sweep(replace(config, resume=config.output_dir))
+    assert [row["status"] for row in read_rows(config)] == ["finished"]

@@ -149,7 +149,7 @@ def test_a_folder_in_use_is_refused(config, pretrained):
 
 
 def test_resuming_where_nothing_was_is_refused(config, pretrained):
-    with pytest.raises(FileNotFoundError, match="so no run"):
+    with pytest.raises(FileNotFoundError, match="so no sweep"):
         driver.sweep(resumed(config))
 
 

@@ -1,0 +1,81 @@
+"""Folders that are in use: who may write into them, and what is said to whoever may not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cvmae.checkpoint import load_state
+from cvmae.data.fit_statistics import fit_statistics
+from cvmae.data.validate import validate
+from cvmae.sweep.driver import sweep
+from cvmae.train import pretrain as pretraining
+from cvmae.train.pretrain import pretrain
+
+
+class StoppedError(Exception):
+    """Stands for a process that ends here."""
+
+
+def write_notes(config):
+    folder = Path(config.output_dir)
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+
+
+def sweep_one(config):
+    grid = replace(config.sweep, policies=("random",), epochs=(1,), seeds=(0,))
+    return sweep(replace(config, sweep=grid))
+
+
+def files_of(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+
+@pytest.mark.parametrize(("verb", "kind"), [(pretrain, "run"), (sweep_one, "sweep")])
+def test_its_own_folder_is_not_written_over_but_continued(tiny, verb, kind):
+    verb(tiny)
+    said = rf"output_dir=.* is not empty: .* continue the {kind} that is there with --resume \S*run"
+    with pytest.raises(ValueError, match=said):
+        verb(tiny)
+    verb(replace(tiny, resume=tiny.output_dir))
+
+
+@pytest.mark.parametrize("verb", [fit_statistics, validate, write_notes])
+def test_resume_is_offered_only_where_there_is_a_run(tiny, verb):
+    verb(tiny)
+    with pytest.raises(ValueError, match=r"not empty and holds no run: choose a new folder$"):
+        pretrain(tiny)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "holds"),
+    [
+        (pretrain, sweep_one, r"a run, which jobs/pretrain\.py continues"),
+        (sweep_one, pretrain, r"a sweep, which jobs/sweep\.py continues"),
+    ],
+)
+def test_a_run_does_not_go_on_in_a_sweep_nor_a_sweep_in_a_run(tiny, first, then, holds):
+    first(tiny)
+    before = files_of(tiny.output_dir)
+    with pytest.raises(ValueError, match=rf"not empty and holds {holds}: choose a new folder$"):
+        then(tiny)
+    with pytest.raises(ValueError, match=rf"--resume .*: {holds.replace(',', ' is there,')}$"):
+        then(replace(tiny, resume=tiny.output_dir))
+    assert files_of(tiny.output_dir) == before
+
+
+def test_a_run_that_was_killed_before_it_had_a_config_begins_anew_in_its_folder(tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def die(*args, **settings):
+            raise StoppedError
+
+        patch.setattr(pretraining, "write_config", die)
+        with pytest.raises(StoppedError):
+            pretrain(tiny)
+    left = {path.name for path in Path(tiny.output_dir).iterdir()}
+    assert "statistics" in left
+    assert "config.yaml" not in left
+    Path(tiny.output_dir, "deepspeed.json").touch()  # written before the config, too
+    assert load_state(pretrain(tiny))[0].is_finished(tiny)
