@@ -70,7 +70,10 @@ def load(argv: Sequence[str]) -> Config:
     try:
         if resume:
             if not is_file(join(resume, "config.yaml")):
-                _exit(f"--resume {resume}: no config.yaml there, so no run to continue")
+                _exit(
+                    f"--resume {resume}: no config.yaml there, so nothing to continue: begin with "
+                    f"--output_dir {resume}"
+                )
             with local_copy(join(resume, "config.yaml")) as path:
                 default = override(read_config(path), {"output_dir": resume})
         elif base and base not in PRESETS:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cvmae.config import Config, override, write_config
+from cvmae.config import Config, override
 from cvmae.data.fit_statistics import load_or_fit, open_trainable
 from cvmae.data.storage import is_remote
 from cvmae.distributed import start_ray
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
 from cvmae.train.pretrain import check_settings, pretrain
-from cvmae.train.run_folder import TRIALS, prepare_run_folder
+from cvmae.train.run_folder import TRIALS, begin_folder, prepare_run_folder
 from cvmae.train.tracking import open_tracker, prepare_store, store_uri
 
 __all__ = ["num_concurrent", "plan_trials", "resumable", "run_in_process", "run_trial", "sweep"]
@@ -47,8 +47,7 @@ def sweep(config: Config) -> str:
     check_settings(config)
     open_trainable(config)
     folder = Path(config.output_dir)
-    write_config(config, folder / "config.yaml")
-    (folder / TRIALS).mkdir(exist_ok=True)
+    begin_folder(config, "sweep")
     prepare_store(config)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)

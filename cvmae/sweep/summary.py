@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.checkpoint import Progress, find_checkpoint, read_progress
+from cvmae.checkpoint import Progress, find_checkpoint, has_checkpoints, read_progress
 from cvmae.config import Config
+from cvmae.data.folders import is_file
 
 __all__ = ["Trial", "format_table", "summarise", "trial_status", "write_rows"]
 
@@ -64,7 +65,7 @@ def _progress_of(run_dir: str) -> Progress:
 def trial_status(trial: Trial) -> Status:
     """Tell from the trial's folder alone how far it has come."""
     folder = Path(trial.config.output_dir)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or not (is_file(folder / "config.yaml") or has_checkpoints(folder)):
         return "new"
     return "finished" if _progress_of(str(folder)).is_finished(trial.config) else "unfinished"
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
-from cvmae.config import Config, flatten, write_config
+from cvmae.config import Config, flatten
 from cvmae.data.bricks import stream_bricks
 from cvmae.data.fit_statistics import (
     FittedData,
@@ -30,7 +30,7 @@ from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.preemption import on_signal
 from cvmae.train.resume import check_same_run, how_to_train_on
-from cvmae.train.run_folder import prepare_run_folder
+from cvmae.train.run_folder import begin_folder, prepare_run_folder
 from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 
 __all__ = ["EpochReport", "check_settings", "pretrain"]
@@ -67,8 +67,7 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
-    with written(join(config.output_dir, "config.yaml")) as path:
-        write_config(config, path)
+    begin_folder(config)
     config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)

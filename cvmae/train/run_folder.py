@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from cvmae.config import Config, resolved_path
-from cvmae.data.folders import is_file, join, make_folder, names
+from cvmae.config import Config, resolved_path, write_config
+from cvmae.data.folders import is_file, join, make_folder, names, written
 
-__all__ = ["TRIALS", "Kind", "prepare_run_folder"]
+__all__ = ["TRIALS", "Kind", "begin_folder", "prepare_run_folder"]
 
 Kind = Literal["run", "sweep"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
-JOBS = {"run": "jobs/pretrain.py", "sweep": "jobs/sweep.py"}
+# A config.yaml is left by other verbs, too; these folders are made before it, and by no other.
+MARKS: dict[Kind, str] = {"run": "checkpoints", "sweep": TRIALS}
+JOBS: dict[Kind, str] = {"run": "jobs/pretrain.py", "sweep": "jobs/sweep.py"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
 BEFORE_A_RUN = r"\.writing_.*|statistics|deepspeed\.json"
@@ -52,19 +54,25 @@ def prepare_run_folder(config: Config, kind: Kind = "run") -> Config:
             )
         if not is_file(join(folder, "config.yaml")):
             raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no {kind}")
-        held = _held(names(folder))
-        if held is not None and held != kind:
-            raise ValueError(f"--resume {folder}: a {held} is there, which {JOBS[held]} continues")
+        if (held := _held(names(folder))) != kind:
+            raise ValueError(f"--resume {folder}: it holds {_what(held, kind)}")
     else:
         _refuse_used(folder, kind)
     make_folder(folder)
     return config
 
 
+def begin_folder(config: Config, kind: Kind = "run") -> None:
+    """Write `config.yaml`, from which on the folder holds a run or a sweep."""
+    make_folder(join(config.output_dir, MARKS[kind]))
+    with written(join(config.output_dir, "config.yaml")) as path:
+        write_config(config, path)
+
+
 def _refuse_used(folder: str, kind: Kind) -> None:
     """Refuse an output folder in which there is something, with --resume where that helps."""
     found = names(folder)
-    if all(re.fullmatch(BEFORE_A_RUN, name) for name in found):
+    if all(_is_as_new(folder, name) for name in found):
         return
     held = _held(found)
     if held == kind:
@@ -72,14 +80,21 @@ def _refuse_used(folder: str, kind: Kind) -> None:
             f"output_dir={folder} is not empty: choose a new folder, or continue the {kind} that "
             f"is there with --resume {folder}"
         )
-    what = f"a {held}, which {JOBS[held]} continues" if held else f"no {kind}"
-    raise ValueError(f"output_dir={folder} is not empty and holds {what}: choose a new folder")
+    raise ValueError(
+        f"output_dir={folder} is not empty and holds {_what(held, kind)}: choose a new folder"
+    )
+
+
+def _is_as_new(folder: str, name: str) -> bool:
+    is_mark = name in MARKS.values()
+    return bool(re.fullmatch(BEFORE_A_RUN, name)) or (is_mark and not names(join(folder, name)))
 
 
 def _held(found: Sequence[str]) -> Kind | None:
-    """Tell what a folder holds by the names in it; other verbs leave a config.yaml, too."""
-    if "config.yaml" not in found:
-        return None
-    if TRIALS in found:
-        return "sweep"
-    return "run" if {"checkpoints", "statistics"} & set(found) else None
+    """Tell what a folder holds by the names in it."""
+    held = (kind for kind, mark in MARKS.items() if mark in found and "config.yaml" in found)
+    return next(held, None)
+
+
+def _what(held: Kind | None, kind: Kind) -> str:
+    return f"no {kind}" if held is None else f"a {held}, which {JOBS[held]} continues"

@@ -9,7 +9,7 @@ from cvmae.checkpoint import load_state
 from cvmae.data.fit_statistics import fit_statistics
 from cvmae.data.validate import validate
 from cvmae.sweep.driver import sweep
-from cvmae.train import pretrain as pretraining
+from cvmae.train import run_folder
 from cvmae.train.pretrain import pretrain
 
 
@@ -48,6 +48,17 @@ def test_resume_is_offered_only_where_there_is_a_run(tiny, verb):
         pretrain(tiny)
 
 
+@pytest.mark.parametrize("verb", [fit_statistics, validate])
+def test_no_run_begins_in_the_folder_of_another_verb_by_resume(tiny, verb):
+    verb(tiny)
+    Path(tiny.output_dir, "config.yaml").touch()
+    before = files_of(tiny.output_dir)
+    for then, kind in ((pretrain, "run"), (sweep_one, "sweep")):
+        with pytest.raises(ValueError, match=rf"--resume .*: it holds no {kind}$"):
+            then(replace(tiny, resume=tiny.output_dir))
+    assert files_of(tiny.output_dir) == before
+
+
 @pytest.mark.parametrize(
     ("first", "then", "holds"),
     [
@@ -60,7 +71,7 @@ def test_a_run_does_not_go_on_in_a_sweep_nor_a_sweep_in_a_run(tiny, first, then,
     before = files_of(tiny.output_dir)
     with pytest.raises(ValueError, match=rf"not empty and holds {holds}: choose a new folder$"):
         then(tiny)
-    with pytest.raises(ValueError, match=rf"--resume .*: {holds.replace(',', ' is there,')}$"):
+    with pytest.raises(ValueError, match=rf"--resume .*: it holds {holds}$"):
         then(replace(tiny, resume=tiny.output_dir))
     assert files_of(tiny.output_dir) == before
 
@@ -71,11 +82,13 @@ def test_a_run_that_was_killed_before_it_had_a_config_begins_anew_in_its_folder(
         def die(*args, **settings):
             raise StoppedError
 
-        patch.setattr(pretraining, "write_config", die)
+        patch.setattr(run_folder, "write_config", die)
         with pytest.raises(StoppedError):
             pretrain(tiny)
     left = {path.name for path in Path(tiny.output_dir).iterdir()}
     assert "statistics" in left
     assert "config.yaml" not in left
-    Path(tiny.output_dir, "deepspeed.json").touch()  # written before the config, too
+    # Made before the config, too.
+    Path(tiny.output_dir, "deepspeed.json").touch()
+    Path(tiny.output_dir, "checkpoints").mkdir(exist_ok=True)
     assert load_state(pretrain(tiny))[0].is_finished(tiny)
