@@ -148,8 +148,9 @@ def test_a_node_lost_in_mid_epoch_costs_only_what_it_still_held(cluster, data, w
     repeated = Counter((read.number, read.lanes) for read in watch.reads())
     repeated.subtract(planned(data))
     on_lost = {(r.number, r.lanes) for r in watch.reads() if r.node_id == lost.node_id}
+    # None where another node has a copy of what was lost: bricks are fetched ahead.
     assert set(+repeated) <= on_lost - delivered
-    assert set((+repeated).values()) == {1}
+    assert set((+repeated).values()) <= {1}
 
 
 @pytest.mark.parametrize("world", [1, 2])
