@@ -38,6 +38,7 @@ from cvmae.model.vomae import VOMAE, build_model
 from cvmae.settings import ModelConfig
 
 __all__ = [
+    "CHECKPOINTS",
     "Loaded",
     "Progress",
     "checkpoint_folder",
@@ -59,6 +60,7 @@ Which = Literal["last", "best"]
 CONFIG, PROGRESS, STATISTICS = "config.yaml", "progress.json", "statistics"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 FORMAT = "cvmae checkpoint 1"
+CHECKPOINTS = "checkpoints"  # the folder of a run in which each has one of its own
 STEP_FOLDER = re.compile(r"step_\d{8}")
 
 
@@ -127,7 +129,7 @@ def save_checkpoint(
 
 def checkpoint_folder(run_folder: str | Path, progress: Progress) -> str:
     """Return where a run's checkpoint at some progress is."""
-    return join(run_folder, "checkpoints", _name(progress.global_step))
+    return join(run_folder, CHECKPOINTS, _name(progress.global_step))
 
 
 def find_checkpoint(path: str | Path, which: Which = "last") -> Path:
@@ -161,7 +163,7 @@ def open_checkpoint(path: str | Path, which: Which = "last") -> Iterator[Path]:
 
 def has_checkpoints(run_folder: str | Path) -> bool:
     """Tell whether a run has come as far as a checkpoint, sound or not."""
-    folder = join(run_folder, "checkpoints")
+    folder = join(run_folder, CHECKPOINTS)
     steps = _steps(run_folder)
     if is_remote(folder):  # one that a killed process was sending is none yet
         return any(is_file(join(folder, step, MANIFEST)) for step in steps)
@@ -212,7 +214,7 @@ def read_progress(path: str | Path) -> Progress:
 def clear_rubbish(run_folder: str | Path) -> None:
     """Remove what a killed process left half written; only the run's one writer may call it."""
     remove_aside(run_folder)
-    remove_aside(join(run_folder, "checkpoints"))
+    remove_aside(join(run_folder, CHECKPOINTS))
 
 
 def _misfit(folder: Path, path: str | Path) -> str:
@@ -244,7 +246,7 @@ def misshapen(folder: Path, config: ModelConfig, num_codes: int) -> str:
 def _whole_checkpoints(path: str | Path, which: Which) -> Iterator[str]:
     """Yield complete checkpoints, the wanted one first and then from the newest to the oldest."""
     steps = [] if _is_checkpoint(path) else _steps(path)
-    folders = [join(path, "checkpoints", step) for step in reversed(steps)] or [str(path)]
+    folders = [join(path, CHECKPOINTS, step) for step in reversed(steps)] or [str(path)]
     if which == "best" and steps:
         best = _best(_progress_at(next(_whole_checkpoints(path, "last"))), steps)
         folders.sort(key=lambda folder: not folder.endswith(best or "none"))
@@ -271,7 +273,7 @@ def _is_checkpoint(path: str | Path) -> bool:
 
 def _steps(run_folder: str | Path) -> list[str]:
     """Return the names of a run's checkpoints in order, whole or not."""
-    return [name for name in names(join(run_folder, "checkpoints")) if STEP_FOLDER.fullmatch(name)]
+    return [name for name in names(join(run_folder, CHECKPOINTS)) if STEP_FOLDER.fullmatch(name)]
 
 
 def _name(global_step: float) -> str:
@@ -306,7 +308,7 @@ def _drop_old(run_folder: str | Path, progress: Progress, keep: int) -> None:
         step
         for step in steps
         if step <= _name(progress.global_step)
-        and is_file(join(run_folder, "checkpoints", step, MANIFEST))
+        and is_file(join(run_folder, CHECKPOINTS, step, MANIFEST))
     ]
     for step in set(steps) - {*past[-keep:], _best(progress, past)}:
-        remove_folder(join(run_folder, "checkpoints", step))
+        remove_folder(join(run_folder, CHECKPOINTS, step))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from cvmae.checkpoint import CHECKPOINTS
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.data.folders import is_file, join, make_folder, names, written
 
@@ -14,7 +15,7 @@ Kind = Literal["run", "sweep"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
 # A config.yaml is left by other verbs, too; these folders are made before it, and by no other.
-MARKS: dict[Kind, str] = {"run": "checkpoints", "sweep": TRIALS}
+MARKS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
 JOBS: dict[Kind, str] = {"run": "jobs/pretrain.py", "sweep": "jobs/sweep.py"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.

@@ -26,6 +26,7 @@ from cvmae.data.fit_statistics import fit
 from cvmae.distributed import PreemptedError
 from cvmae.train.loop import make_plan
 from cvmae.train.pretrain import pretrain
+from tests.integration.interrupts import ctrl_c_once_there_is
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
@@ -222,22 +223,12 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
 
 def test_ctrl_c_ends_a_run_on_ray_after_a_checkpoint(on_ray):
     config = replace(on_ray, train=replace(on_ray.train, epochs=500))
-    run, ended = Path(config.output_dir), threading.Event()
-
-    def interrupt() -> None:
-        while not ended.wait(0.05):  # no other test than this one is interrupted
-            if list(run.glob("checkpoints/step_*")):
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    hand = threading.Thread(target=interrupt)
-    hand.start()
-    try:
-        with pytest.raises(PreemptedError, match=r"checkpoint at step (\d+) of ") as stopped:
-            pretrain(config)
-    finally:
-        ended.set()
-        hand.join()
+    run = Path(config.output_dir)
+    with (
+        ctrl_c_once_there_is(run, "checkpoints/step_*"),
+        pytest.raises(PreemptedError, match=r"checkpoint at step (\d+) of ") as stopped,
+    ):
+        pretrain(config)
     assert f"at step {progress_of(run).global_step} of" in str(stopped.value)
 
 

@@ -1,8 +1,5 @@
 """A sweep through Ray Tune: trials side by side, one that fails, an MLflow run for each."""
 
-import os
-import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cvmae.sweep.driver import sweep
+from tests.integration.interrupts import ctrl_c_once_there_is
 
 pytestmark = pytest.mark.ray
 
@@ -75,22 +73,12 @@ def test_ctrl_c_ends_a_sweep_as_interrupted_and_a_resumed_one_finishes_its_trial
 
     grid = replace(config.sweep, policies=("random",), epochs=(12,))
     config = replace(config, sweep=grid)
-    trials, ended = Path(config.output_dir) / "trials", threading.Event()
-
-    def interrupt() -> None:
-        while not ended.wait(0.05):  # no other test than this one is interrupted
-            if list(trials.glob("*/checkpoints/step_*")):
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    hand = threading.Thread(target=interrupt)
-    hand.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            sweep(config)
-    finally:
-        ended.set()
-        hand.join()
+    trials = Path(config.output_dir) / "trials"
+    with (
+        ctrl_c_once_there_is(trials, "*/checkpoints/step_*"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sweep(config)
     ray.shutdown()  # as when the process ends
     assert not (trials.parent / "trials.parquet").exists()
     sweep(replace(config, resume=config.output_dir))

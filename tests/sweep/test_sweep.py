@@ -254,3 +254,10 @@ def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, resources, num_cores,
 def test_trials_that_would_wait_in_silence_are_refused_with_the_arithmetic(config, resources):
     with pytest.raises(ValueError, match=r"sweep\.max_concurrent=.* Ray Data needs 1 whole CPU"):
         driver.num_concurrent(config, resources, num_cores=8)
+
+
+def test_a_trial_that_was_killed_before_it_had_a_config_is_new(config):
+    trial = driver.plan_trials(config)[0]
+    Path(trial.config.output_dir, "checkpoints").mkdir(parents=True)
+    assert summary.trial_status(trial) == "new"
+    assert driver.resumable(trial).resume == ""
