@@ -217,7 +217,9 @@ def _bias_gelu_backward(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[T
 
 
 @_add_norm.register_fake
-def _(x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    x: Tensor, rest: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(x)
 
 
