@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import tyro
 
+from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, Config
-from cvmae.data.evaluation import evaluation_batches
-from cvmae.data.meds import open_dataset, plan_units
-from cvmae.data.synthetic import SyntheticConfig, read_synthetic_config, write_hospital
-from cvmae.data.synthetic_reference import Attainable, attainable_r2
-from cvmae.distributed import setup_logging
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.reconstruction import summary
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.units import plan_units
+from cvmae.runtime.logs import setup_logging
 from cvmae.sweep.driver import plan_trials, sweep
-from cvmae.train.tracking import store_uri
+from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
+from cvmae.synthetic.reference import Attainable, attainable_r2
+from cvmae.tracking.tracker import store_uri
 
 __all__ = ["DemoConfig", "demo", "hospital_attainable", "main"]
 

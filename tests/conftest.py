@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from cvmae.config import PRESETS, Config
-from cvmae.data.synthetic import SyntheticConfig, write_hospital
+from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
+from tests.meds_writer import write_meds
+
+__all__ = ["write_meds"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

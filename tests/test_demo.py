@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cvmae.data.synthetic_reference import Attainable
 from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table, main
+from cvmae.synthetic.reference import Attainable
 
 BEST = Attainable(
     name="best attainable R2",

@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 import torch
 
 from cvmae.config import Config, resolved_path, write_config
-from cvmae.data.folders import join, names, written
-from cvmae.data.meds import open_dataset, plan_units, require_split
-from cvmae.data.parallel import map_units
-from cvmae.distributed import start_ray
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
 from cvmae.evaluate.reconstruction import merge
-from cvmae.evaluate.report import provenance, text_table, write_report
+from cvmae.evaluate.report.page import provenance, text_table, write_report
 from cvmae.evaluate.results import build_results, plain
+from cvmae.meds.dataset import open_dataset, require_split
+from cvmae.meds.units import plan_units
+from cvmae.runtime.map_units import map_units
+from cvmae.runtime.start_ray import start_ray
+from cvmae.storage.folders import join, names, written
 
 __all__ = ["evaluate"]
 

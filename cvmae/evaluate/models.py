@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cvmae.batches.evaluation import EvaluationBatch, evaluation_batches
 from cvmae.checkpoint import Loaded, load_model
 from cvmae.config import resolved_path
-from cvmae.data.code_statistics import CodeStatistics
-from cvmae.data.evaluation import EvaluationBatch, evaluation_batches
-from cvmae.data.meds import Unit
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
 from cvmae.evaluate.reconstruction import Sums, add_batches
+from cvmae.meds.units import Unit
 from cvmae.settings import DataConfig
+from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["choose_reference", "find_contestants", "load", "predict", "score_unit"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.data.evaluation import EvaluationBatch
+from cvmae.batches.evaluation import EvaluationBatch
 from cvmae.evaluate.baselines import BASELINES, predict_baselines
 
 __all__ = [

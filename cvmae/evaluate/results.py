@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cvmae.data.code_statistics import CodeStatistics
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
 from cvmae.evaluate.convergence import History, learning_curves
 from cvmae.evaluate.reconstruction import Scores, Sums, average_runs, scores
-from cvmae.evaluate.report import headline
+from cvmae.evaluate.report.page import headline
 from cvmae.evaluate.significance import Resampled, compare, correlate, interval, resample
+from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["build_results", "plain"]
 

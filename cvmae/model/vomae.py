@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvmae.data.batches import Batch
+from cvmae.batches.batch import Batch
 from cvmae.model.attention import (
     AttentionPlan,
     cross_attention,

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvmae.config import Config, override
-from cvmae.data.fit_statistics import load_or_fit, open_trainable
-from cvmae.data.storage import is_remote
-from cvmae.distributed import start_ray
+from cvmae.runtime.start_ray import start_ray
+from cvmae.statistics.fit import load_or_fit, open_trainable
+from cvmae.storage.places import is_remote
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
+from cvmae.tracking.tracker import open_tracker, prepare_store, store_uri
 from cvmae.train.pretrain import check_settings, pretrain
 from cvmae.train.run_folder import TRIALS, begin_folder, prepare_run_folder
-from cvmae.train.tracking import open_tracker, prepare_store, store_uri
 
 __all__ = ["num_concurrent", "plan_trials", "resumable", "run_in_process", "run_trial", "sweep"]
 

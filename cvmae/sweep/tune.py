@@ -10,7 +10,7 @@ import ray
 from ray import tune
 
 from cvmae.config import Config
-from cvmae.distributed import setup_logging
+from cvmae.runtime.logs import setup_logging
 from cvmae.sweep.driver import DRIVER_CPUS, num_concurrent, report_progress, run_trial
 from cvmae.sweep.summary import Trial
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from cvmae.batches.bricks import Brick, BrickReader, iterate_steps, own_lanes, stream_bricks
+from cvmae.batches.order import Order
+from cvmae.batches.policies import mask_weights
 from cvmae.checkpoint import (
     Progress,
     clear_rubbish,
@@ -22,19 +25,16 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config
-from cvmae.data.bricks import Brick, BrickReader, iterate_steps, own_lanes, stream_bricks
-from cvmae.data.fit_statistics import FittedData
-from cvmae.data.meds import Unit
-from cvmae.data.memory import keep_memory
-from cvmae.data.order import Order
-from cvmae.data.read_ahead import read_ahead
-from cvmae.data.volatility import mask_weights
-from cvmae.distributed import PreemptedError, max_over_ranks, rank, sum_over_ranks, world_size
+from cvmae.meds.units import Unit
 from cvmae.model.vomae import build_model
+from cvmae.runtime.memory import keep_memory
+from cvmae.runtime.preemption import Ask, PreemptedError, Watch
+from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
+from cvmae.runtime.read_ahead import read_ahead
+from cvmae.statistics.fit import FittedData
 from cvmae.train.device import on_device
 from cvmae.train.engine import Engine, State, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
-from cvmae.train.preemption import Ask, Watch
 from cvmae.train.resume import with_precision
 
 __all__ = ["BrickSource", "Plan", "make_plan", "train"]

@@ -12,26 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvmae.batches.bricks import stream_bricks
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
-from cvmae.data.bricks import stream_bricks
-from cvmae.data.fit_statistics import (
-    FittedData,
-    load_or_fit,
-    open_trainable,
-    require_sequences,
-)
-from cvmae.data.folders import is_file, join, local_copy, written
-from cvmae.data.statistics_table import count_lines
-from cvmae.distributed import PreemptedError, default_device, rank, start_ray, trains_on_gpu
+from cvmae.runtime.preemption import PreemptedError, on_signal
+from cvmae.runtime.ranks import default_device, rank
+from cvmae.runtime.start_ray import start_ray, trains_on_gpu
+from cvmae.statistics.fit import FittedData, load_or_fit, open_trainable, require_sequences
+from cvmae.statistics.table import count_lines
+from cvmae.storage.folders import is_file, join, local_copy, written
+from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 from cvmae.train.engine import compiles
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
-from cvmae.train.preemption import on_signal
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, prepare_run_folder
-from cvmae.train.tracking import Tracker, open_tracker, prepare_store
 
 __all__ = ["EpochReport", "check_settings", "pretrain"]
 

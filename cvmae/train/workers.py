@@ -25,23 +25,19 @@ from ray.train import (
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
+from cvmae.batches.bricks import Brick
+from cvmae.batches.on_ray import brick_dataset, ray_bricks
 from cvmae.config import Config
-from cvmae.data.bricks import Brick
-from cvmae.data.fit_statistics import FittedData
-from cvmae.data.storage import locate
-from cvmae.data.stream import brick_dataset, ray_bricks
-from cvmae.distributed import (
-    PreemptedError,
-    rank,
-    setup_logging,
-    workers_that_fit,
-    world_size,
-)
+from cvmae.runtime.logs import setup_logging
+from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
+from cvmae.runtime.ranks import rank, world_size
+from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
+from cvmae.statistics.fit import FittedData
+from cvmae.storage.places import locate
+from cvmae.tracking.tracker import open_tracker
 from cvmae.train.loop import make_plan, train
-from cvmae.train.preemption import Ask, Demand, on_signal
 from cvmae.train.pretrain import EpochReport
-from cvmae.train.tracking import open_tracker
 
 __all__ = ["train_on_ray"]
 

@@ -8,16 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import FORMAT, find_checkpoint
 from cvmae.config import PRESETS, override, read_config, write_config
-from cvmae.data.code_statistics import CodeStatistics
-from cvmae.data.evaluation import evaluation_batches
-from cvmae.data.fit_statistics import fit_statistics
-from cvmae.data.manifest import write_manifest
-from cvmae.data.meds import open_dataset, plan_units
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.models import find_contestants, load, predict, score_unit
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.units import plan_units
+from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.statistics.fit import fit_statistics
+from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
 
 

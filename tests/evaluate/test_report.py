@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from cvmae.data.code_statistics import CodeStatistics
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.figures import draw
 from cvmae.evaluate.reconstruction import Sums, summary
-from cvmae.evaluate.report import text_table, write_report
+from cvmae.evaluate.report.figures import draw
+from cvmae.evaluate.report.page import text_table, write_report
 from cvmae.evaluate.results import build_results, plain
+from cvmae.statistics.code_statistics import CodeStatistics
 
 NUM_CODES, NUM_SUBJECTS, VALUES = 12, 150, 5
 BASELINE_ERRORS = (1.0, 1.1, 0.8)

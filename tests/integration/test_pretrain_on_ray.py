@@ -19,11 +19,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.config import Config, write_config
-from cvmae.data.bricks import iterate_steps, stream_bricks
-from cvmae.data.fit_statistics import fit
-from cvmae.distributed import PreemptedError
+from cvmae.runtime.preemption import PreemptedError
+from cvmae.statistics.fit import fit
 from cvmae.train.loop import make_plan
 from cvmae.train.pretrain import pretrain
 from tests.integration.interrupts import ctrl_c_once_there_is
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A local Ray as the jobs start it."""
-    from cvmae.distributed import start_ray
+    from cvmae.runtime.start_ray import start_ray
     from cvmae.settings import ScalingConfig
 
     ray.shutdown()
@@ -58,7 +58,7 @@ def progress_of(run: str | Path) -> Progress:
 
 
 def test_ray_data_delivers_the_bricks_of_the_plain_generator(on_ray):
-    from cvmae.data.stream import brick_dataset, ray_bricks
+    from cvmae.batches.on_ray import brick_dataset, ray_bricks
 
     for rows in (500, 60):
         config = replace(on_ray, data=replace(on_ray.data, unit_rows=rows, lanes=2))

@@ -15,16 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvmae.batches.bricks import Brick, iterate_steps, plan_tasks, stream_bricks
 from cvmae.checkpoint import find_checkpoint, load_state
-from cvmae.data.bricks import Brick, iterate_steps, plan_tasks, stream_bricks
 from cvmae.train.pretrain import pretrain
-from tests.data.numbered_rows import Case, Written, write_many
+from tests.batches.numbered_rows import Case, Written, write_many
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-from cvmae.data import stream  # noqa: E402
-from cvmae.data.stream import brick_dataset, map_on_ray, ray_bricks  # noqa: E402
+from cvmae.batches import on_ray as stream  # noqa: E402
+from cvmae.batches.on_ray import brick_dataset, ray_bricks  # noqa: E402
+from cvmae.runtime.ray_tasks import map_on_ray  # noqa: E402
 from tests.integration.ray_cluster import (  # noqa: E402
     Watch,
     add_node,

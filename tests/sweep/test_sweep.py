@@ -10,7 +10,7 @@ import pytest
 
 from cvmae.checkpoint import FORMAT
 from cvmae.config import PRESETS, override, read_config
-from cvmae.data.manifest import write_manifest
+from cvmae.storage.manifest import write_manifest
 from cvmae.sweep import driver, summary
 
 HISTORY = {"train_loss": 0.5, "tuning_r2": 0.1, "train_s": 2.0}

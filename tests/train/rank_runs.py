@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from cvmae.batches.batch import Batch
+from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import Config
-from cvmae.data.batches import Batch
-from cvmae.data.bricks import iterate_steps, stream_bricks
-from cvmae.data.fit_statistics import FittedData
-from cvmae.distributed import rank, sum_over_ranks, world_size
 from cvmae.model.vomae import build_model
+from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
+from cvmae.statistics.fit import FittedData
 from cvmae.train.engine import State, make_engine
 from cvmae.train.loop import make_plan
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.data.fit_statistics import load_or_fit
 from cvmae.model.vomae import build_model, param_groups
+from cvmae.statistics.fit import load_or_fit
 from cvmae.train.peak import peak_flops
 from tests.train.rank_runs import run_steps
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.data.fit_statistics import load_or_fit
+from cvmae.statistics.fit import load_or_fit
 from tests.train.rank_runs import run_steps
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.checkpoint import find_checkpoint, has_checkpoints, load_model, load_state
 from cvmae.config import Config
-from cvmae.data.bricks import iterate_steps, stream_bricks
-from cvmae.data.fit_statistics import load_or_fit
+from cvmae.statistics.fit import load_or_fit
 from cvmae.train import engine, loop
 from cvmae.train import pretrain as pretraining
 from cvmae.train.engine import DDPEngine

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.data.bricks import iterate_steps, stream_bricks
-from cvmae.data.fit_statistics import load_or_fit
+from cvmae.batches.bricks import iterate_steps, stream_bricks
+from cvmae.statistics.fit import load_or_fit
 from cvmae.train.loop import make_plan
 from tests.train.rank_runs import run_on_ranks, run_steps
 

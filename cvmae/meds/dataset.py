@@ -1,0 +1,82 @@
+"""A MEDS data set: its shards, its splits, and what tells it from another."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from meds.schema import data_subdirectory, subject_splits_filepath
+
+from cvmae.meds.files import is_shard, open_shard, read_row_groups
+from cvmae.meds.splits import SPLITS, load_splits
+from cvmae.meds.units import Dataset, Shard
+from cvmae.storage.places import list_files, num_connections
+
+__all__ = ["fingerprint", "open_dataset", "require_split"]
+
+
+def open_dataset(root: str) -> Dataset:
+    """List the shards of a MEDS data set, check their columns, and count its splits.
+
+    Args:
+        root: Folder (or URI) that holds data/ and metadata/subject_splits.parquet. Shards are
+            the parquet files at any depth below data/; folder names mean nothing.
+
+    Raises:
+        FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
+        ValueError: There are no shards or no rows, a shard is not parquet, its columns are not
+            those of MEDS or its subjects are not ascending, or the splits table is not sound.
+    """
+    found = list_files(root, data_subdirectory)
+    split_index = load_splits(root)[1]
+    files = [(path, size) for path, size in found if is_shard(path)]
+    if not files:
+        raise ValueError(f"data.root={root!r} has no .parquet file below {data_subdirectory}/")
+    with ThreadPoolExecutor(num_connections(root)) as pool:
+        shards = tuple(pool.map(lambda file: _open_shard(root, *file), files))
+    if not any(shard.num_rows for shard in shards):
+        raise ValueError(f"data.root={root!r}: its {len(shards)} shards have no rows")
+    counts = np.bincount(split_index, minlength=len(SPLITS)).tolist()
+    return Dataset(root=root, shards=shards, num_subjects=dict(zip(SPLITS, counts, strict=True)))
+
+
+def require_split(dataset: Dataset, split: str) -> None:
+    """Refuse a data set without subjects in a split.
+
+    Raises:
+        ValueError: No subject is in the split.
+    """
+    if not dataset.num_subjects.get(split):
+        raise ValueError(
+            f"data.root={dataset.root!r}: {subject_splits_filepath} puts no subject in split "
+            f"{split!r} (it has {dict(dataset.num_subjects)}); splits come from this table only"
+        )
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Return what identifies a data set, to tell whether another is the same.
+
+    Covers path below the root, size and rows of every shard, and the content of the splits
+    table; not the root, so a copy elsewhere is the same data set.
+    """
+    hasher = hashlib.sha256()
+    for shard in dataset.shards:
+        hasher.update(f"{shard.path}\t{shard.size_bytes}\t{shard.num_rows}\n".encode())
+    subject_S, split_S = load_splits(dataset.root)
+    return {
+        "num_shards": len(dataset.shards),
+        "num_rows": sum(shard.num_rows for shard in dataset.shards),
+        "num_subjects": dict(dataset.num_subjects),
+        "shards_sha256": hasher.hexdigest(),
+        "splits_sha256": hashlib.sha256(subject_S.tobytes() + split_S.tobytes()).hexdigest(),
+    }
+
+
+def _open_shard(root: str, path: str, size_bytes: int) -> Shard:
+    with open_shard(root, path) as parquet:
+        return Shard(
+            path=path,
+            num_rows=parquet.metadata.num_rows,
+            size_bytes=size_bytes,
+            row_groups=read_row_groups(parquet, path),
+        )
