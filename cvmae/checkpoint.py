@@ -24,7 +24,7 @@ from cvmae.config import Config, read_config, write_config
 from cvmae.model.vomae import VOMAE, build_model
 from cvmae.settings import ModelConfig
 from cvmae.statistics.code_statistics import CodeStatistics
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import FittedData
 from cvmae.storage.folders import (
     is_file,
     join,

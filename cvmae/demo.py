@@ -126,9 +126,10 @@ def hospital_attainable(config: Config, run_dir: str) -> Attainable:
     loaded = load_model(run_dir)
 
     def sequences() -> Iterator[tuple[Any, Any, Any]]:
-        for unit in plan_units(open_dataset(root), config.data.unit_rows):
+        dataset = open_dataset(root)
+        for unit in plan_units(dataset, config.data.unit_rows):
             for batch in evaluation_batches(
-                root,
+                dataset,
                 unit,
                 loaded.fitted.statistics,
                 split=config.evaluate.split,

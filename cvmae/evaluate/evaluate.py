@@ -17,7 +17,7 @@ from cvmae.evaluate.models import choose_reference, find_contestants, load, scor
 from cvmae.evaluate.reconstruction import merge
 from cvmae.evaluate.report.page import provenance, text_table, write_report
 from cvmae.evaluate.results import build_results, plain
-from cvmae.meds.dataset import open_dataset, require_split
+from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
@@ -41,15 +41,13 @@ def evaluate(config: Config) -> str:
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
     base = load(reference.path, reference.which, "cpu")
-    root = resolved_path(config.data.root or base.config.data.root)
-    dataset = open_dataset(root)
-    require_split(dataset, config.evaluate.split)
+    dataset = open_dataset(config.data.root or base.config.data.root, [config.evaluate.split])
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
     score = functools.partial(
         score_unit,
-        root=root,
+        source=dataset.source,
         split=config.evaluate.split,
         seed=config.evaluate.seed,
         contestants=contestants,
@@ -60,9 +58,9 @@ def evaluate(config: Config) -> str:
     sums = merge(map_units(score, units, config.scaling, "evaluate"))
     if not sums.count_R.sum():
         raise ValueError(
-            f"evaluate.split={config.evaluate.split}: {root} has no hidden value to score there "
-            f"({sums.num_subjects} subjects with codes of the vocabulary); choose another split "
-            "or data set"
+            f"evaluate.split={config.evaluate.split}: {dataset.root} has no hidden value to score "
+            f"there ({sums.num_subjects} subjects with codes of the vocabulary); choose another "
+            "split or data set"
         )
     results = build_results(
         sums,
@@ -79,7 +77,7 @@ def evaluate(config: Config) -> str:
         },
     )
     results["notes"] += [*_too_few(results), *_notes(contestants, reference)]
-    results["provenance"] = provenance(root)
+    results["provenance"] = provenance(dataset.root)
     return _write(results, config, folder)
 
 

@@ -15,6 +15,7 @@ from cvmae.config import resolved_path
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
 from cvmae.evaluate.reconstruction import Sums, add_batches
+from cvmae.meds.dataset import Source
 from cvmae.meds.units import Unit
 from cvmae.settings import DataConfig
 from cvmae.statistics.code_statistics import CodeStatistics
@@ -84,7 +85,7 @@ def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
 def score_unit(
     unit: Unit,
     *,
-    root: str,
+    source: Source,
     split: str,
     seed: int,
     contestants: Sequence[Contestant],
@@ -95,7 +96,7 @@ def score_unit(
     base = load(reference.path, reference.which, "cpu")
     statistics = base.fitted.statistics
     batches = evaluation_batches(
-        root,
+        source,
         unit,
         statistics,
         split=split,

@@ -98,9 +98,10 @@ def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs
     }
     reference = replace(own, **unclipped)
     wide = replace(own, mean=own.mean - 2 * own.std, std=3 * own.std, **unclipped)
-    unit = plan_units(open_dataset(shared.data.root), 10**6)[0]
+    dataset = open_dataset(shared.data.root)
+    unit = plan_units(dataset, 10**6)[0]
     (batch, *_) = evaluation_batches(
-        shared.data.root, unit, reference, split="train", sequence_length=32, ratio=0.25, seed=1
+        dataset, unit, reference, split="train", sequence_length=32, ratio=0.25, seed=1
     )
     translated = predict(
         batch,
@@ -121,11 +122,12 @@ def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs
 
 def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
     shared, folder = runs
-    unit = plan_units(open_dataset(shared.data.root), 10**6)[0]
+    dataset = open_dataset(shared.data.root)
+    unit = plan_units(dataset, 10**6)[0]
     models = [Contestant(name=name, path=str(folder / name)) for name in ("random", "cv")]
     sums = score_unit(
         unit,
-        root=shared.data.root,
+        source=dataset.source,
         split="train",
         seed=3,
         contestants=models,
