@@ -1,13 +1,11 @@
 """Figures of an evaluation, each with the sentence that says what to see in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cvmae.evaluate.report.figure_style import (
     GREY,
@@ -25,6 +23,7 @@ from cvmae.evaluate.report.figures_codes import (
     draw_differences,
 )
 from cvmae.evaluate.report.wording import number, signed
+from cvmae.runtime.figures import Axes, Figure, MaxNLocator, attempted
 
 __all__ = ["draw", "write_figures"]
 
@@ -34,24 +33,29 @@ PIXELS_PER_INCH = 160
 
 
 def write_figures(results: Results, folder: str | Path) -> list[tuple[Drawing, Path]]:
-    """Draw every figure that the results allow and write each as PNG."""
+    """Draw every figure that the results allow and write each as PNG that can be."""
     written = []
     for drawing in draw(results):
         path = Path(folder) / f"{drawing.name}.png"
-        drawing.figure.savefig(path, dpi=PIXELS_PER_INCH, facecolor="white")
-        written.append((drawing, path))
+        with attempted(f"figure {drawing.name}"):
+            drawing.figure.savefig(path, dpi=PIXELS_PER_INCH, facecolor="white")
+            written.append((drawing, path))
     return written
 
 
 def draw(results: Results) -> list[Drawing]:
     """Return the figures that the results allow: no pair, no curve or no code, no figure."""
-    drawings = [_scores(results)]
+    makers: list[Callable[[Results], Drawing]] = [_scores]
     if results["pairs"] and results["pairs"][0]["num_codes"]:
-        drawings.append(draw_differences(results, results["pairs"][0]))
+        makers.append(partial(draw_differences, pair=results["pairs"][0]))
     if any(code["counted"] for code in results["codes"]):
-        drawings += [draw_codes(results), draw_cv_against_r2(results)]
+        makers += [draw_codes, draw_cv_against_r2]
     if any(curve["epoch"] for curve in results["convergence"]["names"].values()):
-        drawings.append(_curves(results))
+        makers.append(_curves)
+    drawings = []
+    for make in makers:
+        with attempted("a figure of the report"):
+            drawings.append(make(results))
     return drawings
 
 
