@@ -1,8 +1,6 @@
 """The verb `benchmark`: run a suite, print its table, write its rows."""
 
-from collections.abc import Callable, Iterator, Sequence
-
-import tyro
+from collections.abc import Callable, Iterator
 
 from benchmarks.chaos import run_chaos
 from benchmarks.data import run_data
@@ -10,9 +8,8 @@ from benchmarks.plan import run_plan
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from benchmarks.settings import BenchmarkConfig
 from benchmarks.step import run_step
-from cvmae.runtime.logs import setup_logging
 
-__all__ = ["SUITES", "benchmark", "main"]
+__all__ = ["SUITES", "benchmark"]
 
 SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
     "chaos": run_chaos,
@@ -20,15 +17,6 @@ SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
     "plan": run_plan,
     "step": run_step,
 }
-
-
-def main(argv: Sequence[str]) -> str:
-    """Run a suite with command-line flags; user errors end the process with one line."""
-    setup_logging()
-    try:
-        return benchmark(tyro.cli(BenchmarkConfig, args=list(argv), use_underscores=True))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"cvmae: {error}") from None
 
 
 def benchmark(config: BenchmarkConfig) -> str:

@@ -3,9 +3,7 @@
 ray job submit --working-dir . -- python jobs/demo.py --output_dir demo-run
 """
 
-import sys
-
-from cvmae.demo import main
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    main("demo")

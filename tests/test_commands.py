@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cvmae.command_line import load
+from cvmae.command_line import VERBS, load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
-# Jobs with a small command line of their own; all others take a Config.
-OWN_COMMAND_LINE = {"benchmark", "demo", "synthesize"}
+# Jobs with a small tree of settings of their own; all others take a Config.
+OWN_COMMAND_LINE = {"benchmark", *(name for name, verb in VERBS.items() if verb.tree)}
 SUBMIT = "ray job submit --working-dir . -- "
 # What makes a documented run small enough for a test: the last of two flags wins.
 SMALL = shlex.split(
@@ -61,6 +61,13 @@ def test_a_command_of_the_readme_parses(command, tmp_path, monkeypatch):
     assert (ROOT / "jobs" / f"{job}.py").is_file()
     if job not in OWN_COMMAND_LINE and "--help" not in flags:
         load(flags)
+
+
+def test_every_verb_has_a_job_that_calls_it_by_its_name():
+    # Measuring is no part of the package, and so no verb of it.
+    calls = {path.stem: path.read_text(encoding="utf-8").splitlines()[-1] for path in JOBS}
+    assert calls.pop("benchmark") == "    run_job(benchmark, tree=BenchmarkConfig)"
+    assert calls == {name: f'    main("{name}")' for name in VERBS}
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

@@ -21,7 +21,8 @@ from cvmae.meds.dataset import open_dataset, require_split
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
-from cvmae.storage.folders import join, names, written
+from cvmae.storage.folders import join, written
+from cvmae.storage.output import output_folder, refuse_in_data_set
 
 __all__ = ["evaluate"]
 
@@ -36,12 +37,17 @@ def evaluate(config: Config) -> str:
         ValueError: A setting is missing, models cannot be compared, or nothing is to be scored.
         FileNotFoundError: A checkpoint or the data set is not there.
     """
-    folder = _new_folder(config.output_dir)
+    with output_folder(config.output_dir, "evaluate", data_root=config.data.root) as folder:
+        return _evaluate(config, folder)
+
+
+def _evaluate(config: Config, folder: str) -> str:
     load.cache_clear()  # a run folder may hold another checkpoint than a moment ago
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
     base = load(reference.path, reference.which, "cpu")
     root = resolved_path(config.data.root or base.config.data.root)
+    refuse_in_data_set(folder, root)
     dataset = open_dataset(root)
     require_split(dataset, config.evaluate.split)
     in_process = config.scaling.num_workers == 0
@@ -132,15 +138,6 @@ def _circumstances(contestant: Contestant) -> dict[str, Any]:
         "the number of steps": loaded.progress.global_step,
         "the training data": loaded.fitted.fingerprint,
     }
-
-
-def _new_folder(output_dir: str) -> str:
-    if not output_dir:
-        raise ValueError("output_dir is empty: give a new folder for the report")
-    folder = resolved_path(output_dir)
-    if names(folder):
-        raise ValueError(f"output_dir={output_dir} is not empty: give a new folder")
-    return folder
 
 
 def _write(results: dict[str, Any], config: Config, target: str) -> str:

@@ -1,5 +1,6 @@
 """The verb `fit_statistics`: two passes over a data set -> what every later step relies on."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +19,7 @@ from cvmae.meds.units import Dataset, Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.settings import DataConfig
 from cvmae.statistics.code_statistics import CodeStatistics, MemberLookup, flagged_codes
-from cvmae.statistics.fitted import FittedData, fit_settings, plain
+from cvmae.statistics.fitted import FittedData, fit_settings, plain, require_unfitted
 from cvmae.statistics.histogram import median_deviation, quantile_bounds, quantile_value
 from cvmae.statistics.passes import (
     FirstPass,
@@ -28,9 +29,10 @@ from cvmae.statistics.passes import (
     second_pass,
     split_counts,
 )
-from cvmae.statistics.table import format_statistics
+from cvmae.statistics.table import count_lines, format_statistics
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates, choose_codes, open_candidates
-from cvmae.storage.folders import is_file, join, names, written
+from cvmae.storage.folders import is_file, join, written
+from cvmae.storage.output import output_folder
 
 __all__ = [
     "FittedData",
@@ -40,6 +42,8 @@ __all__ = [
     "open_trainable",
     "require_sequences",
 ]
+
+logger = logging.getLogger("cvmae")
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -55,21 +59,19 @@ def fit_statistics(config: Config) -> str:
         ValueError: `output_dir` is not new, or the data cannot be used (see `fit`).
         FileNotFoundError: The data set is not there.
     """
-    if not config.output_dir:
-        raise ValueError("output_dir is empty: say --output_dir FOLDER")
-    folder = resolved_path(config.output_dir)
-    if is_file(folder) or names(folder):
-        raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
-    dataset = _open(config, TRAIN)  # what footers and splits tell needs no Ray
-    if config.scaling.num_workers > 0:
-        from cvmae.runtime.start_ray import start_ray  # Ray only where it is asked for
+    with output_folder(
+        config.output_dir, "fit_statistics", data_root=config.data.root, check=require_unfitted
+    ) as folder:
+        dataset = _open(config, TRAIN)  # what footers and splits tell needs no Ray
+        if config.scaling.num_workers > 0:
+            from cvmae.runtime.start_ray import start_ray  # Ray only where it is asked for
 
-        start_ray(config.scaling)
-    fitted = _fit(config, dataset)
-    fitted.write(folder)
-    with written(join(folder, "config.yaml")) as path:
-        write_config(config, path)
-    return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
+            start_ray(config.scaling)
+        fitted = _fit(config, dataset)
+        fitted.write(folder)
+        with written(join(folder, "config.yaml")) as path:
+            write_config(config, path)
+        return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
 
 
 def load_or_fit(config: Config) -> FittedData:
@@ -84,6 +86,8 @@ def load_or_fit(config: Config) -> FittedData:
     if not given:
         fitted = fit(config)
         fitted.write(own)
+        for line in count_lines(fitted.report):  # once: who reads them later has seen them
+            logger.info("%s", line)
         return fitted
     fitted = FittedData.read(given)
     found = fitted.settings | fitted.fingerprint

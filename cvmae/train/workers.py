@@ -36,8 +36,8 @@ from cvmae.settings import ScalingConfig
 from cvmae.statistics.fit import FittedData
 from cvmae.storage.places import locate
 from cvmae.tracking.tracker import open_tracker
+from cvmae.train.epoch_report import EpochReport
 from cvmae.train.loop import make_plan, train
-from cvmae.train.pretrain import EpochReport
 
 __all__ = ["train_on_ray"]
 

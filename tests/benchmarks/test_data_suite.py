@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.benchmark import main
+from benchmarks.benchmark import benchmark
 from benchmarks.data import PARTS, run_data
 from benchmarks.data_statistics import exact_variance, merge_differences
 from benchmarks.data_streaming import balance, count_unmatched
 from benchmarks.epochs import prepare
 from benchmarks.plan import INPUTS
 from benchmarks.settings import BenchmarkConfig
+from cvmae.command_line import run_job
 from cvmae.meds.reading import RowCounts, read_unit
 from cvmae.statistics.passes import first_pass
 
@@ -119,7 +120,7 @@ def test_data_are_kept_in_the_folder_that_is_named_and_nowhere_else(tmp_path):
 )
 def test_a_wrong_setting_ends_in_one_line_before_anything_is_written(flags, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(flags.split())
+        run_job(benchmark, flags.split(), tree=BenchmarkConfig)
     shown = " ".join(f"{stopped.value} {capsys.readouterr()}".split())
     assert message in shown
 

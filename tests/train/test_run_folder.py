@@ -62,8 +62,8 @@ def test_no_run_begins_in_the_folder_of_another_verb_by_resume(tiny, verb):
 @pytest.mark.parametrize(
     ("first", "then", "holds"),
     [
-        (pretrain, sweep_one, r"a run, which jobs/pretrain\.py continues"),
-        (sweep_one, pretrain, r"a sweep, which jobs/sweep\.py continues"),
+        (pretrain, sweep_one, r"a run, which `cvmae pretrain` continues"),
+        (sweep_one, pretrain, r"a sweep, which `cvmae sweep` continues"),
     ],
 )
 def test_a_run_does_not_go_on_in_a_sweep_nor_a_sweep_in_a_run(tiny, first, then, holds):
