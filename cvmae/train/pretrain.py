@@ -20,6 +20,7 @@ from cvmae.train.engine import compiles
 from cvmae.train.epoch_report import EpochReport
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
+from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
 
@@ -59,6 +60,7 @@ def _pretrain(config: Config, parent_run_id: str) -> str:
     require_sequences(fitted)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, fitted) if has_begun else Progress()
+    warn_of_long_run(config, fitted, progress)
     if workers and not progress.is_finished(config):
         start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
