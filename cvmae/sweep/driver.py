@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvmae.config import Config
+from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.start_ray import start_ray
-from cvmae.statistics.fit import load_or_fit, open_trainable
+from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import is_remote
 from cvmae.sweep.summary import format_table, summarise, write_rows
 from cvmae.sweep.trials import Trial, grid, plan_trials, run_in_process, trial_status
 from cvmae.tracking.tracker import open_tracker, prepare_store
-from cvmae.train.pretrain import check_settings
+from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import begin_folder, run_folder
 
 __all__ = ["sweep"]
@@ -39,19 +40,19 @@ def sweep(config: Config) -> str:
 def _sweep(config: Config) -> str:
     trials = plan_trials(config)
     check_settings(config)
-    open_trainable(config)
+    dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
     folder = Path(config.output_dir)
     begin_folder(config, "sweep")
     prepare_store(config)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
-    load_or_fit(config)
+    data = fit_data(config, dataset)
     waiting = [trial for trial in trials if trial_status(trial) != "finished"]
     logger.info("%d trials, %d finished before", len(trials), len(trials) - len(waiting))
     tracker = open_tracker(config, run_name=f"sweep {folder.name}")
     tracker.log_params({"sweep.trials": len(trials)} | dict(grid(config)))
     try:
-        errors = _run(waiting, config, tracker.run_id)
+        errors = _run(waiting, config, tracker.run_id, data)
         rows = summarise(trials, errors)
         write_rows(rows, folder / "trials.parquet")
         tracker.log_artifact(str(folder / "trials.parquet"))
@@ -71,11 +72,13 @@ def _sweep(config: Config) -> str:
     return table
 
 
-def _run(trials: Sequence[Trial], config: Config, parent_run_id: str) -> dict[str, str]:
+def _run(
+    trials: Sequence[Trial], config: Config, parent_run_id: str, data: TrainingData
+) -> dict[str, str]:
     if not trials:
         return {}
     if config.scaling.num_workers == 0:
-        return run_in_process(trials, parent_run_id)
+        return run_in_process(trials, parent_run_id, data)
     from cvmae.sweep.tune import run_on_ray
 
-    return run_on_ray(trials, config, parent_run_id)
+    return run_on_ray(trials, config, parent_run_id, data)

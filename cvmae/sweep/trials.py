@@ -16,6 +16,7 @@ from typing import Literal
 
 from cvmae.checkpoint import Progress, find_checkpoint, has_checkpoints, read_progress
 from cvmae.config import Config, override
+from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.claims import FolderInUseError
 from cvmae.storage.folders import is_file
 from cvmae.tracking.tracker import store_uri
@@ -110,7 +111,7 @@ def resumable(trial: Trial) -> Config:
     return replace(trial.config, resume=trial.config.output_dir if begun else "")
 
 
-def run_trial(trial: Trial, parent_run_id: str) -> str:
+def run_trial(trial: Trial, parent_run_id: str, data: TrainingData) -> str:
     """Run one trial to its end; return '' or, where it failed, the reason in one line.
 
     A failure is logged and returned, not raised, because one trial must not take the others
@@ -121,7 +122,7 @@ def run_trial(trial: Trial, parent_run_id: str) -> str:
     try:
         while True:
             try:
-                pretrain(resumable(trial), parent_run_id=parent_run_id)
+                pretrain(resumable(trial), parent_run_id=parent_run_id, data=data)
                 break
             except FolderInUseError:
                 if time.monotonic() > deadline_s:
@@ -135,13 +136,15 @@ def run_trial(trial: Trial, parent_run_id: str) -> str:
     return ""
 
 
-def run_in_process(trials: Sequence[Trial], parent_run_id: str) -> dict[str, str]:
+def run_in_process(
+    trials: Sequence[Trial], parent_run_id: str, data: TrainingData
+) -> dict[str, str]:
     """Run the trials one after another; return the reason of each that failed."""
     errors: dict[str, str] = {}
     start = time.monotonic()
     for done, trial in enumerate(trials):
         logger.info("trial %d of %d: %s", done + 1, len(trials), trial.name)
-        if reason := run_trial(trial, parent_run_id):
+        if reason := run_trial(trial, parent_run_id, data):
             errors[trial.name] = reason
         report_progress(done + 1, len(trials), start, trial.name, reason)
     return errors

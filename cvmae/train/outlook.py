@@ -8,7 +8,7 @@ from cvmae.checkpoint import Progress
 from cvmae.config import Config
 from cvmae.model.flops import flops
 from cvmae.runtime.start_ray import trains_on_gpu
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import FittedData
 
 __all__ = ["cpu_hours", "warn_of_long_run"]
 

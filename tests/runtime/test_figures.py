@@ -56,9 +56,9 @@ def test_a_report_is_written_without_the_figure_that_fails(tiny, tmp_path, monke
     run = pretrain(tiny)
     settings = replace(tiny.evaluate, checkpoints=(f"cv={run}",), bootstrap_samples=10)
     config = replace(tiny, output_dir=str(tmp_path / "evaluation"), evaluate=settings)
-    monkeypatch.setattr(figures, "_scores", fails)
+    monkeypatch.setattr(figures, "FIGURES", (fails, *figures.FIGURES))
     evaluate(config)
-    assert "a figure of the report is not drawn (RuntimeError: no font)" in caplog.text
+    assert "a figure of the report (fails) is not drawn (RuntimeError: no font)" in caplog.text
     report = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert report.count("<figure") == len(list((tmp_path / "evaluation" / "figures").iterdir()))
     assert "<figure" in report

@@ -8,6 +8,7 @@ import pytest
 
 from cvmae.checkpoint import Progress
 from cvmae.config import PRESETS
+from cvmae.meds.dataset import open_dataset
 from cvmae.statistics.fit import fit
 from cvmae.train import outlook
 from cvmae.train.outlook import cpu_hours, warn_of_long_run
@@ -30,7 +31,7 @@ def hospital_of(fitted, num_sequences, num_measurements):
 
 @pytest.fixture
 def fitted(tiny):
-    return fit(tiny)
+    return fit(tiny, open_dataset(tiny.data.root))
 
 
 def in_process(preset):
