@@ -8,6 +8,7 @@ from benchmarks.plan import run_plan
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from benchmarks.settings import BenchmarkConfig
 from benchmarks.step import run_step
+from cvmae.storage.output import absolute_output
 
 __all__ = ["SUITES", "benchmark"]
 
@@ -26,14 +27,17 @@ def benchmark(config: BenchmarkConfig) -> str:
         ValueError: A setting is not allowed.
         FileNotFoundError: A file that is named is not there.
     """
+    output = absolute_output(config.output, "output") if config.output else ""
     rows = machine_rows()
     num_facts = len(rows)
+    if output:
+        write_rows(output, rows)  # a place that cannot be written to shows before the work
     for row in SUITES[config.suite](config):
         rows.append(row)
-        if config.output:
-            write_rows(config.output, rows)
+        if output:
+            write_rows(output, rows)
     facts = ", ".join(
         f"{row.name} {row.value}" for row in rows[:num_facts] if row.value is not None
     )
-    written = [f"written to {config.output}"] if config.output else []
+    written = [f"written to {output}"] if output else []
     return "\n\n".join([format_table(rows[num_facts:]), facts, *written])

@@ -49,7 +49,7 @@ HEADER = (
 )
 SYNTHETIC_NOTE = (
     "The data are synthetic, made up by this program: the figures say that everything works\n"
-    "here, not which policy is better on patients. For that: jobs/sweep.py on your own data."
+    "here, not which policy is better on patients. For that: a sweep on your own data."
 )
 
 

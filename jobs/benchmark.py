@@ -1,6 +1,6 @@
 """Measure cvmae against ceilings taken in the same run, and print a table.
 
-ray job submit --working-dir . -- python jobs/benchmark.py --suite data --output benchmark.json
+ray job submit --working-dir . -- python jobs/benchmark.py --suite data --output $RUNS/data.json
 """
 
 import os

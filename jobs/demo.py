@@ -1,6 +1,6 @@
 """Pretrain and compare three masking policies on a synthetic hospital, in minutes.
 
-ray job submit --working-dir . -- python jobs/demo.py --output_dir demo-run
+ray job submit --working-dir . -- python jobs/demo.py --output_dir $RUNS/demo
 """
 
 from cvmae.command_line import main

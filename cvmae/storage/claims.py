@@ -52,7 +52,7 @@ def claimed(folder: str, verb: str) -> Iterator[None]:
 
     Args:
         folder: Path or URI; it exists.
-        verb: What the others are told about this process.
+        verb: What this process does, for the messages of others.
 
     Raises:
         FolderInUseError: Another process holds it; the message names that process.

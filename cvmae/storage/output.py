@@ -58,7 +58,7 @@ def output_folder(
 
     Args:
         given: Folder or URI as the user says it.
-        verb: What other processes are told that writes there.
+        verb: What writes there, for the messages of other processes.
         setting: What messages call it.
         data_root: Data set in which it may not lie.
         check: Refuses what is in it; by default it must be new.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.benchmark import benchmark
+from benchmarks.benchmark import SUITES, benchmark
 from benchmarks.data import PARTS, run_data
 from benchmarks.data_statistics import exact_variance, merge_differences
 from benchmarks.data_streaming import balance, count_unmatched
@@ -202,3 +202,15 @@ class LeftKeeper:
 
     def merge(self, other):
         return self
+
+
+def test_a_file_that_cannot_be_kept_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(SUITES, "data", lambda config: pytest.fail("measuring has begun"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        benchmark(BenchmarkConfig(output=str(tmp_path / "file" / "b.json")))
+    copy = tmp_path / "working_dir_files" / "_ray_pkg_1234"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ValueError, match=r"output=b\.json is relative, and this job runs in Ray's"):
+        benchmark(BenchmarkConfig(output="b.json"))
