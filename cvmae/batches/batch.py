@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from cvmae import compiled
+from cvmae.batches.cells import Cell
 
-__all__ = ["Batch", "Cell", "join_cells", "make_batch"]
-
-# Whole sequences: lengths (int32), code_index (uint16 or int32), minutes (int32), value, hidden.
-Cell = tuple[npt.NDArray[Any], ...]
+__all__ = ["Batch", "join_cells", "make_batch"]
 
 # Shape letters: B sequences, N measurements, V visible, M hidden (masked) measurements.
 
@@ -109,12 +107,12 @@ def make_batch(
             raise ValueError(f"{name} has {len(column)} entries, the lengths add up to {total}")
     return join_cells(
         [
-            (
-                lengths_B.astype(np.int32, copy=False),
-                code_index_N.astype(np.int32, copy=False),
-                minutes_N.astype(np.int32, copy=False),
-                np.ascontiguousarray(value_N, dtype=np.float32),
-                np.ascontiguousarray(hidden_N),
+            Cell(
+                length_W=lengths_B.astype(np.int32, copy=False),
+                code_index_N=code_index_N.astype(np.int32, copy=False),
+                minutes_N=minutes_N.astype(np.int32, copy=False),
+                value_N=np.ascontiguousarray(value_N, dtype=np.float32),
+                hidden_N=np.ascontiguousarray(hidden_N),
             )
         ]
     )
@@ -122,9 +120,9 @@ def make_batch(
 
 def join_cells(cells: Sequence[Cell]) -> Batch:
     """Build a batch from the columns of several runs of whole sequences, none for an empty one."""
-    num_sequences = sum(len(cell[0]) for cell in cells)
-    total = sum(len(cell[1]) for cell in cells)
-    num_hidden = sum(int(np.count_nonzero(cell[-1])) for cell in cells)
+    num_sequences = sum(len(cell.length_W) for cell in cells)
+    total = sum(len(cell.value_N) for cell in cells)
+    num_hidden = sum(int(np.count_nonzero(cell.hidden_N)) for cell in cells)
     code_index_N = np.empty(total, np.int32)
     hours_N, value_N = np.empty(total, np.float32), np.empty(total, np.float32)
     visible_V, hidden_M = (np.empty(n + 1, np.int64) for n in (total - num_hidden, num_hidden))
@@ -132,8 +130,8 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
     lengths_B = np.empty(num_sequences, np.int64)
     sequence, begin, hidden = 0, 0, 0
     for cell in cells:
-        own = slice(sequence, sequence + len(cell[0]))
-        lengths_B[own] = cell[0]
+        own = slice(sequence, sequence + len(cell.length_W))
+        lengths_B[own] = cell.length_W
         hidden = compiled.fill_batch(
             *cell,
             begin,
@@ -145,7 +143,7 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
             hidden_M,
             num_hidden_B[own],
         )
-        sequence, begin = own.stop, begin + len(cell[1])
+        sequence, begin = own.stop, begin + len(cell.value_N)
     num_visible_B = lengths_B - num_hidden_B
     return Batch(
         code_index_N=torch.from_numpy(code_index_N),
