@@ -3,16 +3,17 @@
 import logging
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.batches.bricks import stream_bricks
+from cvmae.batches.bricks import Brick, stream_bricks
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
 from cvmae.meds.dataset import Dataset, open_dataset
@@ -28,15 +29,18 @@ from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 from cvmae.train.engine import compiles
 from cvmae.train.figures import draw_run
-from cvmae.train.loop import make_plan, train
+from cvmae.train.loop import train
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, prepare_run_folder
+from cvmae.train.streams import make_plan
 
 __all__ = ["SPLITS_TRAINED_ON", "EpochReport", "check_settings", "fit_data", "pretrain"]
 
 SPLITS_TRAINED_ON = SPLITS[:2]  # train, and tuning for the error after each epoch
 
 logger = logging.getLogger("cvmae")
+
+Float32s = npt.NDArray[np.float32]
 
 
 def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | None = None) -> str:
@@ -187,10 +191,9 @@ class EpochReport:
 def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str) -> None:
     plan = make_plan(config, data)
 
-    def bricks(epoch: int, step: int) -> Any:
-        return stream_bricks(
-            plan.train_reader, plan.train_order, plan.units, epoch=epoch, step=step
-        )
+    def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
+        reader = replace(plan.train_reader, weight_C=weight_C)
+        return stream_bricks(reader, plan.train_order, plan.units, epoch=epoch, step=step)
 
     stop = threading.Event()
     with on_signal(signal.SIGTERM, signal.SIGINT, call=stop.set):
