@@ -1,7 +1,7 @@
 """Measurements as units give them: rows of the vocabulary's codes, subject after subject."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cvmae.meds.row_order import run_starts
 from cvmae.meds.rows import NO_BLOCK, Block
 
-__all__ = ["Measurements", "RowCounts", "join_blocks"]
+__all__ = ["Measurements", "RowCounts", "add_counts", "join_blocks"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -40,6 +40,11 @@ class RowCounts:
     num_null_time: int
     num_non_finite: int
     num_measurements: int  # the rest
+
+
+def add_counts(a: RowCounts, b: RowCounts) -> RowCounts:
+    """Add the row counts of two parts."""
+    return RowCounts(**{f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(a)})
 
 
 def join_blocks(blocks: Sequence[Block]) -> tuple[Measurements, RowCounts]:

@@ -14,14 +14,8 @@ from cvmae.meds.units import Unit
 from cvmae.runtime.map_units import map_units
 from cvmae.settings import DataConfig, ScalingConfig
 from cvmae.statistics.code_statistics import MemberLookup
-from cvmae.statistics.passes import (
-    FirstPass,
-    SecondPass,
-    SplitCounts,
-    first_pass,
-    second_pass,
-    split_counts,
-)
+from cvmae.statistics.passes import FirstPass, SecondPass, first_pass, second_pass
+from cvmae.statistics.sequence_counts import SplitCounts, split_counts
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates
 
 __all__ = ["Vocabulary", "run_first_pass", "run_second_pass"]

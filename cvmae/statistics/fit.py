@@ -14,12 +14,13 @@ from cvmae.meds.splits import SPLITS, is_among
 from cvmae.meds.subjects import refuse_shared_subjects
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.meds.units import Unit, plan_units
-from cvmae.settings import DataConfig
+from cvmae.settings import MOST_CODES, DataConfig
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 from cvmae.statistics.fitted import FittedData, as_json, fit_settings
 from cvmae.statistics.histogram import median_deviation, quantile_bounds, quantile_value
-from cvmae.statistics.passes import FirstPass, SecondPass, SplitCounts
+from cvmae.statistics.passes import FirstPass, SecondPass
+from cvmae.statistics.sequence_counts import SplitCounts
 from cvmae.statistics.table import format_statistics
 from cvmae.statistics.vocabulary import choose_codes, open_candidates
 from cvmae.storage.folders import is_file, join, names, written
@@ -128,6 +129,11 @@ def fit(config: Config, dataset: Dataset) -> FittedData:
     )
     if not chosen_C:
         raise _no_codes(data, dataset.root, first, dropped)
+    if len(chosen_C) > MOST_CODES:  # data.num_codes holds for a pattern only
+        raise ValueError(
+            f"data.codes_file={data.codes_file} has {len(chosen_C)} entries with values, at most "
+            f"{MOST_CODES} can be told apart: leave out the rarest"
+        )
     entries = {codes[0]: codes for codes in candidates.entries}
     vocabulary = Vocabulary(
         members=tuple(entries.get(name, (name,)) for name in (first.names[k] for k in chosen_C)),
