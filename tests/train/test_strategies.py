@@ -57,6 +57,16 @@ def test_a_group_of_one_rank_loses_what_no_group_loses(tiny, fitted, tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_end_at_the_weights_of_one_process(tiny, fitted, tmp_path):
+    """AdamW divides by the size of gradients: noise in place of a zero would be whole steps."""
+    _, alone, _ = run_steps(tiny, fitted, num_steps=NUM_STEPS)
+    _, shared, _ = run_on_ranks(2, tmp_path / "ranks", tiny, fitted, num_steps=NUM_STEPS)
+    for name, weight in alone.items():
+        # Each of the steps moves a weight by up to 1e-3; biases of keys once differed by 2e-2.
+        torch.testing.assert_close(shared[name], weight, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "deepspeed 1", "deepspeed 2", "deepspeed 3"])
 def test_strategies_clip_decay_and_warm_up_as_one_process_does(tiny, fitted, tmp_path, name):
     """By the state, since AdamW hides from losses by what factor gradients were clipped."""
