@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.cells import Cell
 
 __all__ = ["Batch", "join_cells", "make_batch"]
-
-# Shape letters: B sequences, N measurements, V visible, M hidden (masked) measurements.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,8 @@ class Batch:
     offsets_B: Tensor  # int32
     visible_offsets_B: Tensor  # int32
     hidden_offsets_B: Tensor  # int32
-    num_visible_B: npt.NDArray[np.int64]  # host copies of the lengths
-    num_hidden_B: npt.NDArray[np.int64]
+    num_visible_B: Ints  # host copies of the lengths
+    num_hidden_B: Ints
 
     @property
     def num_sequences(self) -> int:
@@ -88,8 +87,8 @@ def make_batch(
     lengths_B: npt.NDArray[np.integer],
     code_index_N: npt.NDArray[np.integer],
     minutes_N: npt.NDArray[np.integer],
-    value_N: npt.NDArray[np.float32],
-    hidden_N: npt.NDArray[np.bool_],
+    value_N: Float32s,
+    hidden_N: Bools,
 ) -> Batch:
     """Build a batch from the flat columns of whole sequences.
 
@@ -159,7 +158,7 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
     )
 
 
-def _offsets(lengths_B: npt.NDArray[np.int64]) -> Tensor:
+def _offsets(lengths_B: Ints) -> Tensor:
     offsets = np.zeros(len(lengths_B) + 1, np.int32)
     np.cumsum(lengths_B, out=offsets[1:])
     return torch.from_numpy(offsets)

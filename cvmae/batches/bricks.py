@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.batch import Batch, join_cells
 from cvmae.batches.cells import Cell, make_cell
 from cvmae.batches.masking import DrawnMask, FixedMask, Mask, evaluation_hidden
@@ -33,9 +34,8 @@ __all__ = [
     "stream_bricks",
 ]
 
-Ints = npt.NDArray[np.int64]
 
-# Shape letters: W sequences, N measurements, K steps (cells of a lane), C codes.
+# Shape letters beside those of `cvmae.arrays`: K steps (cells of a lane).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class BrickReader:
     source: Source
     split: str
     statistics: CodeStatistics
-    weight_C: npt.NDArray[np.float32] | None  # mask weights; None: uniform
+    weight_C: Float32s | None  # mask weights; None: uniform
     ratio: float
     seed: int
     sequence_length: int
@@ -78,8 +78,8 @@ class Brick:
     length_W: npt.NDArray[np.int32]
     code_index_N: npt.NDArray[np.uint16]
     minutes_N: npt.NDArray[np.int32]
-    value_N: npt.NDArray[np.float32]
-    hidden_N: npt.NDArray[np.bool_]
+    value_N: Float32s
+    hidden_N: Bools
 
     @property
     def num_steps(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Float32s
 from cvmae.batches.masking import Mask
 from cvmae.batches.sequences import Sequences
 from cvmae.meds.measurements import Measurements
@@ -13,7 +14,6 @@ from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["Cell", "make_cell"]
 
-# Shape letters: W sequences, N measurements of all of them in order, C codes.
 NO_WEIGHTS = np.empty(0, np.float32)
 
 
@@ -23,8 +23,8 @@ class Cell(NamedTuple):
     length_W: npt.NDArray[np.int32]
     code_index_N: npt.NDArray[Any]  # uint16, or int32 where a test makes it
     minutes_N: npt.NDArray[np.int32]  # since the sequence's first measurement
-    value_N: npt.NDArray[np.float32]  # standardised
-    hidden_N: npt.NDArray[np.bool_]
+    value_N: Float32s  # standardised
+    hidden_N: Bools
 
 
 def make_cell(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.batch import Batch, join_cells
 from cvmae.batches.cells import make_cell
 from cvmae.batches.masking import FixedMask, evaluation_hidden
@@ -18,11 +19,6 @@ from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["EvaluationBatch", "evaluation_batches", "has_twin"]
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-# Shape letters: B sequences, N measurements, M hidden measurements.
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationBatch:
@@ -31,7 +27,7 @@ class EvaluationBatch:
     batch: Batch
     subject_id_B: Ints
     code_index_N: npt.NDArray[np.int32]
-    numeric_value_N: npt.NDArray[np.float32]  # in the code's unit, not clipped
+    numeric_value_N: Float32s  # in the code's unit, not clipped
     time_us_N: Ints
     scored_M: Bools  # False where the hidden value has a twin
 

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray
 import ray.data
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, BrickReader, BrickTask, plan_tasks, read_bricks
 from cvmae.batches.order import Order
 from cvmae.meds.units import Unit
@@ -30,7 +30,7 @@ class Cursor:
     step: int
     rank: int
     world: int
-    weight_C: npt.NDArray[np.float32] | None  # mask weights of the epoch
+    weight_C: Float32s | None  # mask weights of the epoch
 
 
 def brick_dataset(reader: BrickReader, order: Order, units: Sequence[Unit]) -> ray.data.Dataset:

@@ -5,22 +5,17 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Bools, Float32s, Floats
 from cvmae.settings import Policy
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 
 __all__ = ["EpochWeights", "FixedWeights", "fixed_weights", "mask_weights"]
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Float32s = npt.NDArray[np.float32]
 History = Sequence[Mapping[str, float]]  # metrics of each finished epoch
 
 CAP_QUANTILE = 0.99
 FLOOR = 1e-6  # of the largest weight: no code is never hidden
-
-# Shape letters: C codes of the vocabulary.
 
 
 class EpochWeights(Protocol):

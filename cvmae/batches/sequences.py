@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.batches.keys import stream_keys, uniform
 from cvmae.meds.measurements import Measurements
 from cvmae.statistics.sequence_counts import count_sequences
@@ -19,11 +19,8 @@ __all__ = [
     "gather_index",
 ]
 
-Ints = npt.NDArray[np.int64]
 
 BLOCK_MEASUREMENTS = 32_768  # at a time, so that arrays stay in cache
-
-# Shape letters: S subjects, W sequences (windows), N measurements.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Float32s, Ints
 from cvmae.meds.row_order import run_starts
 from cvmae.meds.rows import NO_BLOCK, Block
 
 __all__ = ["Measurements", "RowCounts", "add_counts", "join_blocks"]
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Measurements:
     offsets_S: Ints  # S + 1 entries: subject s owns [offsets[s], offsets[s + 1])
     code_index_N: npt.NDArray[np.signedinteger]  # 2 bytes where they are enough, else 4
     time_us_N: Ints  # microseconds since 1970
-    numeric_value_N: npt.NDArray[np.float32]
+    numeric_value_N: Float32s
 
 
 @dataclass(frozen=True, kw_only=True)

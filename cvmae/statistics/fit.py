@@ -6,8 +6,8 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Floats, Ints
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS, is_among
@@ -27,11 +27,9 @@ from cvmae.storage.folders import is_file, join, names, written
 
 __all__ = ["fit", "fit_statistics", "load_or_fit", "require_sequences"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 TRAIN, TUNING = SPLITS[:2]
-# Shape letters: C codes of the vocabulary, K candidate codes, U units.
+# Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
 def fit_statistics(config: Config) -> str:

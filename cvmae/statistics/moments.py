@@ -11,17 +11,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Float32s, Floats, Ints
+
 __all__ = ["Moments", "placed", "subject_blocks", "summarise"]
 
-Floats = npt.NDArray[np.float64]
 Extended = npt.NDArray[np.longdouble]  # 80 bits on x86: sums of thousands of parts stay exact
-Ints = npt.NDArray[np.int64]
 
 # Sizes of what is summed at a time: arrays that leave the cache take three times as long.
 BLOCK_PAIRS = 1 << 17  # of subject and code
 BLOCK_MEASUREMENTS = 1 << 15
 
-# Shape letters: C codes, S subjects, N measurements, P subject-code pairs.
+# Shape letters beside those of `cvmae.arrays`: P subject-code pairs.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Moments:
 def summarise(
     offsets_S: Ints,
     code_index_N: npt.NDArray[np.integer],
-    numeric_value_N: npt.NDArray[np.float32],
+    numeric_value_N: Float32s,
     num_codes: int,
     clip: tuple[Floats, Floats] | None = None,
 ) -> Moments:

@@ -12,18 +12,17 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Floats, Ints
 from cvmae.meds.measurements import Measurements, RowCounts, add_counts
 from cvmae.statistics.histogram import Histogram
 from cvmae.statistics.moments import Moments, placed, subject_blocks, summarise
 
 __all__ = ["FirstPass", "SecondPass", "count_duplicates", "first_pass", "second_pass"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 DENSE_KEYS = 128  # per measurement, up to which a table is faster than a sort
 
-# Shape letters: C codes, K candidate codes, S subjects, N measurements.
+# Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
 @dataclass(frozen=True, kw_only=True)

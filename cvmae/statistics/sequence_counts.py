@@ -4,15 +4,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.meds.measurements import Measurements, RowCounts, add_counts
 
 __all__ = ["SplitCounts", "count_sequences", "split_counts"]
-
-Ints = npt.NDArray[np.int64]
-
-# Shape letters: S subjects.
 
 
 def count_sequences(lengths_S: Ints, sequence_length: int, *, crop: bool = False) -> Ints:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, iterate_steps, own_lanes, stream_bricks
 from cvmae.checkpoint import (
     Progress,
@@ -42,7 +42,6 @@ HEALTH_EVERY_STEPS = 50
 
 logger = logging.getLogger("cvmae")
 
-Float32s = npt.NDArray[np.float32]
 
 # (epoch, first step, mask weights of the epoch) -> this rank's bricks to the end of the epoch
 BrickSource = Callable[[int, int, Float32s | None], Iterator[Brick]]
@@ -117,15 +116,21 @@ def train(
     while not progress.is_finished(config):
         # Weights that follow from an epoch are known at its end: nothing is read beyond it.
         end = progress.epoch + 1 if plan.weights.changes else config.train.epochs
-        with contextlib.closing(_bricks_until(run, progress, end)) as stream:
-            while progress.epoch < end:
-                meter = _meter(run, progress)
-                progress = _train_epoch(run, stream, meter, progress)
-                progress = _end_epoch(run, meter, progress)
-                line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
-                report(progress.history[-1], meter.mask_rate())
-                _end_if_told(run, progress)
+        progress = _train_until(run, progress, end, report)
     line.close()
+    return progress
+
+
+def _train_until(run: _Run, progress: Progress, end: int, report: Report) -> Progress:
+    """Train up to an epoch, its bricks in one stream."""
+    with contextlib.closing(_bricks_until(run, progress, end)) as stream:
+        while progress.epoch < end:
+            meter = _meter(run, progress)
+            progress = _train_epoch(run, stream, meter, progress)
+            progress = _end_epoch(run, meter, progress)
+            run.line.epoch(progress.global_step, run.config.train.epochs, progress.history[-1])
+            report(progress.history[-1], meter.mask_rate())
+            _end_if_told(run, progress)
     return progress
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, stream_bricks
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
@@ -40,8 +40,6 @@ SPLITS_TRAINED_ON = SPLITS[:2]  # train, and tuning for the error after each epo
 
 logger = logging.getLogger("cvmae")
 
-Float32s = npt.NDArray[np.float32]
-
 
 def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | None = None) -> str:
     """Pretrain one model and return its run folder.
@@ -63,11 +61,7 @@ def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | No
     check_settings(config)
     workers = config.scaling.num_workers
     has_begun = has_checkpoints(config.output_dir)  # and statistics: to read them takes no Ray
-    if data is None:
-        dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
-        if workers and not has_begun:
-            start_ray(config.scaling)
-        data = fit_data(config, dataset)
+    data = data or _open_and_fit(config, on_ray=workers > 0 and not has_begun)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
     if workers and not progress.is_finished(config):
@@ -130,6 +124,14 @@ def check_settings(config: Config) -> None:
             f"{lanes_a_rank} lanes of a rank, between which a step is cut: raise data.lanes for a "
             "new run, or lower it or scaling.num_workers"
         )
+
+
+def _open_and_fit(config: Config, *, on_ray: bool) -> TrainingData:
+    """Open the data set before anything is started, and fit it."""
+    dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
+    if on_ray:
+        start_ray(config.scaling)
+    return fit_data(config, dataset)
 
 
 def fit_data(config: Config, dataset: Dataset) -> TrainingData:

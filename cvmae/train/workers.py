@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray
 import ray.train
 import torch
@@ -26,6 +25,7 @@ from ray.train import (
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick
 from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from cvmae.config import Config
@@ -45,7 +45,6 @@ __all__ = ["train_on_ray"]
 
 logger = logging.getLogger("cvmae")
 
-Float32s = npt.NDArray[np.float32]
 
 RESIZE_EVERY_S = 15.0  # after which an elastic run looks for nodes with which it could grow
 COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
