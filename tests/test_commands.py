@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 
-from benchmarks.peers import PeersConfig
+from benchmarks.peers.suite import PeersConfig
 from benchmarks.settings import BenchmarkConfig
 from cvmae.command_line import load
 from cvmae.config import PRESETS, Config, flatten
 from cvmae.demo import DemoConfig
+from cvmae.plan.settings import PlanConfig
 from cvmae.settings import DataConfig, ScalingConfig
 from cvmae.synthetic.hospital import SyntheticConfig
 from cvmae.validate.validate import check
@@ -27,7 +28,12 @@ from tests.pages import COMMANDS, PAGES, README, ROOT, job_and_flags, logical_li
 
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 # Jobs with a small command line of their own; all others take a Config.
-OWN_COMMAND_LINE = {"benchmark": BenchmarkConfig, "demo": DemoConfig, "synthesize": SyntheticConfig}
+OWN_COMMAND_LINE = {
+    "benchmark": BenchmarkConfig,
+    "demo": DemoConfig,
+    "plan": PlanConfig,
+    "synthesize": SyntheticConfig,
+}
 LINES = list(dict.fromkeys(line for page in PAGES for line in page.commands()))
 INLINE = [code for page in PAGES for code in page.inline()]
 # What makes a documented run small enough for a test: the last of two flags wins.

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.benchmark import main
-from benchmarks.data import PARTS, run_data
-from benchmarks.data_statistics import exact_variance, merge_differences
-from benchmarks.data_streaming import balance, count_unmatched
+from benchmarks.data.code_statistics import exact_variance, merge_differences
+from benchmarks.data.streaming import balance, count_unmatched
+from benchmarks.data.suite import PARTS, run_data
 from benchmarks.epochs import prepare
-from benchmarks.plan import INPUTS
 from benchmarks.settings import BenchmarkConfig
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.measurements import RowCounts
 from cvmae.meds.reading import read_unit
+from cvmae.plan.inputs import INPUTS
 from cvmae.statistics.passes import first_pass
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,11 @@
+"""Say what a hospital costs on a cluster, each line with its arithmetic and its source.
+
+ray job submit --working-dir . -- python jobs/plan.py --root DIR --num_gpus 64
+"""
+
+import sys
+
+from cvmae.plan.plan import main
+
+if __name__ == "__main__":
+    print(main(sys.argv[1:]))
