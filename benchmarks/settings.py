@@ -8,7 +8,7 @@ __all__ = ["BenchmarkConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """Measure cvmae against ceilings taken in the same run, and print a table."""
+    """Measure cvmae against floors and ceilings taken in the same run, and print a table."""
 
     suite: Literal["data", "step", "chaos"] = "data"
     """data: the way from files to batches; step: what a training step costs; chaos: runs that
@@ -22,7 +22,7 @@ class BenchmarkConfig:
     num_rows: int = 15_000_000
     """Rows of the synthetic hospital, about; half of them are measurements."""
     rounds: int = 5
-    """Rounds in which ceilings and ours take turns; medians are over them."""
+    """Rounds in which floors and ours take turns; medians are over them."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_rows", 10_000), ("rounds", 1)):
