@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.clock import progress
 from benchmarks.rows import Row
-from benchmarks.step_batches import NUM_CODES, draw_steps, to_batch
-from benchmarks.step_model import CPU, one_thread, useful_flops
+from benchmarks.step.batches import NUM_CODES, draw_steps, to_batch
+from benchmarks.step.model import CPU, one_thread, useful_flops
 from cvmae.config import PRESETS, Config
 from cvmae.model.vomae import build_model
 from cvmae.settings import ModelConfig

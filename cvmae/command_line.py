@@ -63,6 +63,11 @@ VERBS: dict[str, Verb] = {
         function="cvmae.synthetic.hospital:write_hospital",
         tree="cvmae.synthetic.hospital:SyntheticConfig",
     ),
+    "plan": Verb(
+        does="say what a hospital costs on a cluster",
+        function="cvmae.plan.plan:plan",
+        tree="cvmae.plan.settings:PlanConfig",
+    ),
     "demo": Verb(
         does="all of it, small, on a synthetic hospital",
         function="cvmae.demo:demo",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.clock import progress
-from benchmarks.data_ray import brick_source
+from benchmarks.data.ray_data import brick_source
 from benchmarks.epochs import prepare
 from benchmarks.hospitals import multiply, synthetic_hospital
 from benchmarks.processes import Watcher, in_fresh_process, peak_memory

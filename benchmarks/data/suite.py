@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.data_memory import memory_rows
-from benchmarks.data_ray import ray_rows
-from benchmarks.data_shards import shard_rows
-from benchmarks.data_statistics import statistics_rows
-from benchmarks.data_streaming import balance_rows, streaming_rows
+from benchmarks.data.code_statistics import statistics_rows
+from benchmarks.data.memory import memory_rows
+from benchmarks.data.ray_data import ray_rows
+from benchmarks.data.shards import shard_rows
+from benchmarks.data.streaming import balance_rows, streaming_rows
 from benchmarks.hospitals import synthetic_hospital
 from benchmarks.parts import run_parts
 from benchmarks.rows import Row

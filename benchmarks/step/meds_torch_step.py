@@ -1,6 +1,6 @@
 """A training step of meds-torch's triplet encoder; runs beside its packages, without cvmae.
 
-    python step_meds_torch.py STEPS.npz HEAD_SIZE
+    python meds_torch_step.py STEPS.npz HEAD_SIZE
 
 builds the model, then reads numbers of steps from standard input and prints, for each, the CPU
 seconds of that step. HEAD_SIZE 0 leaves the size of a head to the package.

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.clock import cpu_seconds, median_ratio, progress
 from benchmarks.rows import Row
-from benchmarks.step_batches import NUM_CODES, Step, draw_steps, to_batch, to_padded
+from benchmarks.step.batches import NUM_CODES, Step, draw_steps, to_batch, to_padded
 from cvmae.batches.batch import Batch
 from cvmae.config import PRESETS, Config
 from cvmae.model.flops import flops

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.chaos_cluster import ClusterProcess, environment
-from benchmarks.chaos_processes import is_alive, kill
-from benchmarks.chaos_record import HOLD, RankLog, fingerprints, open_reads, rank_logs
+from benchmarks.chaos.cluster import ClusterProcess, environment
+from benchmarks.chaos.processes import is_alive, kill
+from benchmarks.chaos.record import HOLD, RankLog, fingerprints, open_reads, rank_logs
 from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
@@ -243,7 +243,7 @@ class Watched:
         return self._notes / "driver.log"
 
     def _start(self, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
-        code = "from benchmarks.chaos_record import main; main()"
+        code = "from benchmarks.chaos.record import main; main()"
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-c", code, str(self._notes), *arguments],

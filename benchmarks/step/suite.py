@@ -14,12 +14,12 @@ __all__ = ["PARTS", "run_step"]
 # Part -> module and function of it: (folder for data, rows of a hospital, rounds) -> figures.
 # Each is imported when it is run: a machine with a GPU and without Ray runs the part `gpu`.
 PARTS = {
-    "model": ("step_model", "model_rows"),
-    "peer": ("step_peer", "peer_rows"),
-    "ranks": ("step_ranks", "rank_rows"),
-    "ray": ("step_ray", "ray_step_rows"),
-    "order": ("step_order", "order_rows"),
-    "memory": ("step_memory", "memory_rows"),
+    "model": ("step.model", "model_rows"),
+    "peer": ("step.peer", "peer_rows"),
+    "ranks": ("step.ranks", "rank_rows"),
+    "ray": ("step.ray_train", "ray_step_rows"),
+    "order": ("step.order", "order_rows"),
+    "memory": ("step.memory", "memory_rows"),
     "gpu": ("step_gpu", "gpu_rows"),
 }
 NEEDS_PROC = ("memory",)  # processes are measured through Linux's /proc

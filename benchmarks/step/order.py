@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.clock import progress
-from benchmarks.data_streaming import balance
+from benchmarks.data.streaming import balance
 from benchmarks.rows import Row
-from benchmarks.step_batches import cut, quantiles
+from benchmarks.step.batches import cut, quantiles
 from cvmae.batches.masking import hidden_counts
 from cvmae.batches.order import Order, deal
 from cvmae.batches.sequences import Sequences

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.chaos_cluster import ClusterProcess
-from benchmarks.chaos_processes import leaving_no_process
-from benchmarks.chaos_runs import KINDS, Lineage, Watched, draw_kills, expected_steps, lineage
+from benchmarks.chaos.cluster import ClusterProcess
+from benchmarks.chaos.processes import leaving_no_process
+from benchmarks.chaos.runs import KINDS, Lineage, Watched, draw_kills, expected_steps, lineage
 from benchmarks.clock import progress
 from benchmarks.rows import Row
 from benchmarks.settings import BenchmarkConfig

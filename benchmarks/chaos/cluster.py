@@ -44,7 +44,7 @@ class ClusterProcess:
     """The process that holds the cluster, from outside; it ends when its input is closed."""
 
     def __init__(self, num_nodes: int, cpus_a_node: int) -> None:
-        code = "from benchmarks.chaos_cluster import serve; serve()"
+        code = "from benchmarks.chaos.cluster import serve; serve()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, str(num_nodes), str(cpus_a_node)],
             stdin=subprocess.PIPE,

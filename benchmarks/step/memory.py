@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.clock import progress
 from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.rows import Row
-from benchmarks.step_batches import NUM_CODES, draw_steps, to_batch
-from benchmarks.step_model import CPU, one_thread, paper_config
+from benchmarks.step.batches import NUM_CODES, draw_steps, to_batch
+from benchmarks.step.model import CPU, one_thread, paper_config
 from cvmae.config import Config
 from cvmae.model.vomae import build_model
 from cvmae.runtime.logs import setup_logging

@@ -11,8 +11,8 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.clock import cpu_seconds, median_ratio, progress
 from benchmarks.rows import Row
-from benchmarks.step_batches import draw_steps, to_batch
-from benchmarks.step_model import cpu_engine, one_thread, paper_config
+from benchmarks.step.batches import draw_steps, to_batch
+from benchmarks.step.model import cpu_engine, one_thread, paper_config
 
 __all__ = ["overhead_row", "rank_rows"]
 

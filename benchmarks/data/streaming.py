@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from benchmarks.clock import interleave, median_ratio, progress
 from benchmarks.epochs import TRAIN, Prepared, prepare
@@ -61,7 +60,7 @@ class MaskTask:
 
 
 def streaming_rows(folder: Path, hospital: str, num_rows: int, rounds: int) -> Iterator[Row]:
-    """Measure an epoch in process, and masking on the same sequences, over the raw read."""
+    """Measure an epoch in process over its floor, and masking on the same sequences."""
     prepared = prepare(hospital)
     a_measurement = prepared.num_train_rows / prepared.num_measurements
     yield Row(suite="data", name="hospital: rows a measurement", value=a_measurement, unit="rows")
@@ -72,7 +71,7 @@ def streaming_rows(folder: Path, hospital: str, num_rows: int, rounds: int) -> I
     seconds = interleave(
         {
             "raw": prepared.read_raw,
-            "raw, codes as dictionaries": lambda: _read_dictionaries(prepared),
+            "floor": prepared.read_floor,
             "streaming": lambda: prepared.stream(epoch),
             "masking": lambda: [task.sample(prepared, epoch) for task in tasks],
         },
@@ -94,19 +93,21 @@ def _ratio_rows(prepared: Prepared, seconds: dict[str, list[float]]) -> Iterator
     rows, measurements = prepared.num_train_rows, prepared.num_measurements
     yield Row(
         suite="data",
-        name="streaming: over the raw read, CPU",
-        value=median_ratio(seconds["streaming"], seconds["raw"]),
+        name="streaming: over the read with codes as dictionaries, CPU",
+        value=median_ratio(seconds["streaming"], seconds["floor"]),
         unit="x",
-        goal=0.80,
+        goal=1.4,
         note=f"{rows:,} rows, {measurements:,} measurements of {len(prepared.train_shards)} shards",
     )
     yield Row(
         suite="data",
-        name="streaming: over the read with codes as dictionaries, CPU",
-        value=median_ratio(seconds["streaming"], seconds["raw, codes as dictionaries"]),
+        name="streaming: over the raw read, CPU",
+        value=median_ratio(seconds["streaming"], seconds["raw"]),
         unit="x",
     )
-    yield Row(suite="data", name="raw read, CPU", value=median["raw"] / rows * 1e9, unit="ns a row")
+    for name, read in (("raw read", "raw"), ("read with codes as dictionaries", "floor")):
+        value = median[read] / rows * 1e9
+        yield Row(suite="data", name=f"{name}, CPU", value=value, unit="ns a row")
     took = median["streaming"]
     yield Row(suite="data", name="streaming: CPU a row", value=took / rows * 1e9, unit="ns")
     yield Row(
@@ -198,16 +199,6 @@ def _loads(bricks: Iterator[Brick], lanes: int) -> Iterator[Ints]:
         if len(group) == lanes:
             yield np.stack(group, axis=1)
             group = []
-
-
-def _read_dictionaries(prepared: Prepared) -> None:
-    for path in prepared.train_shards:
-        pq.read_table(
-            f"{prepared.root}/{path}",
-            columns=["subject_id", "time", "code", "numeric_value"],
-            use_threads=False,
-            read_dictionary=["code"],
-        )
 
 
 def _mask_tasks(prepared: Prepared) -> list[MaskTask]:

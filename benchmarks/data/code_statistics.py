@@ -25,11 +25,13 @@ __all__ = ["exact_variance", "merge_differences", "statistics_rows"]
 
 # Shape letters: C codes, N measurements.
 SAMPLED_CODES = 4
+FLOOR = "the read with codes as dictionaries"
+MOST = 1.4  # over the floor, which leaves MOST - 1 for the arithmetic
 FLOATS = ("mean", "squares", "within_squares")
 
 
 def statistics_rows(folder: Path, hospital: str, num_rows: int, rounds: int) -> Iterator[Row]:
-    """Measure the passes over the raw read, and check what they promise."""
+    """Measure the passes over their floor, and check what they promise."""
     prepared = prepare(hospital)
     yield from _pass_rows(prepared, rounds)
     yield from _arithmetic_rows(prepared, rounds)
@@ -72,7 +74,7 @@ def _pass_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     )
     seconds = interleave(
         {
-            "raw": prepared.read_raw_everything,
+            "floor": prepared.read_floor_everything,
             "pass 1": lambda: run_first_pass(source, units, candidates, scaling),
             "pass 2": lambda: run_second_pass(
                 source, units, subjects, vocabulary, config.data, scaling
@@ -84,10 +86,10 @@ def _pass_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     for name in ("pass 1", "pass 2"):
         yield Row(
             suite="data",
-            name=f"statistics: {name} with its reading, over the raw read, CPU",
-            value=median_ratio(seconds[name], seconds["raw"]),
+            name=f"statistics: {name} with its reading, over {FLOOR}, CPU",
+            value=median_ratio(seconds[name], seconds["floor"]),
             unit="x",
-            goal=0.60,
+            goal=MOST,
         )
         took = statistics.median(seconds[name]) / prepared.num_rows * 1e9
         yield Row(suite="data", name=f"statistics: {name}, CPU a row", value=took, unit="ns")
@@ -106,7 +108,7 @@ def _arithmetic_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     low, high = fitted.clip_low, fitted.clip_high
     seconds = interleave(
         {
-            "raw": prepared.read_raw,
+            "floor": prepared.read_floor,
             "pass 1": lambda: [first_pass(m, rows, fitted.codes) for m, rows in read],
             "pass 2": lambda: [second_pass(m, low, high) for m, _ in read],
         },
@@ -116,10 +118,10 @@ def _arithmetic_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     for name in ("pass 1", "pass 2"):
         yield Row(
             suite="data",
-            name=f"statistics: {name}, arithmetic alone, over the raw read, CPU",
-            value=median_ratio(seconds[name], seconds["raw"]),
+            name=f"statistics: {name}, arithmetic alone, over {FLOOR}, CPU",
+            value=median_ratio(seconds[name], seconds["floor"]),
             unit="x",
-            goal=0.60,
+            goal=round(MOST - 1, 2),
         )
 
 

@@ -6,10 +6,10 @@ On paper: bytes a parameter and bytes an activation are counted from the code of
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.rows import Row
+from cvmae.plan.lines import Line
 from cvmae.settings import ModelConfig
 
-__all__ = ["STRATEGIES", "activation_bytes", "largest_model", "memory_plan", "num_parameters"]
+__all__ = ["STRATEGIES", "activation_bytes", "largest_model", "memory_lines", "num_parameters"]
 
 NUM_GPUS = 8
 STEP_MEASUREMENTS = 65_536  # of a rank
@@ -99,7 +99,7 @@ def activation_bytes(model: ModelConfig, *, recompute: bool) -> float:
     return STEP_MEASUREMENTS * model.width * a_measurement
 
 
-def memory_plan() -> Iterator[Row]:
+def memory_lines() -> Iterator[Line]:
     """Yield memory of a rank for each size and strategy, and where ZeRO begins to pay."""
     for label, model in MODELS.items():
         yield from _model_lines(label, model)
@@ -107,8 +107,8 @@ def memory_plan() -> Iterator[Row]:
         yield from _limit_lines(gpu_gib)
 
 
-def _model_lines(label: str, model: ModelConfig) -> Iterator[Row]:
-    name = f"memory: {label}"
+def _model_lines(label: str, model: ModelConfig) -> Iterator[Line]:
+    name = label
     parameters = num_parameters(model)
     shape = (
         f"width {model.width}, {model.num_layers} + {model.num_decoder_layers} layers: "
@@ -140,7 +140,7 @@ def _activations(model: ModelConfig, recompute: bool) -> str:
     return f"{STEP_MEASUREMENTS:,} measurements x width {model.width} x ({layers}) bytes"
 
 
-def _limit_lines(gpu_gib: int) -> Iterator[Row]:
+def _limit_lines(gpu_gib: int) -> Iterator[Line]:
     """Yield the largest model of each strategy on a GPU, activations computed again."""
     for strategy in STRATEGIES:
         model = largest_model(strategy, gpu_gib)
@@ -157,7 +157,7 @@ def _limit_lines(gpu_gib: int) -> Iterator[Row]:
             )
             if strategy == "DDP":
                 note += "; ZeRO pays beyond this"
-        yield _line(f"memory: {gpu_gib} GB, largest model under {strategy}", value, "B", note)
+        yield _line(f"{gpu_gib} GB, largest model under {strategy}", value, "B", note)
 
 
 def largest_model(strategy: str, gpu_gib: float) -> ModelConfig | None:
@@ -176,5 +176,5 @@ def largest_model(strategy: str, gpu_gib: float) -> ModelConfig | None:
     return found
 
 
-def _line(name: str, value: float | str, unit: str, arithmetic: str) -> Row:
-    return Row(suite="plan", name=name, value=value, unit=unit, note=arithmetic)
+def _line(name: str, value: float | str, unit: str, arithmetic: str) -> Line:
+    return Line(name=name, value=value, unit=unit, why=arithmetic)

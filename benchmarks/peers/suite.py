@@ -200,7 +200,7 @@ def _prepare_peers(prepared: Prepared, folder: Path, python: Path) -> tuple[Path
 
 
 def _peer_speed(python: Path, name: str, settings: Path) -> float:
-    script = Path(__file__).with_name("peer_loaders.py")
+    script = Path(__file__).with_name("loaders.py")
     found = json.loads(_run([str(python), str(script), name, str(settings)]).splitlines()[-1])
     return float(found["measurements"] / found["cpu_s"])
 
@@ -232,7 +232,3 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise ValueError(f"{' '.join(command[:4])} failed with {done.returncode}:\n{said}")
     return done.stdout
-
-
-if __name__ == "__main__":
-    print(main(sys.argv[1:]))

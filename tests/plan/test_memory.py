@@ -1,10 +1,13 @@
-"""Memory in the suite `plan`: its counts are those of the model, and ZeRO cuts what it says."""
+"""Memory in the plan: its counts are those of the model, and ZeRO cuts what it says."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.plan_memory import (
+from cvmae.model.attention import plan_attention
+from cvmae.model.residual import Residual
+from cvmae.model.vomae import DecoderLayer, EncoderLayer, build_model
+from cvmae.plan.memory import (
     DECODER_KEY,
     DECODER_ROW,
     ENCODER_ROW,
@@ -12,12 +15,9 @@ from benchmarks.plan_memory import (
     STRATEGIES,
     activation_bytes,
     largest_model,
-    memory_plan,
+    memory_lines,
     num_parameters,
 )
-from cvmae.model.attention import plan_attention
-from cvmae.model.residual import Residual
-from cvmae.model.vomae import DecoderLayer, EncoderLayer, build_model
 from cvmae.settings import ModelConfig
 
 
@@ -106,11 +106,11 @@ def test_the_largest_model_fits_and_the_next_does_not():
 
 
 def test_the_plan_of_memory_reaches_a_billion_parameters_and_shows_its_arithmetic():
-    rows = {row.name: row for row in memory_plan()}
-    assert rows["memory: 1B, parameters"].value == pytest.approx(1000, rel=0.05)
+    lines = {line.name: line for line in memory_lines()}
+    assert lines["1B, parameters"].value == pytest.approx(1000, rel=0.05)
     for size in ("8M", "44M", "99M", "328M", "1B"):
         for strategy in STRATEGIES:
-            assert f"memory: {size}, state under {strategy}, 8 GPUs" in rows
-    assert all(row.note and row.suite == "plan" for row in rows.values())
-    limits = [rows[f"memory: {gib} GB, largest model under DDP"].note for gib in (24, 80, 141)]
+            assert f"{size}, state under {strategy}, 8 GPUs" in lines
+    assert all(line.why for line in lines.values())
+    limits = [lines[f"{gib} GB, largest model under DDP"].why for gib in (24, 80, 141)]
     assert all(note.endswith("ZeRO pays beyond this") for note in limits)

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.clock import cpu_seconds, median_ratio, progress
-from benchmarks.peers import ONE_THREAD
+from benchmarks.peers.suite import ONE_THREAD
 from benchmarks.rows import Row
-from benchmarks.step_batches import draw_steps, to_batch
-from benchmarks.step_model import STEP_MEASUREMENTS, cpu_engine, one_thread, paper_config
+from benchmarks.step.batches import draw_steps, to_batch
+from benchmarks.step.model import STEP_MEASUREMENTS, cpu_engine, one_thread, paper_config
 from cvmae.batches.batch import Batch
 
 __all__ = ["peer_rows", "ratio_rows", "step_columns"]
@@ -136,7 +136,7 @@ class _Peer:
     _process: "subprocess.Popen[str]" = field(init=False)
 
     def __enter__(self) -> Self:
-        script = Path(__file__).with_name("step_meds_torch.py")
+        script = Path(__file__).with_name("meds_torch_step.py")
         self._process = subprocess.Popen(
             [sys.executable, str(script), str(self.steps_file), str(self.head_size)],
             env=os.environ | ONE_THREAD | {"PYTHONPATH": str(self.packages)},

@@ -1,6 +1,6 @@
 """What peers do with the same files, each from its own package; run in their environment.
 
-    python peer_loaders.py NAME SETTINGS.json
+    python loaders.py NAME SETTINGS.json
 
 prints JSON: CPU seconds and measurements of each pass over the data. Nothing of cvmae is
 imported here, and every peer only where it is measured, so that none can slow another.
