@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import iterate_steps, stream_bricks
@@ -18,6 +17,7 @@ from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train.engine import State, make_engine
 from cvmae.train.streams import make_plan
+from tests.ranks import on_ranks
 
 Result = tuple[list[float], State, State]  # loss of each step, weights, optimiser state
 
@@ -63,7 +63,7 @@ def run_steps(
 def run_on_ranks(world: int, folder: Path, *args: Any, **kwargs: Any) -> Result:
     """Call `run_steps` on several ranks; return what rank 0 returned, all is left in the folder."""
     folder.mkdir()
-    torch.multiprocessing.spawn(_rank, (world, folder, args, kwargs), nprocs=world)
+    on_ranks(_rank, (world, folder, args, kwargs), world=world)
     result: Result = torch.load(folder / "result_0", weights_only=False)  # of our own making
     return result
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from cvmae.settings import ModelConfig
 from cvmae.train.meter import EpochMeter, ProgressLine
+from tests.ranks import on_ranks
 
 METRICS = {
     "epoch": 1,
@@ -77,5 +77,5 @@ def memory_on_rank(number: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_rank_with_most(tmp_path):
-    torch.multiprocessing.spawn(memory_on_rank, (tmp_path,), nprocs=2)
+    on_ranks(memory_on_rank, (tmp_path,), world=2)
     assert [(tmp_path / f"rank{number}").read_text() for number in range(2)] == ["2.0", "2.0"]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from cvmae.checkpoint import Progress
 from cvmae.train import loop
+from tests.ranks import on_ranks
 
 
 def take_up_on_rank(number: int, folder: Path, seen: list[int]) -> None:
@@ -44,7 +44,7 @@ def take_up_on_rank(number: int, folder: Path, seen: list[int]) -> None:
     ],
 )
 def test_ranks_that_see_different_checkpoints_take_up_none(tmp_path, seen, said):
-    torch.multiprocessing.spawn(take_up_on_rank, (tmp_path, seen), nprocs=len(seen))
+    on_ranks(take_up_on_rank, (tmp_path, seen), world=len(seen))
     for number, step in enumerate(seen):
         text = (tmp_path / f"rank{number}").read_text()
         assert text.startswith(said.format(number, step))
