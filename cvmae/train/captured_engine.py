@@ -16,7 +16,7 @@ from cvmae.config import Config
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
 from cvmae.runtime.ranks import world_size
-from cvmae.train.engine import ReplicatedEngine
+from cvmae.train.replicated_engine import ReplicatedEngine
 
 __all__ = ["CapturedEngine"]
 

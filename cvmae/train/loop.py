@@ -33,7 +33,8 @@ from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.runtime.read_ahead import read_ahead
 from cvmae.statistics.fit import FittedData
 from cvmae.train.device import on_device
-from cvmae.train.engine import Engine, State, make_engine
+from cvmae.train.engine import Engine, State
+from cvmae.train.make_engine import make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.resume import with_precision
 
@@ -196,7 +197,7 @@ def _meter(run: _Run, progress: Progress) -> EpochMeter:
         run.config.model,
         run.fitted.statistics.num_codes,
         run.engine.device,
-        peak_flops=run.engine.peak_flops,
+        peak=run.engine.peak,
         before=(progress.error_sum, progress.num_hidden),
     )
 

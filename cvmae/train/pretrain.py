@@ -23,7 +23,7 @@ from cvmae.statistics.table import count_lines
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
-from cvmae.train.engine import compiles
+from cvmae.train.make_engine import compiles
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
 from cvmae.train.resume import check_same_run, how_to_train_on

@@ -19,8 +19,8 @@ from cvmae.command_line import run_job
 from cvmae.config import write_config
 from cvmae.runtime import preemption
 from cvmae.runtime.preemption import PreemptedError, Watch, on_signal
-from cvmae.train.engine import DDPEngine
 from cvmae.train.pretrain import pretrain
+from cvmae.train.replicated_engine import DDPEngine
 
 CPU = torch.device("cpu")
 

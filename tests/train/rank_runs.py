@@ -16,8 +16,9 @@ from cvmae.config import Config
 from cvmae.model.vomae import build_model
 from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
 from cvmae.statistics.fit import FittedData
-from cvmae.train.engine import State, make_engine
+from cvmae.train.engine import State
 from cvmae.train.loop import make_plan
+from cvmae.train.make_engine import make_engine
 
 Result = tuple[list[float], State, State]  # loss of each step, weights, optimiser state
 
