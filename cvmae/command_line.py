@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from cvmae.config import PRESETS, Config, override, parse, read_config
+from cvmae.config import PRESETS, Config, override, parse, read_config, resolved_path
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.storage.folders import is_file, join, local_copy
+from cvmae.tracking.store import moved
 
 __all__ = ["load", "run_job"]
 
@@ -75,8 +76,9 @@ def load(argv: Sequence[str]) -> Config:
                     f"--resume {resume}: no config.yaml there, so nothing to continue: begin with "
                     f"--output_dir {resume}"
                 )
+            folder = resolved_path(resume.removeprefix("file://"))
             with local_copy(join(resume, "config.yaml")) as path:
-                default = override(read_config(path), {"output_dir": resume})
+                default = moved(read_config(path), folder)
         elif base and base not in PRESETS:
             default = override(read_config(base), {"output_dir": ""})
         else:

@@ -18,7 +18,7 @@ from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.fit import load_or_fit, open_trainable
 from cvmae.storage.places import is_remote
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
-from cvmae.tracking.tracker import open_tracker, prepare_store, store_uri
+from cvmae.tracking.store import name_store, open_tracker, prepare_store, store_uri
 from cvmae.train.pretrain import check_settings, pretrain
 from cvmae.train.run_folder import TRIALS, begin_folder, prepare_run_folder
 
@@ -42,7 +42,7 @@ def sweep(config: Config) -> str:
             f"output_dir={config.output_dir}: a sweep needs a folder that all nodes share, for its "
             "database and Ray Tune; a single pretraining can write to object storage"
         )
-    config = prepare_run_folder(config, "sweep")
+    config = name_store(prepare_run_folder(config, "sweep"))
     trials = plan_trials(config)
     check_settings(config)
     open_trainable(config)
@@ -99,7 +99,7 @@ def plan_trials(config: Config) -> list[Trial]:
             "resume": "",
             # One fit and one store for all; workers do not see the driver's environment.
             "data.statistics": config.data.statistics or str(folder / "statistics"),
-            "tracking.uri": store_uri(config) if config.scaling.num_workers else "",
+            "tracking.uri": store_uri(config),
         }
         trials.append(Trial(name=name, config=override(config, changes)))
     return trials

@@ -4,7 +4,6 @@ import logging
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from cvmae.runtime.start_ray import start_ray, trains_on_gpu
 from cvmae.statistics.fit import FittedData, load_or_fit, open_trainable, require_sequences
 from cvmae.statistics.table import count_lines
 from cvmae.storage.folders import is_file, join, local_copy, written
-from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
+from cvmae.tracking.store import name_store, open_tracker, prepare_store
+from cvmae.tracking.tracker import Tracker
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
-from cvmae.train.make_engine import compiles
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
+from cvmae.train.make_engine import compiles
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, prepare_run_folder
 
@@ -49,7 +49,7 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
         PreemptedError: SIGTERM or SIGINT came, and a checkpoint of the step is written: `resume`
             goes on from there.
     """
-    config = prepare_run_folder(config)
+    config = name_store(prepare_run_folder(config))
     check_settings(config)
     open_trainable(config)
     workers = config.scaling.num_workers
@@ -64,16 +64,19 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
     begin_folder(config)
-    config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
+    if not parent_run_id:  # else the sweep has done so
+        prepare_store(config)
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
+    write = EpochReport(config, fitted.statistics.codes, tracker)
     try:
+        for metrics in progress.history:  # this store may be another, or have lacked some
+            write(metrics, None)
         if progress.is_finished(config):
             logger.info("%s: %s", name, how_to_train_on(config, progress))
             # A kill after the last save may have left these to be done.
             clear_rubbish(config.output_dir)
-            EpochReport(config, fitted.statistics.codes, tracker)(progress.history[-1], None)
         elif workers:
             from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
 

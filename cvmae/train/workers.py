@@ -35,7 +35,7 @@ from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fit import FittedData
 from cvmae.storage.places import locate
-from cvmae.tracking.tracker import open_tracker
+from cvmae.tracking.store import open_tracker
 from cvmae.train.loop import make_plan, train
 from cvmae.train.pretrain import EpochReport
 
