@@ -16,6 +16,7 @@ from cvmae.config import Config
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
 from cvmae.runtime.ranks import world_size
+from cvmae.runtime.torch_hooks import add_each
 from cvmae.train.replicated_engine import ReplicatedEngine
 
 __all__ = ["CapturedEngine"]
@@ -109,7 +110,7 @@ class CapturedEngine(ReplicatedEngine):
             predicted_M = self.model(batch)
         square_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
         error = (square_M * static.weight_M).sum()
-        torch._foreach_add_(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
+        add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
         self._error += error.detach()
 
     def _update(self) -> None:

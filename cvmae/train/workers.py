@@ -13,7 +13,6 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.experimental import internal_kv
 from ray.train import (
     CheckpointConfig,
     DataConfig,
@@ -23,7 +22,7 @@ from ray.train import (
     UserCallback,
 )
 from ray.train import ScalingConfig as RayScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 
 from cvmae.batches.bricks import Brick
 from cvmae.batches.on_ray import brick_dataset, ray_bricks
@@ -31,6 +30,8 @@ from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
+from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
+from cvmae.runtime.ray_trainer import InterruptibleTrainer
 from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fit import FittedData
@@ -56,17 +57,18 @@ def train_on_ray(
 
     Raises:
         ChildProcessError: Workers failed more than `scaling.max_failures` times.
-        FloatingPointError: The error is not finite any more.
+        FloatingPointError: The loss is not finite any more.
         PreemptedError: SIGTERM or SIGINT came to this process, and the workers have written a
             checkpoint.
+        KeyboardInterrupt: A second SIGINT came; the workers are stopped where they were.
     """
     plan = make_plan(config, fitted)
-    # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the run folder
-    # and are taken up by the loop, so every attempt has a name of its own.
+    # Ray Train resumes a run of the same name from its own checkpoints; ours lie in the run folder
+    # and the loop resumes from them, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
     # Our own way to remote storage: Ray's would not retry as often.
     storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
-    trainer = _Trainer(
+    trainer = InterruptibleTrainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
             "config": config,
@@ -90,9 +92,7 @@ def train_on_ray(
         ),
     )
     try:
-        # The cluster's key-value store: neither a process of its own that could die, nor a file
-        # that a shared file system shows to another node half a minute later.
-        stop = partial(internal_kv._internal_kv_put, attempt, b"1")
+        stop = partial(put_note, attempt)
         with (
             on_signal(signal.SIGTERM, signal.SIGINT, call=stop),
             _saying_what_is_missing(config, run_name),
@@ -103,17 +103,15 @@ def train_on_ray(
             f"training of {run_name} failed: {_cause(error)}; what it has written is kept, and "
             f"--resume {config.output_dir} continues it"
         ) from error
+    except ray.exceptions.RayActorError as error:
+        raise ChildProcessError(
+            f"training of {run_name} lost the process that leads its workers: give the node that "
+            f"it ran on more memory; --resume {config.output_dir} continues the run"
+        ) from error
     finally:
-        internal_kv._internal_kv_del(attempt)
+        drop_note(attempt)
     if result.return_value is not None:
         raise result.return_value
-
-
-class _Trainer(TorchTrainer):
-    """A trainer that leaves Ctrl-C to `on_signal`."""
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Keep Ray's handler away: it ends the run without a checkpoint and without a word."""
 
 
 class _WaitingLine(UserCallback):
@@ -236,13 +234,13 @@ def _work(job: dict[str, Any]) -> BaseException | None:
 
 
 def _ask(attempt: str) -> Ask:
-    """Return what tells a worker of a signal to the driver, and of a node that will be lost."""
+    """Return what says whether the driver was signalled, or a node will be lost."""
     known = None
 
     def ask() -> Demand:
         nonlocal known
         lost = ray.train.get_preemption_info()  # a barrier
-        if internal_kv._internal_kv_exists(attempt):
+        if has_note(attempt):
             return "stop"
         if lost is None or lost == known:
             return ""

@@ -303,7 +303,8 @@ def test_dead_server_is_asked_seldom_and_complained_of_once(on_mlflow, dead_serv
         return make_client(**kwargs)
 
     monkeypatch.setattr(tracking_mlflow, "MlflowClient", count_client)
-    config = override(on_mlflow, {"tracking.uri": dead_server})
+    with_password = dead_server.replace("//", "//me:secret@")
+    config = override(on_mlflow, {"tracking.uri": with_password})
     start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -319,6 +320,7 @@ def test_dead_server_is_asked_seldom_and_complained_of_once(on_mlflow, dead_serv
     messages = [str(w.message) for w in caught if "does not answer" in str(w.message)]
     assert len(messages) == 1
     assert dead_server in messages[0]
+    assert not any("secret" in str(w.message) for w in caught)
 
 
 def test_what_a_dead_server_missed_is_replayed_by_the_resumed_run(on_mlflow, dead_server, store):
