@@ -28,7 +28,7 @@ ENVIRONMENT = {
     # Notices are dropped, and of other lines each is shown: trials side by side say similar ones,
     # of which Ray would swallow all but one.
     "RAY_DEDUP_LOGS_SKIP_REGEX": NOTICES,
-    "RAY_DEDUP_LOGS_ALLOW_REGEX": f"^(?!(?s:.*)(?:{NOTICES.replace('^', '(?m:^)')}))",
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": f"^(?!.*(?:{NOTICES}))",
     # A busy machine needs more than the minute that Ray gives its dashboard.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -57,22 +57,23 @@ def prepare_local_start(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _find_room_for_sockets(environ: MutableMapping[str, str]) -> None:
-    given = "RAY_TMPDIR" if "RAY_TMPDIR" in environ else "TMPDIR"
-    folder = environ.get(given, "/tmp")
-    if not (reason := _unfit(folder)):
-        return
-    if given == "TMPDIR" and not _unfit("/tmp"):
-        logger.warning(
-            "TMPDIR=%s %s: a local Ray keeps its session in /tmp; RAY_TMPDIR names another folder",
-            folder,
-            reason,
+    """Replace a TMPDIR in which sockets have no room: Ray's, or those of Python that it uses."""
+    folder = environ.get("RAY_TMPDIR", "/tmp")
+    reason = _unfit(environ.get("TMPDIR", folder))
+    if (reason or "RAY_TMPDIR" in environ) and (other := _unfit(folder)):
+        raise ValueError(
+            f"RAY_TMPDIR={folder} {other}: set it to a folder with a short name that this user can "
+            "write to, for the sockets of a local Ray"
         )
-        environ["RAY_TMPDIR"] = "/tmp"
-        return
-    raise ValueError(
-        f"{given}={folder} {reason}: set RAY_TMPDIR to a folder with a short name that this user "
-        "can write to, such as /tmp"
-    )
+    if reason:
+        logger.warning(
+            "TMPDIR=%s %s: a local Ray and this process keep temporary files in %s instead; "
+            "RAY_TMPDIR names another folder",
+            environ.get("TMPDIR"),
+            reason,
+            folder,
+        )
+        environ["TMPDIR"] = folder
 
 
 def _unfit(folder: str) -> str:

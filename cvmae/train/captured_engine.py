@@ -68,7 +68,7 @@ class CapturedEngine(ReplicatedEngine):
         return total, count
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up full tensors; see `Engine.load_state`."""
+        """Load full tensors; see `Engine.load_state`."""
         super().load_state(model, optimizer)
         self._use_own_rate()
         self._updates = _Graphs(self.device)  # an earlier one would write to earlier moments

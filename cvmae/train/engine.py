@@ -58,7 +58,7 @@ class Engine(ABC):
 
     @abstractmethod
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up the state that `state` of any strategy returned (collective)."""
+        """Load the state that `state` of any strategy returned (collective)."""
 
     @property
     def peak(self) -> Peak:

@@ -31,7 +31,7 @@ from cvmae.runtime.memory import keep_memory
 from cvmae.runtime.preemption import Ask, PreemptedError, Watch
 from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.runtime.read_ahead import read_ahead
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import TrainingData
 from cvmae.train.device import on_device
 from cvmae.train.engine import Engine, State
 from cvmae.train.make_engine import make_engine
@@ -61,11 +61,12 @@ class Plan:
     units: tuple[Unit, ...]
 
 
-def make_plan(config: Config, fitted: FittedData) -> Plan:
-    """Derive readers and orders from the settings and the fitted data."""
+def make_plan(config: Config, data: TrainingData) -> Plan:
+    """Derive readers and orders from the settings and what was fitted to the data."""
+    fitted = data.fitted
     weight_C = mask_weights(fitted.statistics, config.mask.policy).astype(np.float32)
     reader = BrickReader(
-        root=config.data.root,
+        source=data.source,
         split="train",
         statistics=fitted.statistics,
         weight_C=None if config.mask.policy == "random" else weight_C,
@@ -103,7 +104,7 @@ class _Run:
     """What every epoch of a run shares."""
 
     config: Config
-    fitted: FittedData
+    data: TrainingData
     plan: Plan
     engine: Engine
     line: ProgressLine
@@ -114,7 +115,7 @@ class _Run:
 
 def train(
     config: Config,
-    fitted: FittedData,
+    data: TrainingData,
     *,
     bricks: BrickSource,
     report: Report,
@@ -124,37 +125,37 @@ def train(
 ) -> Progress:
     """Pretrain from wherever the run folder stands to the last epoch.
 
-    Every rank calls it; that settings and data are those of the run that is taken up, the caller
+    Every rank calls it; that settings and data are those of the run that is resumed, the caller
     has checked (`resume.check_same_run`). Rank 0 writes checkpoints, which all ranks can read.
 
     Args:
-        config: With `output_dir` and `data.root` as absolute paths.
-        fitted: Statistics, vocabulary and unit index.
+        config: With `output_dir` as an absolute path.
+        data: Where rows are read; statistics, vocabulary and unit index.
         bricks: This rank's training data.
         report: Called on every rank at the end of each epoch, and for the last one before this.
-        ask: Whether this rank has been told to save or to stop; called about once a second.
+        ask: Whether this rank is to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
 
     Raises:
         FloatingPointError: An error or a weight is not finite; the last checkpoint stays.
-        PreemptedError: A rank was told to stop, and a checkpoint is written.
+        PreemptedError: A rank was signalled to stop, and a checkpoint is written.
         RuntimeError: The data set changed while it was read.
     """
     torch.set_num_threads(config.train.num_threads)
     keep_memory()
     config = with_precision(config, on_gpu=device.type == "cuda")
-    plan = make_plan(config, fitted)
+    plan = make_plan(config, data)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
-    model = build_model(config.model, fitted.statistics.num_codes, config.seed)
+    model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
-    progress = _take_up(config, engine, report)
+    progress = _resume(config, engine, report)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
     run = _Run(
         config=config,
-        fitted=fitted,
+        data=data,
         plan=plan,
         engine=engine,
         line=line,
@@ -169,7 +170,7 @@ def train(
             progress = _end_epoch(run, meter, progress)
             line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
             report(progress.history[-1], meter.mask_rate())
-            _end_if_told(run, progress)
+            _end_if_signalled(run, progress)
     line.close()
     return progress
 
@@ -195,7 +196,7 @@ def _lanes(run: _Run) -> tuple[int, ...]:
 def _meter(run: _Run, progress: Progress) -> EpochMeter:
     return EpochMeter(
         run.config.model,
-        run.fitted.statistics.num_codes,
+        run.data.fitted.statistics.num_codes,
         run.engine.device,
         peak=run.engine.peak,
         before=(progress.error_sum, progress.num_hidden),
@@ -228,7 +229,7 @@ def _train_epoch(
             state = _finite_state(run, progress)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
             _save(run, progress, state)
-            _end_if_told(run, progress)
+            _end_if_signalled(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
             f"epoch {epoch} ended after {progress.step} of {run.num_steps[epoch]} steps: the data "
@@ -260,9 +261,8 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
         terms = torch.stack([error_M, torch.ones_like(target_M), target_M, target_M.square()])
         sums_4C.index_add_(1, codes_M, terms)
     error_C, count_C, sum_C, square_C = sum_over_ranks(sums_4C.cpu().numpy(), engine.device)
-    count = max(count_C.sum(), 1.0)
+    count, error = max(count_C.sum(), 1.0), error_C.sum()
     spread = (square_C - sum_C**2 / np.maximum(count_C, 1.0)).sum()
-    error = error_C.sum()
     return {
         "tuning_mse": float(error / count),
         "tuning_r2": float(1 - error / spread) if spread > 0 else math.nan,
@@ -273,7 +273,7 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     """Measure, note and save a finished epoch."""
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
-    metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
+    metrics |= tuning_error(run.engine, run.plan, run.data.fitted.statistics.num_codes)
     _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
     state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
@@ -286,8 +286,8 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     return progress
 
 
-def _end_if_told(run: _Run, progress: Progress) -> None:
-    """End the run where its checkpoint has just been written, if it was told to stop."""
+def _end_if_signalled(run: _Run, progress: Progress) -> None:
+    """End the run where its checkpoint has just been written, if it was signalled to stop."""
     if run.watch.is_stopped and not progress.is_finished(run.config):
         run.line.close()
         raise PreemptedError(
@@ -317,7 +317,7 @@ def _finite_state(run: _Run, progress: Progress) -> tuple[State, State]:
 def _require_finite(run: _Run, progress: Progress, error: float) -> None:
     """Stop before weights that are not finite are saved over good ones."""
     if not math.isfinite(error):
-        raise _not_finite(run, progress, f"the error is {error}")
+        raise _not_finite(run, progress, f"the loss is {error}")
 
 
 def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
@@ -361,7 +361,7 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         save_checkpoint(
             run.config.output_dir,
             config=run.config,
-            fitted=run.fitted,
+            fitted=run.data.fitted,
             progress=progress,
             model=model,
             optimizer=optimizer,
@@ -372,7 +372,7 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         logger.warning("%s; training goes on to the next", error)
 
 
-def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
+def _resume(config: Config, engine: Engine, report: Report) -> Progress:
     """Load the run folder's last whole checkpoint, if the run has come that far.
 
     Its last epoch is reported again.
@@ -384,11 +384,11 @@ def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
     loaded = load_state(config.output_dir) if has_checkpoints(config.output_dir) else None
     progress = loaded[0] if loaded else Progress()
     own = progress.global_step
-    # Before a state is taken up, for which ranks may wait for each other.
+    # Before a state is loaded, for which ranks may wait for each other.
     newest, oldest = max_over_ranks(np.array([own, -own]), engine.device) * [1, -1]
     if newest != oldest:
         raise RuntimeError(
-            f"rank {rank()} would take up step {own}, others {oldest:.0f} to {newest:.0f}: "
+            f"rank {rank()} would resume at step {own}, others {oldest:.0f} to {newest:.0f}: "
             f"output_dir={config.output_dir!r} must be a folder that all nodes share and see alike"
         )
     if loaded:

@@ -49,7 +49,7 @@ class ReplicatedEngine(Engine):
         return model, optimizer
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up full tensors; see `Engine.load_state`."""
+        """Load full tensors; see `Engine.load_state`."""
         self.model.load_state_dict(model)
         saved: dict[str, dict[str, Tensor]] = {}
         for place, value in optimizer.items():

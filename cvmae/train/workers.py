@@ -34,7 +34,7 @@ from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
 from cvmae.runtime.ray_trainer import InterruptibleTrainer
 from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
 from cvmae.tracking.store import open_tracker
 from cvmae.train.loop import make_plan, train
@@ -49,7 +49,7 @@ COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
 
 
 def train_on_ray(
-    config: Config, fitted: FittedData, *, run_name: str, run_id: str, parent_run_id: str
+    config: Config, data: TrainingData, *, run_name: str, run_id: str, parent_run_id: str
 ) -> None:
     """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
 
@@ -62,17 +62,15 @@ def train_on_ray(
             checkpoint.
         KeyboardInterrupt: A second SIGINT came; the workers are stopped where they were.
     """
-    plan = make_plan(config, fitted)
+    plan = make_plan(config, data)
     # Ray Train resumes a run of the same name from its own checkpoints; ours lie in the run folder
     # and the loop resumes from them, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
-    # Our own way to remote storage: Ray's would not retry as often.
-    storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
     trainer = InterruptibleTrainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
             "config": config,
-            "fitted": fitted,
+            "data": data,
             "run_name": run_name,
             "run_id": run_id,
             "parent_run_id": parent_run_id,
@@ -81,15 +79,7 @@ def train_on_ray(
         datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=_scaling(config.scaling),
-        run_config=RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
-            name=attempt,
-            storage_path=storage_path,
-            storage_filesystem=storage,
-            callbacks=[_WaitingLine(config.scaling)],  # type: ignore[list-item]  # as above
-            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
-        ),
+        run_config=_run_config(config, attempt),
     )
     try:
         stop = partial(put_note, attempt)
@@ -131,6 +121,20 @@ class _WaitingLine(UserCallback):
             self._scaling.min_workers or self._scaling.num_workers,
             self._scaling.max_failures,
         )
+
+
+def _run_config(config: Config, attempt: str) -> Any:
+    # Our own way to remote storage: Ray's would not retry as often.
+    storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
+    return RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
+        name=attempt,
+        storage_path=storage_path,
+        storage_filesystem=storage,
+        callbacks=[_WaitingLine(config.scaling)],  # type: ignore[list-item]  # as above
+        failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=1),
+        logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
+    )
 
 
 def _scaling(scaling: ScalingConfig) -> Any:
@@ -194,7 +198,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     """Train on this worker; return why training cannot go on, where no retry would mend it."""
     setup_logging()
     config: Config = job["config"]
-    fitted: FittedData = job["fitted"]
+    data: TrainingData = job["data"]
     # Without a GPU of its own a worker still sees the node's, which it must leave alone.
     device = get_device() if config.scaling.use_gpu else torch.device("cpu")
     shard = ray.train.get_dataset_shard("train")
@@ -208,7 +212,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
         if rank() == 0
         else None
     )
-    write = EpochReport(config, fitted.statistics.codes, tracker)
+    write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
     def bricks(epoch: int, step: int) -> Iterator[Brick]:
         return ray_bricks(shard, epoch=epoch, step=step, rank=rank(), world=world_size())
@@ -221,7 +225,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     try:
         train(
             config,
-            fitted,
+            data,
             bricks=bricks,
             report=report,
             ask=_ask(job["attempt"]),

@@ -140,7 +140,7 @@ def test_ranks_are_asked_about_once_a_second(monkeypatch, step_s, questions):
         clock[0] += step_s
         watch()
     assert questions[0] <= len(asked) <= questions[1]
-    assert asked[0] == step_s  # a run that was told before it began
+    assert asked[0] == step_s  # a run that was signalled before it began
 
 
 def test_pauses_between_short_epochs_do_not_put_off_the_question(monkeypatch):

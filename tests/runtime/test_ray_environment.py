@@ -48,10 +48,12 @@ def test_what_a_user_has_set_stays():
     assert "RAY_AUTH_TOKEN" not in environ
 
 
-def test_a_long_tmpdir_gives_way_to_tmp_with_a_line_that_names_the_variable(tmp_path, caplog):
-    environ = {"TMPDIR": str(tmp_path / ("a" * 60))}
+@pytest.mark.parametrize("own", [{}, {"RAY_TMPDIR": "/var/tmp"}])
+def test_a_long_tmpdir_is_replaced_with_a_line_that_names_the_variable(own, tmp_path, caplog):
+    """For Python, too: Ray's dashboard opens sockets below TMPDIR, whatever RAY_TMPDIR is."""
+    environ = {"TMPDIR": str(tmp_path / ("a" * 60)), **own}
     prepare_local_start(environ)
-    assert environ["RAY_TMPDIR"] == "/tmp"
+    assert environ["TMPDIR"] == environ.get("RAY_TMPDIR", "/tmp")
     assert "longer than the" in caplog.text
     assert "RAY_TMPDIR names another" in caplog.text
 
@@ -61,7 +63,7 @@ def test_a_tmpdir_that_ray_can_use_is_left_to_it(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(ray_environment, "LONGEST_SOCKET", 1000)
     environ = {"TMPDIR": str(tmp_path / "t")}
     prepare_local_start(environ)
-    assert "RAY_TMPDIR" not in environ
+    assert environ["TMPDIR"] == str(tmp_path / "t")
     assert not caplog.text
 
 
@@ -70,7 +72,7 @@ def test_a_ray_tmpdir_that_cannot_serve_is_refused_by_name(name, monkeypatch, tm
     (tmp_path / "file").touch()
     if name == "file":
         monkeypatch.setattr(ray_environment, "LONGEST_SOCKET", 1000)
-    with pytest.raises(ValueError, match=r"RAY_TMPDIR=.*: set RAY_TMPDIR to a folder"):
+    with pytest.raises(ValueError, match=r"RAY_TMPDIR=.*: set it to a folder"):
         prepare_local_start({"RAY_TMPDIR": str(tmp_path / name)})
 
 

@@ -10,6 +10,7 @@ from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.policies import mask_weights
 from cvmae.settings import DataConfig
 from cvmae.train.loop import make_plan
+from tests.prepared import training_data
 from tests.validate.broken_sets import (
     FOUR,
     ONE,
@@ -119,7 +120,7 @@ def test_years_1_and_9999_of_one_subject_neither_overflow_nor_wrap(write_meds):
     years = [(microseconds(year), "LAB//A", VALUE) for year in (1, 1970, 2200, 5000, 9999)]
     root = write_meds(*odd_rows(*years))
     config = config_of(root)
-    plan = make_plan(config, accepted(root)[0])
+    plan = make_plan(config, training_data(config))
     bricks = list(stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0))
     (minutes,) = [
         part
@@ -243,7 +244,7 @@ def test_ten_thousand_codes_can_be_the_vocabulary(write_meds):
     root = write_meds(*whole({"a.parquet": pa.table(columns)}, {ONE: "train"}))
     fitted, _ = accepted(root, num_codes=DataConfig(num_codes=65_535).num_codes)
     assert fitted.statistics.num_codes == num_codes
-    plan = make_plan(config_of(root), fitted)
+    plan = make_plan(config_of(root), training_data(config_of(root)))
     bricks = list(stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0))
     seen = np.concatenate([brick.code_index_N for brick in bricks])
     np.testing.assert_array_equal(np.bincount(seen, minlength=num_codes), 2)
