@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvmae.config import Config, flatten, override, resolved_path, without_password
+from cvmae.runtime.submitted import runs_in_a_copy
 from cvmae.storage.places import is_remote
 from cvmae.tracking.parquet_tracker import ParquetTracker
 from cvmae.tracking.sqlite import sqlite_path, sqlite_uri
@@ -140,6 +141,11 @@ def _absolute(setting: str, uri: str) -> str:
         raise ValueError(
             f"{setting}={uri!r} names no file that all processes of a run could open: give "
             "sqlite:///FILE, with a fourth slash where FILE is an absolute path"
+        )
+    if runs_in_a_copy() and not Path(path).expanduser().is_absolute():
+        raise ValueError(
+            f"{setting}={uri!r} is relative, and this job runs in Ray's copy of the folder that it "
+            "was submitted from, which Ray removes: give a fourth slash and an absolute path"
         )
     return sqlite_uri(resolved_path(path), like=uri)
 

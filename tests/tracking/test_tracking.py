@@ -130,6 +130,13 @@ def test_a_relative_database_is_the_same_one_in_every_process(monkeypatch, tmp_p
     assert name() == f"sqlite+pysqlite:///{tmp_path}/a b/x.db?timeout=60"
 
 
+def test_a_relative_database_of_a_submitted_job_is_refused(monkeypatch):
+    monkeypatch.setattr(tracking, "runs_in_a_copy", lambda: True)
+    with pytest.raises(ValueError, match=r"tracking\.uri='sqlite:///own\.db' is relative"):
+        name("sqlite:///own.db")
+    assert name("sqlite:////runs/own.db") == "sqlite:////runs/own.db"
+
+
 @pytest.mark.parametrize("uri", ["file:///runs/mlruns", "file:mlruns", "./mlruns", "runs.db"])
 def test_a_path_is_refused_with_the_database_that_would_do(uri, monkeypatch):
     with pytest.raises(ValueError, match=r"tracking\.uri='.*is a path.*give sqlite:////.*\.db, or"):

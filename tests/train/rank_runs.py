@@ -17,8 +17,8 @@ from cvmae.model.vomae import build_model
 from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train.engine import State
-from cvmae.train.loop import make_plan
 from cvmae.train.make_engine import make_engine
+from cvmae.train.streams import make_plan
 
 Result = tuple[list[float], State, State]  # loss of each step, weights, optimiser state
 
