@@ -118,5 +118,6 @@ def warn_down(uri: str, error: Exception) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Return what an error says first, or its name; no password."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return without_password(line)[:300]  # it may name the address
