@@ -18,8 +18,8 @@ from cvmae.command_line import run_job
 from cvmae.config import write_config
 from cvmae.runtime import preemption
 from cvmae.runtime.preemption import PreemptedError, Watch, on_signal
-from cvmae.train.engine import DDPEngine
 from cvmae.train.pretrain import pretrain
+from cvmae.train.replicated_engine import DDPEngine
 from tests.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ def test_ranks_are_asked_about_once_a_second(monkeypatch, step_s, questions):
         clock[0] += step_s
         watch()
     assert questions[0] <= len(asked) <= questions[1]
-    assert asked[0] == step_s  # a run that was told before it began
+    assert asked[0] == step_s  # a run that was signalled before it began
 
 
 def test_pauses_between_short_epochs_do_not_put_off_the_question(monkeypatch):

@@ -15,7 +15,8 @@ from cvmae.config import Config
 from cvmae.model.vomae import build_model
 from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
 from cvmae.statistics.fitted import TrainingData
-from cvmae.train.engine import State, make_engine
+from cvmae.train.engine import State
+from cvmae.train.make_engine import make_engine
 from cvmae.train.streams import make_plan
 from tests.ranks import on_ranks
 
@@ -41,7 +42,7 @@ def run_steps(
     model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=1000)
     if state is not None:
-        # Ranks are given the same memory, and optimisers write into what they take up.
+        # Ranks are given the same memory, and optimisers write into what they load.
         engine.load_state(*({name: t.clone() for name, t in part.items()} for part in state))
     number, losses = -1, []
     if rank() == world_size() - 1:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from cvmae.settings import ModelConfig
 from cvmae.train.meter import EpochMeter, ProgressLine
+from cvmae.train.peak import Peak
 from tests.ranks import on_ranks
 
 METRICS = {
@@ -28,8 +29,8 @@ METRICS = {
 }
 
 
-def make_meter() -> EpochMeter:
-    return EpochMeter(ModelConfig(), 8, torch.device("cpu"), peak_flops=1e9)
+def make_meter(peak: Peak | None = None) -> EpochMeter:
+    return EpochMeter(ModelConfig(), 8, torch.device("cpu"), peak=peak or Peak(1e9))
 
 
 class Terminal(io.StringIO):
@@ -65,6 +66,19 @@ def test_the_cpu_of_a_step_is_that_of_the_thread_that_trains():
     summary = meter.summary()
     assert 10 <= summary["step_cpu_ms_median"] < 50
     assert summary["step_ms_median"] >= 60
+
+
+def test_utilisation_is_never_above_all_of_the_peak(monkeypatch):
+    """It was measured while others kept the machine busy, and the epoch was not disturbed."""
+    peak, clock = Peak(1e9), [0.0]
+    monkeypatch.setattr("cvmae.train.meter.time.monotonic", lambda: clock[0])
+    shares = []
+    for work in (4e9, 3e9):
+        meter = make_meter(peak)
+        meter._flops = work
+        clock[0] += 1.0
+        shares.append((meter.utilisation, meter.summary()["mfu"]))
+    assert shares == [(1.0, 1.0), (0.75, 0.75)]
 
 
 def memory_on_rank(number: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every strategy on any number of ranks loses the same, and takes up the state of any other."""
+"""Every strategy on any number of ranks loses the same, and loads the state of any other."""
 
 from dataclasses import replace
 from itertools import islice
