@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cvmae.config import Config
 from cvmae.data.batches import Batch
 from cvmae.distributed import is_distributed, rank, world_size
-from cvmae.model.attention import KERNEL_HEAD_DIMS
+from cvmae.model.kernels import HEAD_DIMS
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.train.peak import peak_flops
@@ -241,7 +241,7 @@ def compiles(config: Config, *, on_gpu: bool) -> bool:
         "in fp32; give train.precision bf16": config.train.precision == "fp32",
         "with deepspeed; give train.strategy ddp": config.train.strategy != "ddp",
         f"with {head_dim} dimensions a head (model.width / model.num_heads); give one of "
-        f"{', '.join(map(str, KERNEL_HEAD_DIMS))}": head_dim not in KERNEL_HEAD_DIMS,
+        f"{', '.join(map(str, HEAD_DIMS))}": head_dim not in HEAD_DIMS,
     }
     found = [text for text, is_met in problems.items() if is_met]
     if config.train.compile == "on" and found:
