@@ -2,10 +2,11 @@
 
 A run folder, here or on object storage, holds ``config.yaml``, ``statistics/`` and
 ``checkpoints/step_XXXXXXXX``: the newest and the one with the least tuning error. A checkpoint is
-written whole (`cvmae.data.folders`), its ``manifest.json`` last, which names the size and the hash
-of every file. One that does not agree with it is passed over, and the one before counts.
+written whole (`cvmae.storage.folders`), its ``manifest.json`` last, which names the size and the
+hash of every file. One that does not agree with it is passed over, and the one before counts.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -21,9 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cvmae.config import Config, read_config, write_config
-from cvmae.data.code_statistics import CodeStatistics
-from cvmae.data.fit_statistics import FittedData
-from cvmae.data.folders import (
+from cvmae.model.vomae import VOMAE, build_model
+from cvmae.settings import ModelConfig
+from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.statistics.fitted import FittedData
+from cvmae.storage.folders import (
     is_file,
     join,
     local_copy,
@@ -32,16 +35,15 @@ from cvmae.data.folders import (
     remove_folder,
     written,
 )
-from cvmae.data.manifest import MANIFEST, damage, incomplete, write_manifest
-from cvmae.data.storage import is_remote
-from cvmae.model.vomae import VOMAE, build_model
-from cvmae.settings import ModelConfig
+from cvmae.storage.manifest import MANIFEST, damage, incomplete, write_manifest
+from cvmae.storage.places import is_remote
 
 __all__ = [
     "CHECKPOINTS",
     "Loaded",
     "Progress",
     "checkpoint_folder",
+    "checkpoint_stamp",
     "clear_rubbish",
     "find_checkpoint",
     "has_checkpoints",
@@ -159,6 +161,17 @@ def open_checkpoint(path: str | Path, which: Which = "last") -> Iterator[Path]:
                 yield copy
                 return
         _pass_over(folder, flaw, path)
+
+
+def checkpoint_stamp(path: str | Path, which: Which = "last") -> str:
+    """Return a hash that changes with what is in the checkpoint that a path stands for.
+
+    Raises:
+        FileNotFoundError: There is none that is whole.
+        ValueError: `path` is a checkpoint that is not whole.
+    """
+    with local_copy(join(next(_whole_checkpoints(path, which)), MANIFEST)) as manifest:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def has_checkpoints(run_folder: str | Path) -> bool:

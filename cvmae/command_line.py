@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cvmae.config import PRESETS, Config, override, parse, read_config
-from cvmae.data.folders import is_file, join, local_copy
-from cvmae.distributed import PreemptedError, setup_logging
+from cvmae.runtime.logs import setup_logging
+from cvmae.runtime.preemption import PreemptedError
+from cvmae.storage.folders import is_file, join, local_copy
 
 __all__ = ["load", "run_job"]
 

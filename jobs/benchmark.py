@@ -3,9 +3,16 @@
 ray job submit --working-dir . -- python jobs/benchmark.py --suite data --output benchmark.json
 """
 
+import os
 import sys
+from pathlib import Path
 
-from cvmae.benchmark.benchmark import main
+# Measuring is no part of the installed package; processes that this one starts look there, too.
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path.insert(0, ROOT)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+
+from benchmarks.benchmark import main  # noqa: E402
 
 if __name__ == "__main__":
     print(main(sys.argv[1:]))

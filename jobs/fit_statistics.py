@@ -4,7 +4,7 @@ ray job submit --working-dir . -- python jobs/fit_statistics.py --data.root DIR 
 """
 
 from cvmae.command_line import run_job
-from cvmae.data.fit_statistics import fit_statistics
+from cvmae.statistics.fit import fit_statistics
 
 if __name__ == "__main__":
     run_job(fit_statistics)

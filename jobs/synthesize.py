@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/synthesize.py --root DIR --num_sub
 
 import sys
 
-from cvmae.data.synthetic import main
+from cvmae.synthetic.hospital import main
 
 if __name__ == "__main__":
     print(main(sys.argv[1:]))

@@ -4,7 +4,7 @@ ray job submit --working-dir . -- python jobs/validate.py --data.root DIR
 """
 
 from cvmae.command_line import run_job
-from cvmae.data.validate import validate
+from cvmae.validate.validate import validate
 
 if __name__ == "__main__":
     run_job(validate)

@@ -14,7 +14,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from cvmae.config import PRESETS, Config
-from cvmae.data.synthetic import SyntheticConfig, write_hospital
+from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
+from tests.meds_writer import write_meds
+
+__all__ = ["write_meds"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

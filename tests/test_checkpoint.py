@@ -28,12 +28,12 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config, write_config
-from cvmae.data import manifest
-from cvmae.data.fit_statistics import load_or_fit
-from cvmae.data.folders import file_sizes
-from cvmae.data.manifest import write_manifest
 from cvmae.model.vomae import build_model
+from cvmae.storage import manifest
+from cvmae.storage.folders import file_sizes
+from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
+from tests.prepared import load_or_fit
 
 Save = Callable[..., str]
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from cvmae import checkpoint
 from cvmae.checkpoint import find_checkpoint, load_state
-from cvmae.data.folders import file_sizes
+from cvmae.storage.folders import file_sizes
 from cvmae.train.pretrain import pretrain
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

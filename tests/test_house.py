@@ -11,7 +11,7 @@ import pytest
 from cvmae.config import Config, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted((ROOT / "cvmae").rglob("*.py"))
+MODULES = sorted(path for room in ("cvmae", "benchmarks") for path in (ROOT / room).rglob("*.py"))
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 DATA = re.compile(r"\.(parquet|csv|csv\.gz|db|pt|ckpt|safetensors)$")
 # Folders of one machine: what a clone elsewhere cannot have.
@@ -33,7 +33,7 @@ def files_of_the_repository() -> list[Path]:
             check=True,
         ).stdout
         return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
-    folders = ("cvmae", "jobs", "cluster", "tests", ".ci")
+    folders = ("cvmae", "benchmarks", "docs", "jobs", "cluster", "tests", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     return [path for path in [*ROOT.glob("*"), *inside] if path.is_file() and path.suffix != ".pyc"]
 
@@ -59,7 +59,8 @@ def broken_contracts(folder: Path) -> str:
 
 @pytest.fixture
 def copied_house(tmp_path):
-    shutil.copytree(ROOT / "cvmae", tmp_path / "cvmae", ignore=shutil.ignore_patterns("*.pyc"))
+    for room in ("cvmae", "benchmarks"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -71,10 +72,10 @@ def test_rooms_import_only_what_the_contracts_allow():
 @pytest.mark.parametrize(
     ("module", "planted", "contract"),
     [
-        ("data/masking.py", "import cvmae.model.vomae", "Data flows one way"),
-        ("model/vomae.py", "import cvmae.data.stream", "The mathematics knows no cluster"),
+        ("batches/masking.py", "import cvmae.model.vomae", "Data flows one way"),
+        ("model/vomae.py", "import cvmae.batches.on_ray", "The mathematics knows no cluster"),
         ("train/pretrain.py", "import ray", "The in-process way knows no cluster"),
-        ("data/sequences.py", "import torch", "In data, torch stays in batches"),
+        ("batches/sequences.py", "import torch", "Below the model, torch stays in batches"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(copied_house, module, planted, contract):

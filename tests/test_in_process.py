@@ -16,7 +16,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from cvmae.command_line import run_job
-from cvmae.data.fit_statistics import fit_statistics
+from cvmae.statistics.fit import fit_statistics
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.sweep.driver import sweep
 from cvmae.train.pretrain import pretrain

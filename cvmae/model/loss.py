@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cvmae.data.batches import Batch
+from cvmae.batches.batch import Batch
 
 __all__ = ["hidden_error", "rank_loss"]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cvmae.data.batches import Batch, make_batch
+from cvmae.batches.batch import Batch, make_batch
 
 __all__ = ["StaticBatch", "StaticSize", "round_up"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from cvmae.data.batches import Batch
+from cvmae.batches.batch import Batch
 from cvmae.model.attention import (
     AttentionPlan,
     cross_attention,

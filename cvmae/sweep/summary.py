@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cvmae.checkpoint import Progress, find_checkpoint, has_checkpoints, read_progress
 from cvmae.config import Config
-from cvmae.data.folders import is_file
+from cvmae.storage.folders import is_file
 
 __all__ = ["Trial", "format_table", "summarise", "trial_status", "write_rows"]
 

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.data.batches import Batch
-from cvmae.distributed import world_size
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
+from cvmae.runtime.ranks import world_size
 from cvmae.train.engine import ReplicatedEngine
 
 __all__ = ["CapturedEngine"]

@@ -21,11 +21,11 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.data.batches import Batch
-from cvmae.distributed import rank, world_size
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
+from cvmae.runtime.ranks import rank, world_size
 from cvmae.train.deepspeed_settings import deepspeed_config
 from cvmae.train.engine import Engine, State
 

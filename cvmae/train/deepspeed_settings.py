@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cvmae.config import Config
-from cvmae.data.folders import is_file, join, local_copy, written
+from cvmae.storage.folders import is_file, join, local_copy, written
 
 __all__ = ["deepspeed_config", "keep_config_file"]
 

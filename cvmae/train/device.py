@@ -6,8 +6,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from cvmae.data.batches import Batch
-from cvmae.data.read_ahead import read_ahead
+from cvmae.batches.batch import Batch
+from cvmae.runtime.read_ahead import read_ahead
 
 __all__ = ["on_device"]
 

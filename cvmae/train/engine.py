@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.data.batches import Batch
-from cvmae.distributed import is_distributed, rank, world_size
 from cvmae.model.kernels import HEAD_DIMS
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
+from cvmae.runtime.ranks import is_distributed, rank, world_size
 from cvmae.train.peak import peak_flops
 from cvmae.train.schedule import learning_rate
 

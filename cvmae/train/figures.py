@@ -5,8 +5,8 @@ from typing import Any
 
 from cvmae.checkpoint import Progress, read_progress
 from cvmae.config import Config
-from cvmae.data.folders import is_file, join, local_copy
-from cvmae.train.tracking import Tracker
+from cvmae.storage.folders import is_file, join, local_copy
+from cvmae.tracking.tracker import Tracker
 
 __all__ = ["draw_run"]
 

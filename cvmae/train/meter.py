@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cvmae.data.batches import Batch
-from cvmae.distributed import max_over_ranks, sum_over_ranks, world_size
+from cvmae.batches.batch import Batch
 from cvmae.model.flops import flops
+from cvmae.runtime.ranks import max_over_ranks, sum_over_ranks, world_size
 from cvmae.settings import ModelConfig
 
 __all__ = ["EpochMeter", "ProgressLine"]

@@ -15,9 +15,9 @@ from cvmae.checkpoint import (
     read_progress,
 )
 from cvmae.config import Config, flatten, read_config
-from cvmae.data.code_statistics import CodeStatistics
-from cvmae.data.fit_statistics import FittedData
-from cvmae.distributed import trains_on_gpu
+from cvmae.runtime.start_ray import trains_on_gpu
+from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.statistics.fitted import FittedData
 
 __all__ = ["check_same_run", "how_to_train_on", "with_precision"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from cvmae.checkpoint import CHECKPOINTS
 from cvmae.config import Config, resolved_path, write_config
-from cvmae.data.folders import is_file, join, make_folder, names, written
+from cvmae.storage.folders import is_file, join, make_folder, names, written
 
 __all__ = ["TRIALS", "Kind", "begin_folder", "prepare_run_folder"]
 

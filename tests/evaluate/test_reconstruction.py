@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from cvmae.data.batches import make_batch
-from cvmae.data.evaluation import EvaluationBatch
+from cvmae.batches.batch import make_batch
+from cvmae.batches.evaluation import EvaluationBatch
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.reconstruction import add_batches, average_runs, merge, scores
 

@@ -16,7 +16,7 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cvmae.data import stream
+from cvmae.batches import on_ray as stream
 
 # Read tasks run what is defined here; their processes need not find this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

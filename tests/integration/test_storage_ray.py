@@ -11,12 +11,12 @@ import torch
 
 from cvmae.checkpoint import find_checkpoint, load_state
 from cvmae.config import Config
-from cvmae.data.folders import names
-from cvmae.data.validate import check
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.storage.folders import names
 from cvmae.sweep.driver import sweep
 from cvmae.train.pretrain import pretrain
-from tests.data.object_storage import Proxy, first_time, object_storage, upload
+from cvmae.validate.validate import check
+from tests.storage.object_storage import Proxy, first_time, object_storage, upload
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def bucket(proxy: Proxy, hospital: str) -> str:
 def cluster(proxy: Proxy) -> Iterator[None]:
     """A local Ray as the jobs start it."""
     ray = pytest.importorskip("ray")
-    from cvmae.distributed import start_ray
+    from cvmae.runtime.start_ray import start_ray
     from cvmae.settings import ScalingConfig
 
     ray.shutdown()

@@ -15,16 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvmae.batches.bricks import Brick, iterate_steps, plan_tasks, stream_bricks
 from cvmae.checkpoint import find_checkpoint, load_state
-from cvmae.data.bricks import Brick, iterate_steps, plan_tasks, stream_bricks
 from cvmae.train.pretrain import pretrain
-from tests.data.numbered_rows import Case, Written, write_many
+from tests.batches.numbered_rows import Case, Written, write_many
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-from cvmae.data import stream  # noqa: E402
-from cvmae.data.stream import brick_dataset, map_on_ray, ray_bricks  # noqa: E402
+from cvmae.batches import on_ray as stream  # noqa: E402
+from cvmae.batches.on_ray import brick_dataset, ray_bricks  # noqa: E402
+from cvmae.runtime.ray_tasks import map_on_ray  # noqa: E402
 from tests.integration.ray_cluster import (  # noqa: E402
     Watch,
     add_node,
@@ -173,8 +174,9 @@ def test_after_a_node_is_lost_any_number_of_workers_takes_the_epoch_up(cluster, 
 def test_a_file_that_vanishes_in_mid_epoch_is_one_line_and_is_not_read_again(
     cluster, data, watch, tmp_path, capfd
 ):
-    root = shutil.copytree(data.reader.root, tmp_path / "meds")
-    bricks = on_ray(replace(data, reader=replace(data.reader, root=str(root))))
+    root = shutil.copytree(data.reader.source.root, tmp_path / "meds")
+    source = replace(data.reader.source, root=str(root))
+    bricks = on_ray(replace(data, reader=replace(data.reader, source=source)))
     next(bricks)
     (root / "data" / "000.parquet").unlink()
     with pytest.raises(ValueError, match=r"data/000\.parquet is gone.*start anew") as caught:

@@ -11,7 +11,7 @@ import torch
 
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.command_line import load
-from cvmae.data.synthetic import SyntheticConfig, write_hospital
+from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 
 pytest.importorskip("ray")
 pytestmark = [
@@ -20,9 +20,9 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc"),
 ]
 
-from cvmae.benchmark.chaos_cluster import ClusterProcess  # noqa: E402
-from cvmae.benchmark.chaos_processes import leaving_no_process  # noqa: E402
-from cvmae.benchmark.chaos_runs import Watched, expected_steps, lineage  # noqa: E402
+from benchmarks.chaos_cluster import ClusterProcess  # noqa: E402
+from benchmarks.chaos_processes import leaving_no_process  # noqa: E402
+from benchmarks.chaos_runs import Watched, expected_steps, lineage  # noqa: E402
 
 NUM_NODES, CPUS_A_NODE = 2, 3
 EVERY = 7  # steps between checkpoints

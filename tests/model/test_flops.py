@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvmae.data.batches import make_batch
+from cvmae.batches.batch import make_batch
 from cvmae.model.flops import flops
 from cvmae.model.loss import hidden_error
 from cvmae.model.vomae import build_model

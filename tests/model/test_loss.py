@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.data.batches import make_batch
+from cvmae.batches.batch import make_batch
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import build_model
 from cvmae.settings import ModelConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cvmae.data.batches import Batch, make_batch
+from cvmae.batches.batch import Batch, make_batch
 from cvmae.model.loss import hidden_error
 from cvmae.model.vomae import VOMAE, build_model, param_groups
 from cvmae.settings import ModelConfig

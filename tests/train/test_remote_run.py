@@ -13,12 +13,13 @@ import torch
 from cvmae.checkpoint import has_checkpoints, load_model, load_state, read_progress
 from cvmae.command_line import load
 from cvmae.config import Config
-from cvmae.data import folders, storage
-from cvmae.data.folders import file_sizes, local_copy, names
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.storage import folders
+from cvmae.storage import places as storage
+from cvmae.storage.folders import file_sizes, local_copy, names
 from cvmae.sweep.driver import sweep
 from cvmae.train.pretrain import pretrain
-from tests.data.object_storage import (
+from tests.storage.object_storage import (
     BUCKET,
     KEY,
     SECRET,

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from cvmae.checkpoint import load_state
-from cvmae.data.fit_statistics import fit_statistics
-from cvmae.data.validate import validate
+from cvmae.statistics.fit import fit_statistics
 from cvmae.sweep.driver import sweep
 from cvmae.train import run_folder
 from cvmae.train.pretrain import pretrain
+from cvmae.validate.validate import validate
 
 
 class StoppedError(Exception):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.data.bricks import iterate_steps, stream_bricks
-from cvmae.data.fit_statistics import load_or_fit
+from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.train.loop import make_plan
+from tests.prepared import training_data
 from tests.train.rank_runs import run_on_ranks, run_steps
 
 NUM_STEPS = 50
@@ -32,7 +32,7 @@ def with_strategy(config, name):
 
 @pytest.fixture
 def fitted(tiny):
-    return load_or_fit(tiny)
+    return training_data(tiny)
 
 
 @pytest.mark.slow

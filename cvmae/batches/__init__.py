@@ -1,0 +1,1 @@
+"""Measurements -> sequences -> masks -> batches, in an order that ranks do not change."""

@@ -1,0 +1,167 @@
+"""The one currency between data and model: whole sequences as flat arrays."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cvmae import compiled
+
+__all__ = ["Batch", "Cell", "join_cells", "make_batch"]
+
+# Whole sequences: lengths (int32), code_index (uint16 or int32), minutes (int32), value, hidden.
+Cell = tuple[npt.NDArray[Any], ...]
+
+# Shape letters: B sequences, N measurements, V visible, M hidden (masked) measurements.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Whole sequences, concatenated; nothing is padded.
+
+    ``offsets_B[b] : offsets_B[b + 1]`` are sequence b's measurements; visible and hidden
+    measurements keep their order, so sequence b also owns a contiguous range of each, given by
+    ``visible_offsets_B`` and ``hidden_offsets_B``. Offsets have B + 1 entries.
+    Lengths are kept on the host as well: attention plans need them without a device sync.
+    """
+
+    code_index_N: Tensor  # int32
+    hours_N: Tensor  # float32, since the sequence's first measurement
+    value_N: Tensor  # float32, standardised
+    visible_V: Tensor  # int64, into N
+    hidden_M: Tensor  # int64, into N
+    offsets_B: Tensor  # int32
+    visible_offsets_B: Tensor  # int32
+    hidden_offsets_B: Tensor  # int32
+    num_visible_B: npt.NDArray[np.int64]  # host copies of the lengths
+    num_hidden_B: npt.NDArray[np.int64]
+
+    @property
+    def num_sequences(self) -> int:
+        """Return B."""
+        return len(self.num_visible_B)
+
+    @property
+    def num_measurements(self) -> int:
+        """Return N."""
+        return len(self.code_index_N)
+
+    @property
+    def num_hidden(self) -> int:
+        """Return M."""
+        return len(self.hidden_M)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Copy the tensors to a device; host lengths stay on the host."""
+        moved: dict[str, Any] = {
+            item.name: value.to(device, non_blocking=non_blocking)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Self:
+        """Copy the tensors to page-locked memory, from which a GPU fetches by itself."""
+        pinned: dict[str, Any] = {
+            item.name: value.pin_memory()
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+    def digest(self) -> str:
+        """Return a hash of the content (for tests and error reports; names no subject)."""
+        hasher = hashlib.sha256()
+        for item in fields(self):
+            value = getattr(self, item.name)
+            array = value.cpu().numpy() if isinstance(value, Tensor) else value
+            hasher.update(f"{item.name}{array.dtype}{array.shape}".encode())
+            hasher.update(array.tobytes())
+        return hasher.hexdigest()[:16]
+
+
+def make_batch(
+    *,
+    lengths_B: npt.NDArray[np.integer],
+    code_index_N: npt.NDArray[np.integer],
+    minutes_N: npt.NDArray[np.integer],
+    value_N: npt.NDArray[np.float32],
+    hidden_N: npt.NDArray[np.bool_],
+) -> Batch:
+    """Build a batch from the flat columns of whole sequences.
+
+    Raises:
+        ValueError: The columns disagree in length.
+    """
+    total = int(lengths_B.sum())
+    for name, column in (
+        ("code_index", code_index_N),
+        ("minutes", minutes_N),
+        ("value", value_N),
+        ("hidden", hidden_N),
+    ):
+        if len(column) != total:
+            raise ValueError(f"{name} has {len(column)} entries, the lengths add up to {total}")
+    return join_cells(
+        [
+            (
+                lengths_B.astype(np.int32, copy=False),
+                code_index_N.astype(np.int32, copy=False),
+                minutes_N.astype(np.int32, copy=False),
+                np.ascontiguousarray(value_N, dtype=np.float32),
+                np.ascontiguousarray(hidden_N),
+            )
+        ]
+    )
+
+
+def join_cells(cells: Sequence[Cell]) -> Batch:
+    """Build a batch from the columns of several runs of whole sequences, none for an empty one."""
+    num_sequences = sum(len(cell[0]) for cell in cells)
+    total = sum(len(cell[1]) for cell in cells)
+    num_hidden = sum(int(np.count_nonzero(cell[-1])) for cell in cells)
+    code_index_N = np.empty(total, np.int32)
+    hours_N, value_N = np.empty(total, np.float32), np.empty(total, np.float32)
+    visible_V, hidden_M = (np.empty(n + 1, np.int64) for n in (total - num_hidden, num_hidden))
+    num_hidden_B = np.empty(num_sequences, np.int64)
+    lengths_B = np.empty(num_sequences, np.int64)
+    sequence, begin, hidden = 0, 0, 0
+    for cell in cells:
+        own = slice(sequence, sequence + len(cell[0]))
+        lengths_B[own] = cell[0]
+        hidden = compiled.fill_batch(
+            *cell,
+            begin,
+            hidden,
+            code_index_N,
+            hours_N,
+            value_N,
+            visible_V,
+            hidden_M,
+            num_hidden_B[own],
+        )
+        sequence, begin = own.stop, begin + len(cell[1])
+    num_visible_B = lengths_B - num_hidden_B
+    return Batch(
+        code_index_N=torch.from_numpy(code_index_N),
+        hours_N=torch.from_numpy(hours_N),
+        value_N=torch.from_numpy(value_N),
+        visible_V=torch.from_numpy(visible_V[:-1]),
+        hidden_M=torch.from_numpy(hidden_M[:-1]),
+        offsets_B=_offsets(lengths_B),
+        visible_offsets_B=_offsets(num_visible_B),
+        hidden_offsets_B=_offsets(num_hidden_B),
+        num_visible_B=num_visible_B,
+        num_hidden_B=num_hidden_B,
+    )
+
+
+def _offsets(lengths_B: npt.NDArray[np.int64]) -> Tensor:
+    offsets = np.zeros(len(lengths_B) + 1, np.int32)
+    np.cumsum(lengths_B, out=offsets[1:])
+    return torch.from_numpy(offsets)

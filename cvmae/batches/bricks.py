@@ -1,0 +1,283 @@
+"""Units -> bricks: masked, standardised, packed sequences of one lane for the steps of a superstep.
+
+The plain generator here is the reference that Ray Data must equal bit for bit
+(`cvmae.batches.on_ray`), and what a single process uses.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cvmae import compiled
+from cvmae.batches.batch import Batch, Cell, join_cells
+from cvmae.batches.masking import evaluation_hidden, sample_hidden
+from cvmae.batches.order import Order, deal
+from cvmae.batches.sequences import Sequences, crop_windows, cut_windows, gather_index
+from cvmae.meds.dataset import Source
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_units
+from cvmae.meds.units import Unit
+from cvmae.statistics.code_statistics import CodeStatistics
+
+__all__ = [
+    "Brick",
+    "BrickReader",
+    "BrickTask",
+    "iterate_steps",
+    "own_lanes",
+    "plan_tasks",
+    "read_bricks",
+    "stream_bricks",
+]
+
+Ints = npt.NDArray[np.int64]
+
+# Shape letters: W sequences, N measurements, K steps (cells of a lane), C codes.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrickReader:
+    """How units become bricks: everything but which units; travels with every task."""
+
+    source: Source
+    split: str
+    statistics: CodeStatistics
+    weight_C: npt.NDArray[np.float32] | None  # mask weights; None: uniform
+    ratio: float
+    seed: int
+    sequence_length: int
+    crop: bool = False
+    evaluation: bool = False  # hide by the fixed mask of comparisons
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrickTask:
+    """One read: the units of a superstep's lane (or of all a rank's lanes, where shared)."""
+
+    epoch: int
+    number: int  # of the superstep in the epoch
+    first_step: int
+    num_steps: int
+    lanes: tuple[int, ...]  # whose bricks are wanted
+    num_lanes: int  # lanes among which the sequences are dealt: 1, or all where shared
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brick:
+    """One lane's share of the steps of a superstep; cells one after another."""
+
+    epoch: int
+    number: int
+    first_step: int
+    lane: int
+    num_sequences_K: npt.NDArray[np.int32]
+    length_W: npt.NDArray[np.int32]
+    code_index_N: npt.NDArray[np.uint16]
+    minutes_N: npt.NDArray[np.int32]
+    value_N: npt.NDArray[np.float32]
+    hidden_N: npt.NDArray[np.bool_]
+
+    @property
+    def num_steps(self) -> int:
+        """Return K."""
+        return len(self.num_sequences_K)
+
+    def cell(self, step: int) -> tuple[slice, slice]:
+        """Return the sequences and the measurements of the superstep's step."""
+        first, last = self._first_sequence[step : step + 2]
+        begin, end = self._first_measurement[[first, last]]
+        return slice(first, last), slice(begin, end)
+
+    @cached_property
+    def _first_sequence(self) -> Ints:
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_sequences_K)])
+
+    @cached_property
+    def _first_measurement(self) -> Ints:
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length_W)])
+
+
+def own_lanes(lanes: int, rank: int, world: int) -> tuple[int, ...]:
+    """Return the lanes of a rank: one of four of six lanes has one or two.
+
+    Example:
+        >>> own_lanes(6, rank=1, world=4), own_lanes(6, rank=2, world=4)
+        ((1, 5), (2,))
+    """
+    return tuple(range(rank, lanes, world))
+
+
+def plan_tasks(
+    order: Order, units: Sequence[Unit], epoch: int, step: int, rank: int, world: int
+) -> Iterator[BrickTask]:
+    """Yield the reads of one rank from (epoch, step) to the end of the epoch."""
+    mine = own_lanes(order.lanes, rank, world)
+    for superstep in order.seek(epoch, step):
+        for lanes in [mine] if superstep.shared else [(lane,) for lane in mine]:
+            yield BrickTask(
+                epoch=epoch,
+                number=superstep.number,
+                first_step=superstep.first_step,
+                num_steps=superstep.num_steps,
+                lanes=lanes,
+                num_lanes=order.lanes if superstep.shared else 1,
+                units=tuple(units[unit] for unit in superstep.lanes[lanes[0]]),
+            )
+
+
+def stream_bricks(
+    reader: BrickReader,
+    order: Order,
+    units: Sequence[Unit],
+    *,
+    epoch: int,
+    step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Brick]:
+    """Yield a rank's bricks in this process: superstep by superstep, lane by lane."""
+    for task in plan_tasks(order, units, epoch, step, rank, world):
+        yield from read_bricks(reader, task)
+
+
+def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
+    """Read the units of one task, deal their sequences, and transform those of its lanes."""
+    measurements = read_units(reader.source, task.units, reader.statistics.lookup, reader.split)
+    windows = _windows(reader, measurements, task.epoch)
+    fixed_N = None
+    if reader.evaluation:  # drawn over whole subjects, before windows are cut
+        fixed_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
+    cell_W = deal(
+        windows.length_W,
+        windows.subject_id_W,
+        windows.first_position_W,
+        num_cells=task.num_steps * task.num_lanes,
+        seed=reader.seed,
+        epoch=task.epoch,
+        first_cell=0 if task.num_lanes > 1 else task.lanes[0] * task.num_steps,
+    )
+    step_W, lane_W = np.divmod(cell_W, task.num_lanes)
+    bricks = []
+    for lane in task.lanes:
+        own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
+        own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
+        own = windows.take(own_W)
+        code, minutes, value, hidden_N = _transform(reader, own, measurements, fixed_N, task.epoch)
+        bricks.append(
+            Brick(
+                epoch=task.epoch,
+                number=task.number,
+                first_step=task.first_step,
+                lane=lane,
+                num_sequences_K=np.bincount(step_W[own_W], minlength=task.num_steps).astype(
+                    np.int32
+                ),
+                length_W=own.length_W.astype(np.int32),
+                code_index_N=code,
+                minutes_N=minutes,
+                value_N=value,
+                hidden_N=hidden_N,
+            )
+        )
+    return bricks
+
+
+def iterate_steps(
+    bricks: Iterable[Brick], *, lanes: int, step: int = 0, accumulation_steps: int = 1
+) -> Iterator[list[Batch]]:
+    """Yield each step's micro-batches of one rank, from step `step` of the epoch on.
+
+    Args:
+        bricks: The rank's bricks, `lanes` of them a superstep.
+        lanes: Lanes of this rank.
+        step: First step wanted; it lies in the first superstep.
+        accumulation_steps: Micro-batches a step; the rank's cells are dealt to them in turn,
+            and some may be empty.
+
+    Raises:
+        RuntimeError: A brick is not the one that comes next.
+    """
+    group: list[Brick] = []
+    for brick in bricks:
+        group.append(brick)
+        if len(group) < lanes:
+            continue
+        first = group[0]
+        if any((b.epoch, b.number) != (first.epoch, first.number) for b in group):
+            found = [(b.epoch, b.number, b.lane) for b in group]
+            raise RuntimeError(f"bricks of different supersteps came together: {found}")
+        if not first.first_step <= step < first.first_step + first.num_steps:
+            raise RuntimeError(
+                f"superstep {first.number} of epoch {first.epoch} covers steps from "
+                f"{first.first_step} on, but step {step} is next: a brick is missing or repeated"
+            )
+        while step < first.first_step + first.num_steps:
+            yield [
+                _cells_to_batch(group[micro::accumulation_steps], step - first.first_step)
+                for micro in range(accumulation_steps)
+            ]
+            step += 1
+        group = []
+    if group:
+        raise RuntimeError(f"the data ended inside superstep {group[0].number}")
+
+
+def _windows(reader: BrickReader, measurements: Measurements, epoch: int) -> Sequences:
+    if reader.crop and not reader.evaluation:
+        return crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
+    return cut_windows(measurements, reader.sequence_length)
+
+
+def _transform(
+    reader: BrickReader,
+    windows: Sequences,
+    measurements: Measurements,
+    fixed_N: npt.NDArray[np.bool_] | None,
+    epoch: int,
+) -> tuple[npt.NDArray[Any], ...]:
+    """Return code_index, minutes, standardised value and hidden of some sequences."""
+    m, total = measurements, int(windows.length_W.sum())
+    code_N = np.empty(total, np.uint16)
+    minutes_N, value_N = np.empty(total, np.int32), np.empty(total, np.float32)
+    weight_N = None if reader.weight_C is None else np.empty(total, np.float32)
+    compiled.transform(
+        windows.start_W,
+        windows.length_W,
+        m.code_index_N,
+        m.time_us_N,
+        m.numeric_value_N,
+        *reader.statistics.scaling,
+        np.empty(0, np.float32) if reader.weight_C is None else reader.weight_C,
+        code_N,
+        minutes_N,
+        value_N,
+        np.empty(0, np.float32) if weight_N is None else weight_N,
+    )
+    if fixed_N is not None:
+        hidden_N = fixed_N.take(gather_index(windows.start_W, windows.length_W))
+    else:
+        hidden_N = sample_hidden(
+            subject_id_W=windows.subject_id_W,
+            first_position_W=windows.first_position_W,
+            length_W=windows.length_W,
+            weight_N=weight_N,
+            ratio=reader.ratio,
+            seed=reader.seed,
+            epoch=epoch,
+        )
+    return code_N, minutes_N, value_N, hidden_N
+
+
+def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:
+    """Put the cells of one step together; no bricks give an empty batch."""
+    cells: list[Cell] = []
+    for brick in bricks:
+        rows, own = brick.cell(step)
+        columns = brick.code_index_N, brick.minutes_N, brick.value_N, brick.hidden_N
+        cells.append((brick.length_W[rows], *(column[own] for column in columns)))
+    return join_cells(cells)

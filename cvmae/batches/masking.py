@@ -1,0 +1,107 @@
+"""Weights and keyed draws -> which values are hidden.
+
+Exactly k values of each sequence are hidden, without replacement, by an exponential race:
+position i finishes at -log(u_i) / w_i and the k earliest are hidden (Efraimidis and Spirakis,
+2006), so the first is i with probability w_i / sum(w). Every u is a hash of (seed, epoch,
+subject, position): a mask depends on keys, weights and the window, and on nothing else.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from cvmae import compiled
+from cvmae.batches.keys import counter_hash, stream_keys, uniform
+from cvmae.batches.sequences import blocks
+from cvmae.meds.measurements import Measurements
+
+__all__ = ["evaluation_hidden", "hidden_counts", "sample_hidden"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+# Shape letters: W sequences, N measurements of all of them in order.
+
+
+def sample_hidden(
+    *,
+    subject_id_W: Ints,
+    first_position_W: Ints,
+    length_W: Ints,
+    weight_N: Floats | None,
+    ratio: float,
+    seed: int,
+    epoch: int,
+) -> Bools:
+    """Hide a share of each sequence's values, favouring heavy weights.
+
+    Args:
+        subject_id_W: Owner of each sequence.
+        first_position_W: Index of its first measurement among the subject's own.
+        length_W: Measurements of each sequence.
+        weight_N: Mask weight of each measurement's code, above 0; None: all equal.
+        ratio: Expected share hidden; see `hidden_counts`.
+        seed: Of the run.
+        epoch: Masks differ from epoch to epoch.
+
+    Returns:
+        True where the encoder may not see the value, N entries.
+    """
+    hidden_W = hidden_counts(
+        subject_id_W, first_position_W, length_W, ratio=ratio, seed=seed, epoch=epoch
+    )
+    keys_W = stream_keys(seed, epoch, subject_id_W, stream="mask")
+    weight_N = np.empty(0, np.float32) if weight_N is None else weight_N
+    hidden_N = np.empty(int(length_W.sum()), np.bool_)
+    for sequences, own in blocks(length_W):
+        # The logarithm is taken in float64: the last bit of a float32 logarithm differs
+        # between processors, and a mask must not.
+        log_N = np.empty(own.stop - own.start)
+        compiled.draw(keys_W[sequences], first_position_W[sequences], length_W[sequences], log_N)
+        np.log(log_N, out=log_N)
+        compiled.hide_earliest(
+            log_N,
+            weight_N[own],
+            length_W[sequences],
+            hidden_W[sequences],
+            np.empty(len(log_N), np.float32),
+            hidden_N[own],
+        )
+    return hidden_N
+
+
+def hidden_counts(
+    subject_id_W: Ints,
+    first_position_W: Ints,
+    length_W: Ints,
+    *,
+    ratio: float,
+    seed: int,
+    epoch: int,
+) -> Ints:
+    """Return how many values of each sequence are hidden.
+
+    k = floor(ratio * n + r) with r uniform from the sequence's key, so that the expected share
+    is exact for short sequences, too; at least one value stays visible.
+    """
+    keys_W = stream_keys(seed, epoch, subject_id_W, stream="count")
+    draw_W = uniform(counter_hash(keys_W, first_position_W))
+    counts_W = np.floor(ratio * length_W + draw_W).astype(np.int64)
+    return np.clip(counts_W, 0, np.maximum(length_W - 1, 0))
+
+
+def evaluation_hidden(measurements: Measurements, *, ratio: float, seed: int) -> Bools:
+    """Hide values uniformly over each subject's whole sequence: the mask of every comparison.
+
+    It is drawn before windows are cut, so that models with other windows are scored on the
+    same values, and it is the same in every epoch.
+    """
+    return sample_hidden(
+        subject_id_W=measurements.subject_id_S,
+        first_position_W=np.zeros_like(measurements.subject_id_S),
+        length_W=np.diff(measurements.offsets_S),
+        weight_N=None,
+        ratio=ratio,
+        seed=seed,
+        epoch=0,
+    )

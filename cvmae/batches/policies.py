@@ -1,0 +1,50 @@
+"""Code statistics -> mask weight of each code: the policies of volatility-aware masking."""
+
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from cvmae.settings import Policy
+from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
+
+__all__ = ["mask_weights"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+CAP_QUANTILE = 0.99
+FLOOR = 1e-6  # of the largest weight: no code is never hidden
+
+# Shape letters: C codes of the vocabulary.
+
+
+def mask_weights(statistics: CodeStatistics, policy: Policy) -> Floats:
+    """Return the relative chance that a code's values are hidden, the largest being 1.
+
+    Equal weights come out as exactly 1, so that masks equal those of ``random`` bit for bit.
+    Weights of ``cv`` do not depend on units of measurement, those of ``variance`` do. Codes
+    whose scale has no natural zero (see `flagged_codes`) are capped at the 0.99 quantile of
+    the other codes' weights.
+    """
+    match policy:
+        case "random":
+            weight_C = np.ones(statistics.num_codes)
+        case "variance":
+            weight_C = statistics.std**2
+        case "cv":
+            weight_C = statistics.cv
+        case _:
+            assert_never(policy)
+    weight_C = _capped(weight_C, flagged_codes(statistics))
+    weight_C = np.maximum(weight_C, FLOOR * weight_C.max())
+    return np.asarray(weight_C / weight_C.max())
+
+
+def _capped(weight_C: Floats, flagged_C: Bools) -> Floats:
+    """Cap flagged codes' weights, at a number that the flagged ones do not set themselves."""
+    trusted_C = weight_C[~flagged_C]
+    if len(trusted_C) == 0:  # nothing to compare with: the codes are treated alike
+        return np.ones_like(weight_C)
+    cap = np.quantile(trusted_C, CAP_QUANTILE)
+    return np.where(flagged_C, np.minimum(weight_C, cap), weight_C)

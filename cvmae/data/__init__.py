@@ -1,1 +1,0 @@
-"""From MEDS shards to masked, standardised, packed batches."""

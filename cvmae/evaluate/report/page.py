@@ -1,0 +1,114 @@
+"""The results as a table for the terminal and as one HTML file."""
+
+import base64
+import importlib.resources
+import math
+from pathlib import Path
+
+import jinja2
+
+from cvmae.evaluate.methods import CodeScores
+from cvmae.evaluate.report import wording
+from cvmae.evaluate.report.figure_style import Drawing, colours
+from cvmae.evaluate.report.figures import write_figures
+from cvmae.evaluate.results import Results
+from cvmae.evaluate.summary import SummaryRow, summary
+
+__all__ = ["REPORT", "text_table", "write_report"]
+
+REPORT = "report.html"
+
+
+def text_table(results: Results) -> str:
+    """Return the summary as text: the headline, then a row per policy and baseline."""
+    reference, data = results.reference, results.data
+    headings = (
+        "policy",
+        "R2 pooled",
+        "95% interval",
+        "R2 macro",
+        f"{_noun(results)} won vs {reference}",
+        f"epochs to 1% of {reference}'s best",
+        "last 5 epochs' slope",
+        "measurements/s",
+    )
+    rows = [headings, *(_cells(row) for row in summary(results))]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(headings))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    scope = (
+        f"{results.settings.split}: {wording.count(data.num_scored)} hidden values of "
+        f"{wording.count(data.num_subjects)} subjects, {data.num_codes_matched} of "
+        f"{data.num_codes} codes found, {data.num_codes_counted} with at least "
+        f"{results.settings.min_scored} values; {wording.count(data.num_twins)} hidden "
+        "values with a twin at the same time not scored"
+    )
+    told = results.headline
+    text = [scope, "", *lines, "", *results.notes, told.title + ".", *told.sentences]
+    return "\n".join(line.rstrip() for line in text)
+
+
+def _cells(row: SummaryRow) -> tuple[str, ...]:
+    won = "" if row.won is None else f"{row.won} of {row.num_codes}"
+    epochs, trained = row.epochs_to_reference_best, row.kind == "model"
+    return (
+        row.policy,
+        wording.number(row.r2_pooled),
+        wording.spread(row.r2_pooled_interval),
+        wording.number(row.r2_macro),
+        won,
+        ("never" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.signed(row.final_slope, 4) if trained else "",
+        wording.count(row.measurements_per_s) if trained else "",
+    )
+
+
+def write_report(results: Results, folder: str | Path) -> Path:
+    """Write the figures as PNG and one HTML file that holds everything; return its path."""
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    figures = [_embedded(*pair) for pair in write_figures(results, folder / "figures")]
+    template = importlib.resources.files("cvmae.evaluate.report").joinpath(REPORT)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update({name: getattr(wording, name) for name in wording.__all__})
+    models = [method.name for method in results.models]
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+        results=results,
+        rows=summary(results),
+        figures=figures,
+        noun_of_codes=_noun(results),
+        models=models,
+        best_r2=lambda code: _best_r2(code, models),
+        best_weights=any(method.kind == "best weights" for method in results.methods),
+        colours=colours(results),
+    )
+    path = folder / REPORT
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _embedded(drawing: Drawing, path: Path) -> dict[str, str]:
+    image = base64.b64encode(path.read_bytes()).decode("ascii")
+    return {
+        "name": drawing.name,
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "image": f"data:image/png;base64,{image}",
+        "width": f"{drawing.figure.get_figwidth() * 96:.0f}",
+    }
+
+
+def _noun(results: Results) -> str:
+    return wording.noun(code.code for code in results.codes)
+
+
+def _best_r2(code: CodeScores, models: list[str]) -> float | None:
+    return max((code.r2[name] for name in models if math.isfinite(code.r2[name])), default=None)

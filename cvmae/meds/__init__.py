@@ -1,0 +1,1 @@
+"""MEDS on disk: no other room knows it."""

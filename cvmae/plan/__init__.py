@@ -1,0 +1,1 @@
+"""What a hospital costs on a cluster, on paper."""

@@ -1,0 +1,130 @@
+"""Ray Data as a scheduler of tasks: each is a function that returns one table, one block.
+
+Ray Data reads ahead with back-pressure and retries lost tasks; it never sees a row.
+`preserve_order` and one block a task make the order of the tables that of the plan.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+__all__ = ["CURSOR", "Cursor", "map_on_ray", "task_dataset", "task_tables"]
+
+# Importing ray.data has set it to report the plan and the end of every execution.
+logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Cursor = tuple[int, int, int, int]  # epoch, step, rank, world
+CURSOR = "cvmae_cursor"
+ERROR = "error"  # the column of a block that is one
+MAX_ATTEMPTS = 5  # at one task
+
+
+class _OneBlockPerTask(Datasource):
+    """A data source whose read tasks are functions that return one table each."""
+
+    def __init__(self, plan: Callable[[Cursor], Iterable[Callable[[], pa.Table]]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._plan = plan
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,
+    ) -> list[ReadTask]:
+        # Called once to plan, without a context, and again at every execution with the context
+        # of the shard that executes: that is how each rank and epoch gets its own tasks.
+        if data_context is None:
+            return []
+        cursor = data_context.get_config(CURSOR, None)
+        tasks = self._plan(cursor if cursor is not None else (0, 0, 0, 1))
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [
+            ReadTask(partial(_one_block, task), unknown, per_task_row_limit=per_task_row_limit)
+            for task in tasks
+        ]
+
+
+def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield ``function(item)`` in order, each computed by one Ray Data task.
+
+    Raises:
+        ValueError: As the function did; likewise FileNotFoundError.
+        ChildProcessError: One task lost its process or node again and again.
+    """
+
+    def plan(_: Cursor) -> Iterator[Callable[[], pa.Table]]:
+        shared = ray.put(function)
+        for number, item in enumerate(items):
+            yield partial(_result_table, shared, item, number)
+
+    dataset = task_dataset(plan)
+    expected = 0
+    for table in task_tables(dataset, dataset.context):
+        if table["number"][0].as_py() != expected:
+            raise RuntimeError(f"result {table['number'][0]} came where {expected} was next")
+        expected += 1
+        yield pickle.loads(table["result"][0].as_py())
+    if expected != len(items):
+        raise RuntimeError(f"{expected} of {len(items)} results came back from Ray Data")
+
+
+def task_dataset(plan: Callable[[Cursor], Iterable[Callable[[], pa.Table]]]) -> ray.data.Dataset:
+    """Return a data set that runs what the plan gives for the cursor in its context."""
+    dataset: ray.data.Dataset = ray.data.read_datasource(
+        _OneBlockPerTask(plan), override_num_blocks=1
+    )
+    return dataset
+
+
+def task_tables(data: Any, context: Any) -> Iterator[pa.Table]:
+    """Yield the rows of all blocks, in the order of the tasks, as tables of one row each."""
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = 1  # never merge the blocks of two tasks
+    for table in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+        if ERROR in table.column_names:
+            raise pickle.loads(table[ERROR][0].as_py())  # made by our own task a moment ago
+        yield table
+
+
+def _one_block(task: Callable[[], pa.Table]) -> list[pa.Table]:
+    try:
+        _require_few_attempts()
+        return [task()]
+    except (ValueError, FileNotFoundError, ChildProcessError) as error:
+        # Of the user's making: it travels as a block, since Ray would wrap it in a traceback.
+        column = pa.array([pickle.dumps(error.with_traceback(None))], pa.large_binary())
+        return [pa.table({ERROR: column})]
+
+
+def _require_few_attempts() -> None:
+    # Ray Data would repeat for ever a task that kills its process or node. The number of the
+    # attempt is not in Ray's public interface.
+    worker: Any = ray._private.worker.global_worker
+    attempt = worker.core_worker.get_current_task_attempt_number()
+    if attempt >= MAX_ATTEMPTS:
+        raise ChildProcessError(
+            f"the processes that read data were lost {attempt} times at the same task: give Ray's "
+            "nodes more memory or lower data.unit_rows; or a damaged file crashes the reader: "
+            "check the data with jobs/validate.py"
+        )
+
+
+def _result_table(
+    function: "ray.ObjectRef[Callable[[Item], Result]]", item: Item, number: int
+) -> pa.Table:
+    column = pa.array([pickle.dumps(ray.get(function)(item))], pa.large_binary())
+    return pa.table({"number": [number], "result": column})

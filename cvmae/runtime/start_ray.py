@@ -1,0 +1,89 @@
+"""The start of Ray, and whether the work fits into the cluster."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from cvmae.settings import ScalingConfig
+
+__all__ = ["check_resources", "start_ray", "trains_on_gpu", "workers_that_fit"]
+
+logger = logging.getLogger("cvmae")
+
+
+def trains_on_gpu(scaling: ScalingConfig) -> bool:
+    """Tell whether a run's ranks have GPUs; on Ray the settings say so, not the driver's node."""
+    return scaling.use_gpu if scaling.num_workers else torch.cuda.is_available()
+
+
+def start_ray(scaling: ScalingConfig) -> None:
+    """Join the running Ray cluster, or start a local one, and check that the work fits in it.
+
+    A local Ray gets at least 8 logical CPUs: workers and readers are scheduled by these, and
+    two physical cores serve them. The dashboard is on because Ray Train frees the resources of
+    a killed worker group through it; it listens on loopback.
+
+    Raises:
+        ValueError: Less than one whole CPU would be left for Ray Data, or GPUs are too few:
+            either would be waited for in silence; the message shows the arithmetic.
+    """
+    # Trials side by side say similar lines, of which Ray would swallow all but one.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # A busy machine needs more than the minute that Ray gives its dashboard; read at import.
+    os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
+    import ray
+
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(**options)
+        else:
+            num_cpus = max(8, os.cpu_count() or 1)
+            logger.info("starting a local Ray")
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
+    resources = ray.cluster_resources()
+    check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
+    """Refuse work that does not fit into a cluster; see `start_ray`."""
+    setting = "scaling.min_workers" if scaling.min_workers else "scaling.num_workers"
+    least = scaling.min_workers or scaling.num_workers
+    # An elastic run takes as many workers as there are CPUs for.
+    num_workers = max(least, min(scaling.num_workers, int(cpus / scaling.cpus_per_worker)))
+    wanted = num_workers * scaling.cpus_per_worker
+    if cpus - wanted < 1:
+        raise ValueError(
+            f"{num_workers} workers (scaling.num_workers={scaling.num_workers}) x "
+            f"scaling.cpus_per_worker={scaling.cpus_per_worker} reserve {wanted:g} of the "
+            f"cluster's {cpus:g} CPUs; Ray Data needs at least 1 whole CPU beside them: lower one "
+            "of them"
+        )
+    if scaling.use_gpu and gpus < least:
+        raise ValueError(
+            f"scaling.use_gpu=True and {setting}={least} need as many GPUs, the cluster has "
+            f"{gpus:g}: lower {setting}, or train on CPUs without scaling.use_gpu"
+        )
+
+
+def workers_that_fit(nodes: Iterable[Mapping[str, float]], scaling: ScalingConfig) -> int:
+    """Return how many workers the nodes could hold if nothing else ran there.
+
+    Args:
+        nodes: Resources of each node that is alive.
+        scaling: What a worker reserves; it cannot be divided between nodes.
+
+    Example:
+        >>> workers_that_fit([{"CPU": 3.0}, {"CPU": 5.0}], ScalingConfig(cpus_per_worker=2))
+        3
+    """
+    wanted = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    return sum(
+        min(int(node.get(name, 0.0) / share) for name, share in wanted.items()) for node in nodes
+    )

@@ -1,0 +1,61 @@
+"""Code statistics and counts as text: what `fit_statistics` prints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cvmae.statistics.code_statistics import CodeStatistics
+
+__all__ = ["format_statistics"]
+
+SHOWN_DROPPED = 10
+
+
+def format_statistics(statistics: CodeStatistics, report: Mapping[str, Any]) -> str:
+    """Return a table of codes, and lines on what was counted and what was left out."""
+    return "\n".join([*_code_lines(statistics, report), "", *count_lines(report)])
+
+
+def _code_lines(statistics: CodeStatistics, report: Mapping[str, Any]) -> list[str]:
+    width = max(4, *(len(code) for code in statistics.codes))
+    lines = [f"{'code':{width}} {'values':>10} {'mean':>10} {'std':>10} {'CV':>8} {'raw CV':>8}"]
+    flagged = set(report["flagged_codes"])
+    for index, code in enumerate(statistics.codes):
+        line = (
+            f"{code:{width}} {statistics.num_values[index]:>10,} {statistics.mean[index]:>10.4g} "
+            f"{statistics.std[index]:>10.4g} {statistics.cv[index]:>8.4f} "
+            f"{statistics.raw_cv[index]:>8.4f}"
+        )
+        lines.append(line + ("  no natural zero: mask weight capped" if code in flagged else ""))
+    return lines
+
+
+def count_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for split, counts in report["splits"].items():
+        rows = counts["rows"]
+        lines.append(
+            f"{split}: {counts['num_listed']:,} subjects, {counts['num_subjects']:,} with "
+            f"measurements ({counts['num_single']:,} with only one: not trained on), "
+            f"{counts['num_sequences']:,} sequences of {counts['num_measurements']:,} measurements"
+        )
+        lines.append(
+            f"  rows: {rows['num_rows']:,}, of a code of the vocabulary {rows['num_matching']:,}; "
+            f"of these without value {rows['num_null_value']:,}, not finite "
+            f"{rows['num_non_finite']:,}, without time {rows['num_null_time']:,}"
+        )
+    rows = report["candidate_rows"]
+    lines.append(
+        f"train, all codes that match: {rows['num_matching']:,} rows, without value "
+        f"{rows['num_null_value']:,}, not finite {rows['num_non_finite']:,}, without time "
+        f"{rows['num_null_time']:,}"
+    )
+    lines.append(
+        f"train repeats a subject, time and code {report['num_duplicates']:,} times (kept)"
+    )
+    if report["num_subjects_without_split"]:
+        lines.append(f"{report['num_subjects_without_split']:,} subjects are in no split: not used")
+    dropped = list(report["dropped_codes"].items())
+    if dropped:
+        lines.append(f"{len(dropped)} matching codes left out (all are named in data.json):")
+        lines += [f"  {code}: {reason}" for code, reason in dropped[:SHOWN_DROPPED]]
+    return lines

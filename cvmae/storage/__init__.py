@@ -1,0 +1,1 @@
+"""Places (local or URIs), folders written whole, manifests."""

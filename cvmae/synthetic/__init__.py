@@ -1,0 +1,1 @@
+"""A made-up hospital with known truth."""

@@ -1,0 +1,1 @@
+"""Metrics of runs: a journal, and MLflow."""

@@ -1,0 +1,383 @@
+"""The verb: vocabulary, statistics of train, unit index, and what is refused."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.batches.policies import mask_weights
+from cvmae.config import Config, read_config
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.reading import read_unit
+from cvmae.meds.splits import SPLITS
+from cvmae.settings import DataConfig, ScalingConfig
+from cvmae.statistics.fit import fit_statistics
+from cvmae.statistics.fitted import FittedData
+from tests.prepared import fit, load_or_fit
+
+# (subject, code, value) -> the value that is written, None for a row without value.
+Change = Callable[[int, str, float], float | None]
+CODES = ("LAB//Na", "LAB//K", "LAB//CRP", "VITAL//HR")
+SUBJECTS = 30  # of which 0-19 train, 20-24 tuning, 25-29 held_out
+
+
+def unchanged(subject: int, code: str, value: float) -> float | None:
+    return value
+
+
+def write_meds(
+    root: Path,
+    change: Change = unchanged,
+    codes: Sequence[str] = CODES,
+    shards: Sequence[Sequence[int]] = (range(17), range(17, SUBJECTS)),
+) -> str:
+    """Write 30 subjects with 5 to 9 values of each code; shards are not split-pure."""
+    rng = np.random.default_rng(0)
+    rows: dict[int, list[dict[str, object]]] = {}
+    for subject in range(SUBJECTS):
+        rows[subject] = [{"subject_id": subject, "time": None, "code": "GENDER//F"}]
+        for time in range(rng.integers(5, 10)):
+            for place, code in enumerate(codes):
+                value = change(subject, code, float(rng.lognormal(place, 0.3)))
+                row = {"subject_id": subject, "time": time, "code": code, "numeric_value": value}
+                rows[subject].append(row)
+    schema = pa.schema(
+        [
+            ("subject_id", pa.int64()),
+            ("time", pa.timestamp("us")),
+            ("code", pa.string()),
+            ("numeric_value", pa.float32()),
+        ]
+    )
+    for number, subjects in enumerate(shards):
+        path = root / "data" / "anywhere" / f"{number}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shard = [row for subject in subjects for row in rows[subject]]
+        pq.write_table(pa.Table.from_pylist(shard, schema=schema), path, row_group_size=60)
+    (root / "metadata").mkdir()
+    split = [SPLITS[0]] * 20 + [SPLITS[1]] * 5 + [SPLITS[2]] * 5
+    splits = pa.table({"subject_id": pa.array(range(SUBJECTS), pa.int64()), "split": split})
+    pq.write_table(splits, root / "metadata" / "subject_splits.parquet")
+    return str(root)
+
+
+def config_of(root: str, **settings) -> Config:
+    return Config(
+        data=DataConfig(root=root, **{"unit_rows": 100} | settings),
+        scaling=ScalingConfig(num_workers=0),
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> str:
+    return write_meds(tmp_path_factory.mktemp("meds") / "set")
+
+
+def train_values(root: str, code: str) -> np.ndarray:
+    """The plain way: every row, in Python."""
+    values = [
+        row["numeric_value"]
+        for path in sorted(Path(root).rglob("data/**/*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+        if row["subject_id"] < 20 and row["code"] == code and row["numeric_value"] is not None
+    ]
+    return np.array(values)
+
+
+# --- statistics
+
+
+def test_ph_of_physionet2012_is_tightly_regulated_once_unit_slips_are_clipped(real_data):
+    root = str(real_data / "physionet2012")
+    settings = {"code_pattern": "^LAB//pH", "unit_rows": 250_000}
+    raw = fit(config_of(root, **settings, clip_quantiles=None)).statistics
+    clipped = fit(config_of(root, **settings)).statistics
+    assert raw.codes == clipped.codes == ("LAB//pH//UNK",)
+    assert raw.cv[0] == raw.raw_cv[0] == clipped.raw_cv[0]
+    assert raw.cv[0] == pytest.approx(0.73, abs=0.005)  # 20 of 57,367 values outside 6-8
+    assert clipped.cv[0] == pytest.approx(0.011, abs=0.0005)
+    assert clipped.num_values[0] == raw.num_values[0] == 57_367
+
+
+def test_statistics_are_those_of_all_values_of_train(root):
+    statistics = fit(config_of(root, clip_quantiles=None)).statistics
+    assert set(statistics.codes) == {"LAB//Na", "LAB//K", "LAB//CRP"}
+    for index, code in enumerate(statistics.codes):
+        values = train_values(root, code)
+        assert statistics.num_values[index] == len(values)
+        assert statistics.num_subjects[index] == 20
+        assert statistics.minimum[index] == values.min()
+        assert statistics.maximum[index] == values.max()
+        assert statistics.mean[index] == pytest.approx(values.mean(), rel=1e-12)
+        assert statistics.std[index] == pytest.approx(values.std(), rel=1e-12)
+        # Bins are at most 1/64 wide and quantiles are their middles.
+        for name, quantile in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
+            exact = np.quantile(values, quantile, method="inverted_cdf")
+            assert getattr(statistics, name)[index] == pytest.approx(exact, rel=1 / 128)
+
+
+def test_statistics_do_not_move_when_tuning_or_held_out_rows_change(root, tmp_path):
+    def change(subject: int, code: str, value: float) -> float | None:
+        return value if subject < 20 else 1e6 * value
+
+    other = write_meds(tmp_path / "set", change)
+    assert fit(config_of(root)).statistics.differences(fit(config_of(other)).statistics) == []
+
+
+def test_statistics_move_when_a_train_row_changes(root, tmp_path):
+    other = write_meds(tmp_path / "set", lambda s, code, value: 2 * value if s == 19 else value)
+    moved = fit(config_of(root)).statistics.differences(fit(config_of(other)).statistics)
+    assert {"mean", "std"} <= set(moved)
+
+
+def test_neither_units_nor_shards_change_the_statistics(root, tmp_path):
+    other = write_meds(tmp_path / "set", shards=[[n] for n in range(SUBJECTS)])
+    expected = fit(config_of(root)).statistics
+    for config in (config_of(root, unit_rows=10**6), config_of(other, unit_rows=1)):
+        found = fit(config).statistics
+        assert found.codes == expected.codes
+        for name in ("num_values", "num_subjects", "minimum", "clip_low", "clip_high", "median"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        # Merging rounds each of some dozens of sums in the last unit.
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-14)
+        np.testing.assert_allclose(found.std, expected.std, rtol=1e-13)
+
+
+def test_a_unit_8_times_smaller_moves_variance_weights_and_not_cv_weights(root, tmp_path):
+    other = write_meds(
+        tmp_path / "set", lambda s, code, value: 8 * value if code == "LAB//K" else value
+    )
+    before, after = (fit(config_of(path)).statistics for path in (root, other))
+    assert before.codes == after.codes
+    # Bins are binary: clip bounds, mean and std are exactly 8 times what they were.
+    np.testing.assert_array_equal(mask_weights(after, "cv"), mask_weights(before, "cv"))
+    moved = mask_weights(after, "variance") / mask_weights(before, "variance")
+    potassium = before.codes.index("LAB//K")
+    assert moved[potassium] / moved[potassium - 1] == pytest.approx(64, rel=1e-12)
+
+
+def test_outliers_are_clipped_at_the_edge_of_a_bin_and_counted_in_raw_moments(tmp_path):
+    def slip(subject: int, code: str, value: float) -> float | None:
+        return 1e4 if (subject, code) == (3, "LAB//K") and value > 3 else value
+
+    root = write_meds(tmp_path / "set", slip)
+    num_slips = int((train_values(root, "LAB//K") == 1e4).sum())
+    assert num_slips > 0
+    statistics = fit(config_of(root, clip_quantiles=(0.0, 0.9))).statistics
+    index = statistics.codes.index("LAB//K")
+    values = train_values(root, "LAB//K")
+    assert statistics.clip_high[index] < 10 < statistics.raw_mean[index]
+    clipped = values.clip(statistics.clip_low[index], statistics.clip_high[index])
+    assert statistics.mean[index] == pytest.approx(clipped.mean(), rel=1e-12)
+    assert (values <= statistics.clip_high[index]).mean() >= 0.9
+
+
+# --- vocabulary
+
+
+def test_the_most_frequent_codes_come_first_and_the_rest_is_named_with_a_reason(tmp_path):
+    def thin_out(subject: int, code: str, value: float) -> float | None:
+        return {
+            "LAB//Na": value if subject % 2 else None,
+            "LAB//CRP": value if subject == 0 else None,
+            "LAB//flag": 1.0,
+        }.get(code, value)
+
+    root = write_meds(tmp_path / "set", thin_out, codes=(*CODES, "LAB//flag", "LAB//Mg"))
+    fitted = fit(config_of(root, num_codes=2))
+    assert fitted.statistics.codes == ("LAB//K", "LAB//Mg")  # a tie, by name
+    reasons = fitted.report["dropped_codes"]
+    assert set(reasons) == {"LAB//Na", "LAB//CRP", "LAB//flag"}
+    assert "data.num_codes=2" in reasons["LAB//Na"]
+    assert "data.min_count=25" in reasons["LAB//CRP"]
+    assert "equal" in reasons["LAB//flag"]
+
+
+def test_a_code_that_is_constant_once_clipped_is_dropped(tmp_path):
+    def nearly_zero(subject: int, code: str, value: float) -> float | None:
+        return float(value > 5) if code == "LAB//K" else value
+
+    root = write_meds(tmp_path / "set", nearly_zero)
+    assert 0 < (train_values(root, "LAB//K") > 0).mean() < 0.05
+    fitted = fit(config_of(root, clip_quantiles=(0.05, 0.95)))
+    assert "LAB//K" not in fitted.statistics.codes
+    assert "clipped" in fitted.report["dropped_codes"]["LAB//K"]
+    assert "LAB//K" in fit(config_of(root, clip_quantiles=None)).statistics.codes
+
+
+def test_a_file_fixes_the_vocabulary_and_maps_several_codes_to_one(root, tmp_path):
+    path = tmp_path / "codes.txt"
+    path.write_text("VITAL//HR\nLAB//K\tLAB//Na\nLAB//absent\n", encoding="utf-8")
+    fitted = fit(config_of(root, codes_file=str(path), clip_quantiles=None))
+    statistics = fitted.statistics
+    assert statistics.members == (("VITAL//HR",), ("LAB//K", "LAB//Na"))
+    both = np.concatenate([train_values(root, code) for code in ("LAB//K", "LAB//Na")])
+    assert statistics.num_values[1] == len(both)
+    assert statistics.num_subjects[1] == 20
+    for mean in (statistics.mean[1], statistics.raw_mean[1]):
+        assert mean == pytest.approx(both.mean(), rel=1e-12)
+    assert "0 values" in fitted.report["dropped_codes"]["LAB//absent"]
+
+
+def test_a_blank_at_the_end_of_a_code_counts(tmp_path):
+    root = write_meds(tmp_path / "set", codes=("LAB//51498// ",))
+    path = tmp_path / "codes.txt"
+    path.write_bytes(b"LAB//51498// \r\n")
+    assert fit(config_of(root, codes_file=str(path))).statistics.codes == ("LAB//51498// ",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("A\nB\tA\n", r"line 2: 'A' stands on line 1"), ("\n\n", "is empty"), (None, "not exist")],
+)
+def test_a_codes_file_that_cannot_be_meant_is_refused(root, tmp_path, text, message):
+    path = tmp_path / "codes.txt"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"data\.codes_file.*{message}"):
+        fit(config_of(root, codes_file=str(path)))
+
+
+# --- counts
+
+
+def test_the_unit_index_counts_what_units_hold(root):
+    fitted = fit(config_of(root, sequence_length=8))
+    index = fitted.unit_index
+    assert len(index.units) > 3
+    for split in SPLITS:
+        for number, unit in enumerate(index.units):
+            m, _ = read_unit(open_dataset(root), unit, fitted.statistics.lookup, split)
+            lengths = np.diff(m.offsets_S)
+            assert index.num_measurements[split][number] == lengths.sum()
+            assert index.num_sequences[split][number] == np.ceil(lengths / 8).sum()
+    assert fitted.report["splits"]["tuning"]["num_subjects"] == 5
+    cropped = fit(config_of(root, sequence_length=8, crop=True)).unit_index
+    assert cropped.num_sequences["train"].sum() == 20
+    assert cropped.num_measurements["train"].sum() == 20 * 8
+    # Only training crops: tuning is evaluated on all windows.
+    assert cropped.num_sequences["tuning"].sum() == index.num_sequences["tuning"].sum()
+
+
+def test_rows_that_are_no_measurements_are_counted(tmp_path):
+    def spoil(subject: int, code: str, value: float) -> float | None:
+        if code != "LAB//K" or subject > 1:
+            return value
+        return None if subject else float("inf")
+
+    root = write_meds(tmp_path / "set", spoil)
+    clean = len(train_values(root, "LAB//Na"))
+    fitted = fit(config_of(root))
+    rows = fitted.report["splits"]["train"]["rows"]
+    assert rows["num_null_value"] > 0
+    assert rows["num_non_finite"] > 0
+    index = fitted.statistics.codes.index("LAB//K")
+    lost = rows["num_null_value"] + rows["num_non_finite"]
+    assert fitted.statistics.num_values[index] == clean - lost
+
+
+def test_subjects_without_a_split_are_counted_and_not_used(tmp_path):
+    root = write_meds(tmp_path / "set")
+    path = Path(root) / "metadata" / "subject_splits.parquet"
+    pq.write_table(pq.read_table(path).slice(3), path)
+    fitted = fit(config_of(root))
+    assert fitted.report["num_subjects_without_split"] == 3
+    assert fitted.report["splits"]["train"]["num_subjects"] == 17
+    assert fitted.statistics.num_subjects.tolist() == [17, 17, 17]
+
+
+# --- what is refused
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_setting_and_codes_there(root):
+    with pytest.raises(ValueError, match=r"data\.code_pattern='\^ICD'.*LAB//Na"):
+        fit(config_of(root, code_pattern="^ICD"))
+
+
+def test_codes_that_are_all_too_rare_are_refused_with_the_setting(root):
+    with pytest.raises(ValueError, match=r"none can be used.*data\.min_count"):
+        fit(config_of(root, min_count=10_000))
+
+
+def test_a_pattern_that_is_no_regular_expression_is_refused(root):
+    with pytest.raises(ValueError, match=r"data\.code_pattern='\(' is not a regular expression"):
+        fit(config_of(root, code_pattern="("))
+
+
+def test_a_subject_in_two_files_is_refused_with_both_files(tmp_path):
+    root = write_meds(tmp_path / "set", shards=[range(20), range(19, SUBJECTS)])
+    for unit_rows in (100, 10**6):
+        with pytest.raises(ValueError, match=r"0\.parquet.*1\.parquet"):
+            fit(config_of(root, unit_rows=unit_rows))
+
+
+def test_a_data_set_without_train_subjects_is_refused(tmp_path):
+    root = write_meds(tmp_path / "set")
+    path = Path(root) / "metadata" / "subject_splits.parquet"
+    pq.write_table(pq.read_table(path).slice(20), path)
+    with pytest.raises(ValueError, match="no subject in split 'train'"):
+        fit(config_of(root))
+
+
+# --- the folder
+
+
+def test_fitted_data_survive_writing_and_reading(root, tmp_path):
+    fitted = fit(config_of(root))
+    fitted.write(tmp_path / "fitted")
+    again = FittedData.read(tmp_path / "fitted")
+    assert fitted.statistics.differences(again.statistics) == []
+    assert again.unit_index.units == fitted.unit_index.units
+    for name in ("fingerprint", "settings", "report"):
+        assert getattr(again, name) == getattr(fitted, name)
+    with pytest.raises(ValueError, match="choose a new folder"):
+        fitted.write(tmp_path / "fitted")
+    assert [path.name for path in tmp_path.iterdir()] == ["fitted"]
+
+
+def test_a_folder_that_is_not_whole_is_refused(root, tmp_path):
+    fit(config_of(root)).write(tmp_path / "fitted")
+    (tmp_path / "fitted" / "data.json").write_text("{")
+    with pytest.raises(ValueError, match=r"data\.json is damaged"):
+        FittedData.read(tmp_path / "fitted")
+    (tmp_path / "fitted" / "data.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data\.json"):
+        FittedData.read(tmp_path / "fitted")
+
+
+def test_the_verb_writes_a_folder_and_returns_a_table(root, tmp_path):
+    config = replace(config_of(root, num_codes=2), output_dir=str(tmp_path / "out"))
+    table = fit_statistics(config)
+    for text in ("LAB//", "raw CV", "train: 20 subjects", "left out", str(tmp_path / "out")):
+        assert text in table
+    assert read_config(tmp_path / "out" / "config.yaml").data.num_codes == 2
+    used = replace(config, data=replace(config.data, statistics=str(tmp_path / "out")))
+    assert load_or_fit(used).statistics.num_codes == 2
+    with pytest.raises(ValueError, match=r"output_dir=.*not empty"):
+        fit_statistics(config)
+
+
+def test_statistics_are_fitted_once_into_the_output_folder(root, tmp_path):
+    config = replace(config_of(root), output_dir=str(tmp_path / "run"))
+    fitted = load_or_fit(config)
+    path = tmp_path / "run" / "statistics" / "data.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"report": {"read": "again"}}))
+    assert load_or_fit(config).report == {"read": "again"}
+    assert fitted.report != {"read": "again"}
+
+
+def test_statistics_of_other_settings_or_data_are_refused_with_the_difference(root, tmp_path):
+    fit(config_of(root)).write(tmp_path / "fitted")
+    given = {"statistics": str(tmp_path / "fitted")}
+    load_or_fit(config_of(root, **given))
+    with pytest.raises(ValueError, match=r"data\.min_count is 25 there and 30 now"):
+        load_or_fit(config_of(root, min_count=30, **given))
+    other = write_meds(tmp_path / "set", shards=[range(SUBJECTS)])
+    with pytest.raises(ValueError, match="num_shards is 2 there and 1 now"):
+        load_or_fit(config_of(other, **given))

@@ -1,0 +1,243 @@
+"""Both trackers keep a run's numbers once and in order, and MLflow's outlives a dead server."""
+
+import json
+import socket
+import time
+import warnings
+
+import matplotlib.figure
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.config import PRESETS, flatten, override
+from cvmae.tracking import tracker as tracking
+
+
+@pytest.fixture(autouse=True)
+def _no_ambient_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def in_process(tmp_path):
+    return override(
+        PRESETS["tiny"], {"scaling.num_workers": 0, "output_dir": str(tmp_path / "run")}
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One SQLite store for all tests: creating one takes seconds of migrations."""
+    folder = tmp_path_factory.mktemp("store")
+    config = override(PRESETS["tiny"], {"tracking.uri": f"sqlite:///{folder}/mlflow.db"})
+    return tracking.prepare_store(override(config, {"output_dir": str(folder)}))
+
+
+@pytest.fixture
+def on_mlflow(tmp_path, store):
+    return override(PRESETS["tiny"], {"output_dir": str(tmp_path / "run"), "tracking.uri": store})
+
+
+@pytest.fixture
+def dead_server():
+    """Address of a loopback port that refuses connections."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+def read_points(store, run_id, name="loss"):
+    from mlflow import MlflowClient
+
+    return [(m.step, m.value) for m in MlflowClient(store).get_metric_history(run_id, name)]
+
+
+def read_run(store, run_id):
+    from mlflow import MlflowClient
+
+    return MlflowClient(store).get_run(run_id)
+
+
+def draw_line():
+    figure = matplotlib.figure.Figure(figsize=(1, 1))
+    figure.add_subplot().plot([0, 1])
+    return figure
+
+
+def test_in_process_metrics_are_a_long_table(in_process):
+    tracker = tracking.open_tracker(in_process, run_name="alone")
+    tracker.log_metrics({"loss": 2.0, "tuning_mse": 1.0}, step=0)
+    tracker.log_metrics({"loss": 1.5}, step=10)
+    assert pq.read_table(tracker.location).to_pylist() == [
+        {"step": 0, "name": "loss", "value": 2.0},
+        {"step": 0, "name": "tuning_mse", "value": 1.0},
+        {"step": 10, "name": "loss", "value": 1.5},
+    ]
+
+
+def test_in_process_resume_keeps_each_point_once(in_process):
+    tracking.open_tracker(in_process, run_name="alone").log_metrics({"loss": 2.0}, step=5)
+    resumed = tracking.open_tracker(in_process, run_name="alone")
+    resumed.log_metrics({"loss": 99.0}, step=5)
+    resumed.log_metrics({"loss": 1.0}, step=6)
+    table = pq.read_table(resumed.location).to_pydict()
+    assert (table["step"], table["value"]) == ([5, 6], [2.0, 1.0])
+
+
+def test_in_process_parameters_and_status_are_json(in_process, tmp_path):
+    tracker = tracking.open_tracker(in_process, run_name="alone", parent_run_id="sweep")
+    tracker.log_params(flatten(in_process))
+    tracker.log_figure(draw_line(), "curve")
+    tracker.close("FINISHED")
+    about = json.loads((tmp_path / "run/params.json").read_text())
+    assert about["params"]["model.width"] == "32"
+    assert (about["run_name"], about["parent_run_id"]) == ("alone", "sweep")
+    assert about["status"] == "FINISHED"
+    assert (tmp_path / "run/figures/curve.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_artifact_that_does_not_exist_is_refused(num_workers, on_mlflow):
+    config = override(on_mlflow, {"scaling.num_workers": num_workers})
+    tracker = tracking.open_tracker(config, run_name="alone")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png cannot be kept"):
+        tracker.log_artifact("nowhere.png")
+
+
+def test_store_is_named_by_setting_then_environment_then_folder(monkeypatch):
+    config = override(PRESETS["tiny"], {"output_dir": "/out"})
+    assert tracking.store_uri(config) == "sqlite:////out/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking.store_uri(config) == "http://server:5000"
+    given = override(config, {"tracking.uri": "sqlite:////other.db"})
+    assert tracking.store_uri(given) == "sqlite:////other.db"
+
+
+def test_a_store_that_cannot_exist_is_refused_by_setting(on_mlflow):
+    config = override(on_mlflow, {"tracking.uri": "nonsense://store"})
+    with pytest.raises(ValueError, match=r"tracking\.uri='nonsense://store' cannot be opened"):
+        tracking.prepare_store(config)
+
+
+def test_child_run_points_to_its_parent_and_holds_everything_logged(on_mlflow, store):
+    tracker = tracking.open_tracker(on_mlflow, run_name="child", parent_run_id="abc")
+    tracker.log_params(flatten(on_mlflow) | {f"extra_{i}": i for i in range(100)})
+    tracker.log_metrics({"loss": 2.0}, step=1)
+    tracker.log_figure(draw_line(), "curve")
+    tracker.close("FINISHED")
+    run = read_run(store, tracker.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == "abc"
+    assert run.data.params["mask.policy"] == "cv"
+    assert run.data.params["extra_99"] == "99"  # beyond MLflow's 100 a call
+    assert read_points(store, tracker.run_id) == [(1, 2.0)]
+    assert run.info.status == "FINISHED"
+    from mlflow import MlflowClient
+
+    kept = MlflowClient(store).list_artifacts(tracker.run_id, "figures")
+    assert [item.path for item in kept] == ["figures/curve.png"]
+
+
+def test_worker_and_resumed_run_continue_the_same_run_without_duplicates(on_mlflow, store):
+    driver = tracking.open_tracker(on_mlflow, run_name="run")
+    worker = tracking.open_tracker(on_mlflow, run_name="run", run_id=driver.run_id)
+    worker.log_params({"a": 1})
+    worker.log_metrics({"loss": 2.0}, step=5)
+    driver.close("FAILED")
+    resumed = tracking.open_tracker(on_mlflow, run_name="run")
+    assert resumed.run_id == driver.run_id
+    assert read_run(store, resumed.run_id).info.status == "RUNNING"
+    resumed.log_params({"a": 2, "b": 3})
+    resumed.log_metrics({"loss": 99.0, "new": 7.0}, step=5)
+    resumed.log_metrics({"loss": 1.0}, step=6)
+    assert read_points(store, resumed.run_id) == [(5, 2.0), (6, 1.0)]
+    assert read_points(store, resumed.run_id, "new") == [(5, 7.0)]
+    assert read_run(store, resumed.run_id).data.params == {"a": "1", "b": "3"}
+
+
+def test_a_new_folder_is_a_new_run(on_mlflow, tmp_path):
+    first = tracking.open_tracker(on_mlflow, run_name="run")
+    elsewhere = override(on_mlflow, {"output_dir": str(tmp_path / "other")})
+    assert tracking.open_tracker(elsewhere, run_name="run").run_id != first.run_id
+
+
+def test_dead_server_is_asked_seldom_and_complained_of_once(on_mlflow, dead_server, monkeypatch):
+    from cvmae.tracking import mlflow_store as tracking_mlflow
+
+    connections = []
+    make_client = tracking_mlflow.MlflowClient
+
+    def count_client(**kwargs):
+        connections.append(kwargs)
+        return make_client(**kwargs)
+
+    monkeypatch.setattr(tracking_mlflow, "MlflowClient", count_client)
+    config = override(on_mlflow, {"tracking.uri": dead_server})
+    start = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tracker = tracking.open_tracker(config, run_name="run")
+        num_connections = len(connections)
+        for step in range(20):
+            tracker.log_metrics({"loss": 1.0}, step=step)
+        assert len(connections) == num_connections
+        tracker.close("FAILED")
+    assert len(connections) > num_connections
+    # Two attempts with one retry each; MLflow's own defaults take minutes.
+    assert time.monotonic() - start < 15
+    messages = [str(w.message) for w in caught if "does not answer" in str(w.message)]
+    assert len(messages) == 1
+    assert dead_server in messages[0]
+
+
+def test_what_a_dead_server_missed_is_replayed_by_the_resumed_run(on_mlflow, dead_server, store):
+    config = override(on_mlflow, {"tracking.uri": dead_server})
+    with pytest.warns(RuntimeWarning, match="does not answer"):
+        dead = tracking.open_tracker(config, run_name="run")
+    dead.log_params({"a": 1})
+    for step in range(3):
+        dead.log_metrics({"loss": float(step)}, step=step)
+    with pytest.warns(RuntimeWarning, match="did not come back"):
+        dead.close("FAILED")
+    back = tracking.open_tracker(on_mlflow, run_name="run")
+    assert read_points(store, back.run_id) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    run = read_run(store, back.run_id)
+    assert run.data.params == {"a": "1"}
+    assert run.info.status == "RUNNING"  # the kept end belongs to the interrupted attempt
+
+
+def test_store_that_returns_gets_everything_once_even_after_a_lost_reply(
+    on_mlflow, store, monkeypatch
+):
+    from cvmae.tracking import mlflow_store as tracking_mlflow
+
+    client = tracking_mlflow.MlflowClient
+    log_batch = client.log_batch
+
+    def fail(self, *args, **kwargs):
+        raise ConnectionError("down")
+
+    def log_and_lose_the_reply(self, *args, **kwargs):
+        log_batch(self, *args, **kwargs)
+        raise ConnectionError("reply lost")
+
+    monkeypatch.setattr(tracking_mlflow, "RETRY_AFTER_S", 0.0)
+    tracker = tracking.open_tracker(on_mlflow, run_name="run")
+    monkeypatch.setattr(client, "log_batch", fail)
+    with pytest.warns(RuntimeWarning, match="does not answer"):
+        tracker.log_metrics({"loss": 3.0}, step=1)
+    monkeypatch.setattr(client, "log_batch", log_and_lose_the_reply)
+    tracker.log_metrics({"loss": 2.0}, step=2)
+    monkeypatch.setattr(client, "log_batch", log_batch)
+    tracker.log_metrics({"loss": 1.0}, step=3)
+    tracker.close("FINISHED")
+    assert read_points(store, tracker.run_id) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert read_run(store, tracker.run_id).info.status == "FINISHED"
+
+
+def test_an_entry_the_store_refuses_does_not_block_those_behind_it(on_mlflow, store):
+    tracker = tracking.open_tracker(on_mlflow, run_name="run")
+    with pytest.warns(RuntimeWarning, match="refused metrics"):
+        tracker.log_metrics({"a name with : and ?": 1.0}, step=1)
+    tracker.log_metrics({"loss": 1.0}, step=1)
+    assert read_points(store, tracker.run_id) == [(1, 1.0)]
