@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Kernels are then run by Triton's interpreter, which it decides on where they are defined.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from cvmae.config import PRESETS, Config
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital

@@ -5,7 +5,7 @@ import os
 import torch
 
 from cvmae.config import Config
-from cvmae.model.attention import KERNEL_HEAD_DIMS
+from cvmae.model.kernels import HEAD_DIMS
 from cvmae.model.vomae import VOMAE
 from cvmae.train.engine import Engine
 from cvmae.train.replicated_engine import DDPEngine
@@ -42,7 +42,7 @@ def compiles(config: Config, *, on_gpu: bool) -> bool:
         "in fp32; give train.precision bf16": config.train.precision == "fp32",
         "with deepspeed; give train.strategy ddp": config.train.strategy != "ddp",
         f"with {head_dim} dimensions a head (model.width / model.num_heads); give one of "
-        f"{', '.join(map(str, KERNEL_HEAD_DIMS))}": head_dim not in KERNEL_HEAD_DIMS,
+        f"{', '.join(map(str, HEAD_DIMS))}": head_dim not in HEAD_DIMS,
     }
     found = [text for text, is_met in problems.items() if is_met]
     if config.train.compile == "on" and found:

@@ -1,7 +1,7 @@
-"""Sums, norms and GELU of a layer on a GPU, with the gradients of their biases, as Triton kernels.
+"""A sum and its LayerNorm as one Triton kernel, and one for all their gradients.
 
 At the paper's width a layer is bound by memory: each kernel here reads and writes rows once. What a
-compiler does not do: backward, the gradients of biases and norms are summed over rows while these
+compiler does not do: backward, the gradients of bias and norm are summed over rows while these
 are in registers, instead of reading them once more each. Sums are taken in a fixed order.
 """
 
@@ -12,12 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["add_norm", "bias_gelu"]
+__all__ = ["add_norm"]
 
 # Programs that sum over rows: some for each multiprocessor, as many as hide what loads take.
-NORM_PROGRAMS, GELU_PROGRAMS = 660, 2112
+PROGRAMS = 660
 ELEMENTS = 1024  # of the rows that a program holds at a time
-COLUMNS = 256  # of a block, where columns do not depend on one another
 
 # Shape letters: N rows, D columns, P programs.
 
@@ -101,61 +100,9 @@ def _add_norm_gradient_kernel(  # type: ignore[no-untyped-def]
     tl.store(place + 2 * D, tl.sum(grad_offset, 0), mask=columns < D)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _bias_gelu_kernel(  # type: ignore[no-untyped-def]
-    x, bias, result, num_rows, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
-    place = rows.to(tl.int64)[:, None] * D + columns[None, :]
-    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    value += tl.load(bias + columns, mask=columns < D, other=0.0).to(tl.float32)[None, :]
-    value = 0.5 * value * (1 + tl.erf(value * 0.7071067811865476))
-    tl.store(result + place, value.to(result.dtype.element_ty), mask=inside)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _bias_gelu_gradient_kernel(  # type: ignore[no-untyped-def]
-    grad_result,
-    x,
-    bias,
-    grad_x,
-    partial,
-    num_rows,
-    D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    biases = tl.load(bias + columns, mask=columns < D, other=0.0).to(tl.float32)
-    grad_bias = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    for start in range(tl.program_id(0) * BLOCK_N, num_rows, tl.num_programs(0) * BLOCK_N):
-        rows = start + tl.arange(0, BLOCK_N)
-        inside = (rows < num_rows)[:, None] & (columns < D)[None, :]
-        place = rows.to(tl.int64)[:, None] * D + columns[None, :]
-        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) + biases[None, :]
-        grad = tl.load(grad_result + place, mask=inside, other=0.0).to(tl.float32)
-        below = 0.5 * (1 + tl.erf(value * 0.7071067811865476))
-        density = 0.3989422804014327 * tl.exp(-0.5 * value * value)
-        grad *= below + value * density
-        tl.store(grad_x + place, grad.to(grad_x.dtype.element_ty), mask=inside)
-        grad_bias += grad
-    place = partial + tl.program_id(0) * D + columns
-    tl.store(place, tl.sum(grad_bias, 0), mask=columns < D)
-
-
 def _row_block(width: int) -> dict[str, int]:
     block = triton.next_power_of_2(width)
     return {"D": width, "BLOCK_N": max(1, ELEMENTS // block), "BLOCK_D": block}
-
-
-def _gelu_partial(width: int) -> tuple[int, int]:
-    return GELU_PROGRAMS // triton.cdiv(width, COLUMNS), width
-
-
-def _column_block(width: int) -> dict[str, int]:
-    return {"D": width, "BLOCK_N": ELEMENTS // COLUMNS, "BLOCK_D": COLUMNS}
 
 
 @torch.library.custom_op("cvmae::add_norm", mutates_args=())
@@ -178,8 +125,8 @@ def _add_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     grad_x = torch.empty_like(total)
     num_rows, width = total.shape
-    partial = torch.empty((NORM_PROGRAMS, 3, width), device=total.device, dtype=torch.float32)
-    _add_norm_gradient_kernel[(NORM_PROGRAMS,)](
+    partial = torch.empty((PROGRAMS, 3, width), device=total.device, dtype=torch.float32)
+    _add_norm_gradient_kernel[(PROGRAMS,)](
         grad_total.contiguous(),
         grad_normed.contiguous(),
         total,
@@ -189,29 +136,6 @@ def _add_norm_backward(
         num_rows,
         epsilon,
         **_row_block(width),
-    )
-    return grad_x, partial
-
-
-@torch.library.custom_op("cvmae::bias_gelu", mutates_args=())
-def _bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
-    result = torch.empty_like(x)
-    num_rows, width = x.shape
-    if num_rows:
-        sizes = _column_block(width)
-        grid = (triton.cdiv(num_rows, sizes["BLOCK_N"]), triton.cdiv(width, COLUMNS))
-        _bias_gelu_kernel[grid](x, bias, result, num_rows, **sizes)
-    return result
-
-
-@torch.library.custom_op("cvmae::bias_gelu_backward", mutates_args=())
-def _bias_gelu_backward(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    grad_x = torch.empty_like(x)
-    num_rows, width = x.shape
-    columns = triton.cdiv(width, COLUMNS)
-    partial = torch.empty(_gelu_partial(width), device=x.device, dtype=torch.float32)
-    _bias_gelu_gradient_kernel[(len(partial), columns)](
-        grad_result.contiguous(), x, bias, grad_x, partial, num_rows, **_column_block(width)
     )
     return grad_x, partial
 
@@ -227,19 +151,7 @@ def _(
 def _(
     grad_total: Tensor, grad_normed: Tensor, total: Tensor, gain: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(total), gain.new_empty(
-        (NORM_PROGRAMS, 3, *gain.shape), dtype=torch.float32
-    )
-
-
-@_bias_gelu.register_fake
-def _(x: Tensor, bias: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@_bias_gelu_backward.register_fake
-def _(grad_result: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), bias.new_empty(_gelu_partial(len(bias)), dtype=torch.float32)
+    return torch.empty_like(total), gain.new_empty((PROGRAMS, 3, *gain.shape), dtype=torch.float32)
 
 
 def _save_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -256,17 +168,7 @@ def _add_norm_gradient(
     return grad_x, grad_x, *(grad.to(kind) for grad, kind in sums), None
 
 
-def _save_bias_gelu(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _bias_gelu_gradient(ctx: Any, grad_result: Tensor) -> tuple[Tensor, Tensor]:
-    grad_x, partial = _bias_gelu_backward(grad_result, *ctx.saved_tensors)
-    return grad_x, partial.sum(0).to(ctx.saved_tensors[1].dtype)
-
-
 _add_norm.register_autograd(_add_norm_gradient, setup_context=_save_add_norm)
-_bias_gelu.register_autograd(_bias_gelu_gradient, setup_context=_save_bias_gelu)
 
 
 def add_norm(
@@ -280,9 +182,3 @@ def add_norm(
     """Return x + rest + bias, and its LayerNorm; rows in half precision, contiguous."""
     total_ND, normed_ND = _add_norm(x_ND, rest_ND, bias_D, gain_D, offset_D, epsilon)
     return total_ND, normed_ND
-
-
-def bias_gelu(x_ND: Tensor, bias_D: Tensor) -> Tensor:
-    """Return GELU(x + bias); rows in half precision, contiguous."""
-    result_ND: Tensor = _bias_gelu(x_ND, bias_D)
-    return result_ND

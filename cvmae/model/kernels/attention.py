@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvmae.model.attention_kernels import run_backward, run_forward
+from cvmae.model.kernels.attention_forward import run_forward
+from cvmae.model.kernels.attention_gradient import run_backward
 
 __all__ = ["cross_attention", "self_attention"]
 
