@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from meds.schema import data_subdirectory, subject_splits_filepath
+from meds.schema import subject_splits_filepath
 
-from cvmae.meds.files import is_shard, open_shard, read_row_groups
-from cvmae.meds.splits import SPLITS, load_splits
+from cvmae.meds.files import open_shard, read_row_groups
+from cvmae.meds.listing import find_shards
+from cvmae.meds.refused import RefusedDataError
+from cvmae.meds.splits import SPLITS, load_splits, other_splits
 from cvmae.meds.units import Dataset, Shard
-from cvmae.storage.places import list_files, num_connections
+from cvmae.storage.places import num_connections
 
 __all__ = ["fingerprint", "open_dataset", "require_split"]
 
@@ -20,22 +22,23 @@ def open_dataset(root: str) -> Dataset:
 
     Args:
         root: Folder (or URI) that holds data/ and metadata/subject_splits.parquet. Shards are
-            the parquet files at any depth below data/; folder names mean nothing.
+            the parquet files at any depth below data/; folder names mean nothing, except that
+            what begins with . or _ is passed over.
 
     Raises:
         FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
-        ValueError: There are no shards or no rows, a shard is not parquet, its columns are not
-            those of MEDS or its subjects are not ascending, or the splits table is not sound.
+        RefusedDataError: There are no shards or no rows, something below data/ seems to be a shard
+            and cannot be read as one, a shard's columns are not those of MEDS or its subjects
+            are not ascending, or the splits table is not sound.
     """
-    found = list_files(root, data_subdirectory)
+    files = find_shards(root)
     split_index = load_splits(root)[1]
-    files = [(path, size) for path, size in found if is_shard(path)]
-    if not files:
-        raise ValueError(f"data.root={root!r} has no .parquet file below {data_subdirectory}/")
     with ThreadPoolExecutor(num_connections(root)) as pool:
         shards = tuple(pool.map(lambda file: _open_shard(root, *file), files))
     if not any(shard.num_rows for shard in shards):
-        raise ValueError(f"data.root={root!r}: its {len(shards)} shards have no rows")
+        raise RefusedDataError(
+            f"data.root={root!r}: its {len(shards)} shards have no rows", "check the export"
+        )
     counts = np.bincount(split_index, minlength=len(SPLITS)).tolist()
     return Dataset(root=root, shards=shards, num_subjects=dict(zip(SPLITS, counts, strict=True)))
 
@@ -44,12 +47,17 @@ def require_split(dataset: Dataset, split: str) -> None:
     """Refuse a data set without subjects in a split.
 
     Raises:
-        ValueError: No subject is in the split.
+        RefusedDataError: No subject is in the split.
     """
     if not dataset.num_subjects.get(split):
-        raise ValueError(
-            f"data.root={dataset.root!r}: {subject_splits_filepath} puts no subject in split "
-            f"{split!r} (it has {dict(dataset.num_subjects)}); splits come from this table only"
+        others = other_splits(dataset.root)
+        remedy = "splits come from this table only"
+        if others:
+            remedy += f": rename its {', '.join(map(repr, others))} as MEDS names them"
+        raise RefusedDataError(
+            f"puts no subject in split {split!r} (it has {dict(dataset.num_subjects) | others})",
+            remedy,
+            file=subject_splits_filepath,
         )
 
 

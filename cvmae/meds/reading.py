@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.meds.files import ends_with, open_shard
+from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.row_order import RowOrder, run_starts
 from cvmae.meds.rows import (
     NO_BLOCK,
@@ -197,10 +198,11 @@ def _open_piece(
     with open_shard(root, piece.path) as parquet:
         metadata = parquet.metadata
         if piece.last_row_group >= metadata.num_row_groups:
-            raise ValueError(
-                f"{piece.path} has changed since the data set was listed: it has "
-                f"{metadata.num_row_groups} row groups, {piece.last_row_group + 1} or more are "
-                "expected; start anew"
+            raise RefusedDataError(
+                f"has changed since the data set was listed: it has {metadata.num_row_groups} row "
+                f"groups, {piece.last_row_group + 1} or more are expected",
+                "start anew",
+                file=piece.path,
             )
         num_rows = [metadata.row_group(i).num_rows for i in range(piece.last_row_group + 1)]
         wanted: list[tuple[int, int | None]] = [
@@ -238,10 +240,10 @@ def _refuse_shared(unit: Unit, subjects: Sequence[Ints]) -> None:
         raise _two_files(unit.pieces[one].path, unit.pieces[other].path)
 
 
-def _two_files(one: str, other: str) -> ValueError:
-    return ValueError(
-        f"a subject has rows in two files, {one} and {other}; MEDS needs all rows of a subject "
-        "in one file: write the data set again"
+def _two_files(one: str, other: str) -> RefusedDataError:
+    return RefusedDataError(
+        f"a subject has rows in two files, {one} and {other}",
+        "MEDS needs all rows of a subject in one file: write the data set again",
     )
 
 

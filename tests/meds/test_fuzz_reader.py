@@ -27,6 +27,9 @@ READER = """
 import hashlib, json, resource, shutil, sys, zlib
 import numpy as np
 from cvmae.meds import reading as meds
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.splits import SPLITS
+from cvmae.meds.units import plan_units
 
 root, place, memory = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
@@ -35,12 +38,12 @@ def lookup(codes):  # every code that may come of a damaged one has a number of 
     return np.array([zlib.crc32(code.encode()) >> 1 for code in codes], np.int32)
 
 def digest():
-    dataset = meds.open_dataset(root)
-    units = meds.plan_units(dataset, 10**6)
+    dataset = open_dataset(root)
+    units = plan_units(dataset, 10**6)
     subjects = [meds.scan_subjects(root, unit) for unit in units]
     meds.refuse_shared_subjects(root, units, subjects)
     hasher = hashlib.sha256(repr(dataset.num_subjects).encode())
-    for split in meds.SPLITS:
+    for split in SPLITS:
         for unit in units:
             measurements, counts = meds.read_unit(root, unit, lookup, split)
             hasher.update(repr(counts).encode())
@@ -172,7 +175,7 @@ def outcome(said: dict[str, str], sound: set[str], place: str) -> str:
     if "digest" in said:
         return "same" if said["digest"] in sound else "changed"
     message = said["message"]
-    refused = said["error"] in ("ValueError", "FileNotFoundError") and place in message
+    refused = said["error"] in ("RefusedDataError", "FileNotFoundError") and place in message
     return "refused" if refused and "\n" not in message else f"{said['error']}: {message}"
 
 
