@@ -17,6 +17,7 @@ from cvmae.evaluate.models import choose_reference, find_contestants, load, scor
 from cvmae.evaluate.reconstruction import merge
 from cvmae.evaluate.report.page import provenance, text_table, write_report
 from cvmae.evaluate.results import build_results, plain
+from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset, require_split
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
@@ -68,6 +69,7 @@ def evaluate(config: Config) -> str:
         sums,
         contestants,
         statistics=base.fitted.statistics,
+        names=code_names(root, base.fitted.statistics.codes),
         histories=_histories(contestants),
         settings={
             "split": config.evaluate.split,

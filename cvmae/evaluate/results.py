@@ -56,6 +56,7 @@ def build_results(
     statistics: CodeStatistics,
     histories: Mapping[str, Sequence[History]],
     settings: Mapping[str, Any],
+    names: Mapping[str, str],
 ) -> dict[str, Any]:
     """Turn sums and histories into everything that is reported.
 
@@ -65,6 +66,7 @@ def build_results(
         statistics: Of the reference; errors are in its standard deviations.
         histories: Name -> history of each of its runs.
         settings: Of the evaluation; ``min_scored``, ``seed`` and ``bootstrap_samples`` are used.
+        names: Descriptions of codes, where there are any.
     """
     models = list(dict.fromkeys(contestant.name for contestant in contestants))
     reference = "random" if "random" in models else models[0]
@@ -83,7 +85,7 @@ def build_results(
         "pairs": [found.versus(first, second) for first, second in pairs],
         "against_reference": [found.versus(name, reference) for name in (*others, *BASELINES)],
         "best_against_baseline": found.versus(found.best(models), found.best(BASELINES)),
-        "codes": _codes(found, statistics),
+        "codes": _codes(found, statistics, names),
         "cv_against_r2": {
             name: correlate(statistics.cv[counted_C], r2_CK[counted_C, place])
             for place, name in enumerate(found.names)
@@ -147,7 +149,9 @@ def _methods(
     return methods
 
 
-def _codes(found: _Found, statistics: CodeStatistics) -> list[dict[str, Any]]:
+def _codes(
+    found: _Found, statistics: CodeStatistics, descriptions: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Return a row per code; errors are in the code's own unit."""
     names, own = found.names, found.scores
     rows = []
@@ -156,6 +160,7 @@ def _codes(found: _Found, statistics: CodeStatistics) -> list[dict[str, Any]]:
         rows.append(
             {
                 "code": name,
+                "name": descriptions.get(name),
                 "num_scored": int(own.count_C[code]),
                 "num_subjects": int(own.subjects_C[code]),
                 "counted": bool(own.counted_C[code]),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.config import Config, resolved_path, write_config
+from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import fingerprint, open_dataset, require_split
 from cvmae.meds.reading import read_splits, read_unit_and_subjects, refuse_shared_subjects
 from cvmae.meds.splits import SPLITS, load_splits
@@ -69,7 +70,9 @@ def fit_statistics(config: Config) -> str:
     fitted.write(folder)
     with written(join(folder, "config.yaml")) as path:
         write_config(config, path)
-    return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
+    names_of = code_names(dataset.root, fitted.statistics.codes)
+    table = format_statistics(fitted.statistics, fitted.report, names_of)
+    return f"{table}\nwritten to {folder}"
 
 
 def load_or_fit(config: Config) -> FittedData:

@@ -10,12 +10,22 @@ __all__ = ["format_statistics"]
 SHOWN_DROPPED = 10
 
 
-def format_statistics(statistics: CodeStatistics, report: Mapping[str, Any]) -> str:
-    """Return a table of codes, and lines on what was counted and what was left out."""
-    return "\n".join([*_code_lines(statistics, report), "", *count_lines(report)])
+def format_statistics(
+    statistics: CodeStatistics, report: Mapping[str, Any], names: Mapping[str, str]
+) -> str:
+    """Return a table of codes, and lines on what was counted and what was left out.
+
+    Args:
+        statistics: A line for each of its codes.
+        report: What `fit` reports.
+        names: Descriptions of codes, where there are any.
+    """
+    return "\n".join([*_code_lines(statistics, report, names), "", *count_lines(report)])
 
 
-def _code_lines(statistics: CodeStatistics, report: Mapping[str, Any]) -> list[str]:
+def _code_lines(
+    statistics: CodeStatistics, report: Mapping[str, Any], names: Mapping[str, str]
+) -> list[str]:
     width = max(4, *(len(code) for code in statistics.codes))
     lines = [f"{'code':{width}} {'values':>10} {'mean':>10} {'std':>10} {'CV':>8} {'raw CV':>8}"]
     flagged = set(report["flagged_codes"])
@@ -25,6 +35,7 @@ def _code_lines(statistics: CodeStatistics, report: Mapping[str, Any]) -> list[s
             f"{statistics.std[index]:>10.4g} {statistics.cv[index]:>8.4f} "
             f"{statistics.raw_cv[index]:>8.4f}"
         )
+        line += f"  {names[code]}" if code in names else ""
         lines.append(line + ("  no natural zero: mask weight capped" if code in flagged else ""))
     return lines
 

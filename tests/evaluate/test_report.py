@@ -53,7 +53,7 @@ def make_statistics(num_codes=NUM_CODES):
     )
 
 
-def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True):
+def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True, called=None):
     """Results in which each name's error on every code is scaled as given (by code or alike)."""
     rng = np.random.default_rng(11)
     subject, code = (
@@ -91,6 +91,7 @@ def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True):
         statistics=make_statistics(num_codes),
         histories={name: [curve if histories else []] * seeds for name in errors},
         settings=SETTINGS,
+        names=called or {},
     )
     return plain({**results, "provenance": PROVENANCE})
 
@@ -204,3 +205,16 @@ def test_no_history_means_no_learning_curves_and_no_invented_epochs():
     results = make_results({"random": 0.7, "cv": 0.6}, histories=False)
     assert "learning_curves" not in {drawing.name for drawing in draw(results)}
     assert summary(results)[0]["epochs_to_reference_best"] is None
+
+
+def test_report_and_figures_call_codes_by_the_names_that_the_data_set_gives_them(tmp_path):
+    code = "LAB//lab 0//mg/dL"
+    results = make_results({"random": 0.7, "cv": 0.6}, called={code: "Sodium, Blood"})
+    page = write_report(results, tmp_path).read_text()
+    assert f'<td title="{code}: Sodium, Blood">Sodium mg/dL</td>' in page
+    assert "lab 1 mg/dL</td>" in page
+    drawn = {d.name: d.figure.axes[0] for d in draw(results)}
+    for name in ("differences", "codes"):
+        labels = [text.get_text() for text in drawn[name].get_yticklabels()]
+        assert "Sodium mg/dL" in labels
+        assert "lab 0 mg/dL" not in labels

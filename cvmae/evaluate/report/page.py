@@ -185,6 +185,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         rows=summary(results),
         figures=figures,
         noun_of_codes=_noun(results),
+        label_of=wording.code_labels(results),
         models=models,
         best_r2=lambda code: max(
             (code["r2"][name] for name in models if code["r2"][name] is not None), default=None

@@ -1,9 +1,12 @@
 """Numbers and names as readers see them, in figures, tables and sentences alike."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["count", "noun", "number", "p_value", "short_code", "signed", "significant", "spread"]
+from cvmae.meds.code_names import short_names
+
+__all__ = ["code_labels", "count", "noun", "number", "p_value", "signed", "significant", "spread"]
 
 ABSENT = "-"
 
@@ -64,12 +67,7 @@ def noun(codes: Iterable[str]) -> str:
     return "labs" if all(code.startswith("LAB//") for code in codes) else "codes"
 
 
-def short_code(code: str, *, unit: bool = True) -> str:
-    """Return the readable part of a MEDS code.
-
-    Example:
-        >>> short_code("LAB//RESULT//50813//mmol/L"), short_code("LAB//pH//UNK")
-        ('50813 mmol/L', 'pH')
-    """
-    parts = [part for part in code.split("//") if part not in ("LAB", "RESULT", "VITAL", "UNK")]
-    return " ".join(parts if unit else parts[:1]) or code
+def code_labels(results: Mapping[str, Any], *, unit: bool = True) -> dict[str, str]:
+    """Return what each code is called in figures and tables, the same in all of them."""
+    names = {row["code"]: row["name"] for row in results["codes"] if row["name"]}
+    return short_names([row["code"] for row in results["codes"]], names, unit=unit)
