@@ -53,7 +53,7 @@ def require_split(dataset: Dataset, split: str) -> None:
         others = other_splits(dataset.root)
         remedy = "splits come from this table only"
         if others:
-            remedy += f": rename its {', '.join(map(repr, others))} as MEDS names them"
+            remedy += f", and MEDS calls them {', '.join(SPLITS)}: rename {', '.join(others)}"
         raise RefusedDataError(
             f"puts no subject in split {split!r} (it has {dict(dataset.num_subjects) | others})",
             remedy,

@@ -28,6 +28,7 @@ Ints = npt.NDArray[np.int64]
 
 SPLITS = (train_split, tuning_split, held_out_split)
 SUBJECT, SPLIT = SubjectSplitSchema.subject_id_name, SubjectSplitSchema.split_name
+MOST_OTHERS = 5  # names of other splits that a message shows
 NO_SPLIT = 255  # a split of another name
 
 
@@ -50,10 +51,14 @@ def split_members(root: str, split: str) -> Ints:
 
 
 def other_splits(root: str) -> dict[str, int]:
-    """Return how many subjects are in splits that MEDS does not know, such as "val" or "test"."""
+    """Return how many subjects are in splits that MEDS does not know, such as "val" or "test".
+
+    Nothing where there are many such names: they are no splits, and may say who the subjects are.
+    """
     table = read_columns(root, subject_splits_filepath, SPLIT)
     counts = Counter(table.column(SPLIT).to_pylist())
-    return {name: number for name, number in counts.items() if name not in SPLITS}
+    others = {name: number for name, number in counts.items() if name not in SPLITS}
+    return others if len(others) <= MOST_OTHERS else {}
 
 
 def _size_and_time(root: str) -> tuple[int, int]:
