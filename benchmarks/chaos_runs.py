@@ -18,7 +18,8 @@ from benchmarks.chaos_processes import is_alive, kill
 from benchmarks.chaos_record import HOLD, RankLog, fingerprints, open_reads, rank_logs
 from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import Config
-from cvmae.statistics.fit import FittedData
+from cvmae.meds.dataset import open_dataset
+from cvmae.statistics.fitted import FittedData, TrainingData
 from cvmae.train.loop import make_plan
 
 __all__ = ["KINDS", "Kill", "Lineage", "Watched", "draw_kills", "expected_steps", "lineage"]
@@ -90,7 +91,12 @@ def lineage(logs: Sequence[RankLog], expected: Mapping[int, Words]) -> Lineage:
 
 def expected_steps(config: Config, statistics: Path) -> dict[int, Words]:
     """Return the sequences of every step of a run, from the plain generator in this process."""
-    plan = make_plan(config, FittedData.read(statistics))
+    plan = make_plan(
+        config,
+        TrainingData(
+            source=open_dataset(config.data.root).source, fitted=FittedData.read(statistics)
+        ),
+    )
     steps: dict[int, Words] = {}
     for epoch in range(config.train.epochs):
         bricks = stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=epoch)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from benchmarks.clock import interleave, median_ratio, progress
 from benchmarks.epochs import TRAIN, Prepared, prepare
 from benchmarks.rows import Row
-from cvmae.meds.reading import Measurements, read_unit
-from cvmae.statistics.fit import _run_first_pass, _run_second_pass, _splits_of
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_unit
+from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.passes import FirstPass, Moments, SecondPass, first_pass, second_pass
 from cvmae.statistics.vocabulary import CandidateLookup, open_candidates
 
@@ -63,17 +64,17 @@ def _pass_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     config, units = prepared.config, prepared.plan.units
     fitted = prepared.fitted.statistics
     candidates = open_candidates(config.data)
-    _, subjects = _run_first_pass(config, candidates, units)
-    items = [
-        (unit, _splits_of(prepared.root, subject_S))
-        for unit, subject_S in zip(units, subjects, strict=True)
-    ]
+    source, scaling = prepared.data.source, config.scaling
+    _, subjects = run_first_pass(source, units, candidates, scaling)
+    vocabulary = Vocabulary(
+        members=fitted.members, clip_low_C=fitted.clip_low, clip_high_C=fitted.clip_high
+    )
     seconds = interleave(
         {
             "raw": prepared.read_raw_everything,
-            "pass 1": lambda: _run_first_pass(config, candidates, units),
-            "pass 2": lambda: _run_second_pass(
-                config, items, fitted.members, fitted.clip_low, fitted.clip_high
+            "pass 1": lambda: run_first_pass(source, units, candidates, scaling),
+            "pass 2": lambda: run_second_pass(
+                source, units, subjects, vocabulary, config.data, scaling
             ),
         },
         rounds,
@@ -95,7 +96,7 @@ def _arithmetic_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     """Measure what the passes do with measurements that are read already, on train."""
     fitted = prepared.fitted.statistics
     read = [
-        read_unit(prepared.root, unit, fitted.lookup, TRAIN)
+        read_unit(prepared.data.source, unit, fitted.lookup, TRAIN)
         for unit, number in zip(
             prepared.plan.units, prepared.fitted.unit_index.num_sequences[TRAIN], strict=True
         )
@@ -133,9 +134,9 @@ def _parts(
     for unit, num_sequences in zip(prepared.plan.units, num_sequences_U, strict=True):
         if num_sequences:
             lookup = CandidateLookup(candidates)
-            measurements, rows = read_unit(prepared.root, unit, lookup, TRAIN)
+            measurements, rows = read_unit(prepared.data.source, unit, lookup, TRAIN)
             firsts.append(first_pass(measurements, rows, lookup.names))
-            measurements, _ = read_unit(prepared.root, unit, fitted.lookup, TRAIN)
+            measurements, _ = read_unit(prepared.data.source, unit, fitted.lookup, TRAIN)
             seconds.append(second_pass(measurements, fitted.clip_low, fitted.clip_high))
             measured.append(measurements)
     return measured, firsts, seconds

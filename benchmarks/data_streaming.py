@@ -217,7 +217,7 @@ def _mask_tasks(prepared: Prepared) -> list[MaskTask]:
     num_sequences_U = prepared.fitted.unit_index.num_sequences[TRAIN]
     for unit, num_sequences in zip(prepared.plan.units, num_sequences_U, strict=True):
         if num_sequences:
-            measurements, _ = read_unit(reader.root, unit, reader.statistics.lookup, TRAIN)
+            measurements, _ = read_unit(reader.source, unit, reader.statistics.lookup, TRAIN)
             windows = cut_windows(measurements, reader.sequence_length)
             index_N = gather_index(windows.start_W, windows.length_W)
             weight_N = reader.weight_C[measurements.code_index_N[index_N]]

@@ -5,17 +5,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import PRESETS, Config
-from cvmae.meds.dataset import open_dataset
+from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE
-from cvmae.meds.splits import SPLITS, load_splits
-from cvmae.meds.units import Dataset
-from cvmae.statistics.fit import FittedData, load_or_fit
+from cvmae.meds.splits import is_among
+from cvmae.statistics.fit import load_or_fit
+from cvmae.statistics.fitted import FittedData, TrainingData
 from cvmae.train.loop import Plan, make_plan
 
 __all__ = ["Prepared", "prepare"]
@@ -34,6 +33,11 @@ class Prepared:
     dataset: Dataset
 
     @property
+    def data(self) -> TrainingData:
+        """Return what a run on it takes."""
+        return TrainingData(source=self.dataset.source, fitted=self.fitted)
+
+    @property
     def root(self) -> str:
         """Return the folder of the data set."""
         return self.config.data.root
@@ -46,13 +50,11 @@ class Prepared:
     @cached_property
     def train_shards(self) -> tuple[str, ...]:
         """Return the shards that hold a subject of train: what an epoch reads whole."""
-        subject_S, split_S = load_splits(self.root)
-        members = np.append(subject_S[split_S == SPLITS.index(TRAIN)], np.iinfo(np.int64).max)
+        member_S = self.dataset.members[TRAIN]
 
         def has_member(path: str) -> bool:
             subject_N = self._read(path, [SUBJECT])[SUBJECT].to_numpy()
-            # Members ascend: `isin` would sort them anew for every file.
-            return bool((members[np.searchsorted(members, subject_N)] == subject_N).any())
+            return bool(is_among(member_S, subject_N).any())
 
         return tuple(shard.path for shard in self.dataset.shards if has_member(shard.path))
 
@@ -126,10 +128,11 @@ def prepare(root: str, *, unit_rows: int = 0, beside: str = "") -> Prepared:
         scaling=replace(base.scaling, num_workers=0),
     )
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    fitted = load_or_fit(config)
+    dataset = open_dataset(root)
+    fitted = load_or_fit(config, dataset)
     return Prepared(
         config=config,
         fitted=fitted,
-        plan=make_plan(config, fitted),
-        dataset=open_dataset(root),
+        plan=make_plan(config, TrainingData(source=dataset.source, fitted=fitted)),
+        dataset=dataset,
     )

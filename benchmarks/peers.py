@@ -21,13 +21,13 @@ from typing import Any
 import tyro
 
 from benchmarks.clock import cpu_seconds, progress
-from benchmarks.epochs import Prepared, prepare
+from benchmarks.epochs import TRAIN, Prepared, prepare
 from benchmarks.hospitals import labs_only, synthetic_hospital
 from benchmarks.processes import in_fresh_process
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from cvmae.batches.policies import mask_weights
 from cvmae.config import resolved_path
-from cvmae.meds.splits import load_splits
+from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.logs import setup_logging
 from cvmae.statistics.fit import fit
 from cvmae.train.loop import make_plan
@@ -142,8 +142,8 @@ def own_speed(root: str, crop: bool) -> float:
 
 def _cropped(prepared: Prepared) -> Prepared:
     config = replace(prepared.config, data=replace(prepared.config.data, crop=True))
-    fitted = fit(config)
-    return replace(prepared, config=config, fitted=fitted, plan=make_plan(config, fitted))
+    prepared = replace(prepared, config=config, fitted=fit(config, prepared.dataset))
+    return replace(prepared, plan=make_plan(config, prepared.data))
 
 
 def _environment(folder: Path) -> Path:
@@ -165,7 +165,6 @@ def _prepare_peers(prepared: Prepared, folder: Path, python: Path) -> tuple[Path
     name = Path(prepared.root).name
     tensorized, database = folder / f"{name}_tensorized", folder / f"{name}_database"
     statistics_ = prepared.fitted.statistics
-    subject_S, split_S = load_splits(prepared.root)
     codes = {
         "code": list(statistics_.codes),
         "index": list(range(statistics_.num_codes)),
@@ -176,7 +175,7 @@ def _prepare_peers(prepared: Prepared, folder: Path, python: Path) -> tuple[Path
     chosen: dict[str, Any] = {
         "tensorized": str(tensorized),
         "database": str(database),
-        "train_subjects": subject_S[split_S == 0].tolist(),
+        "train_subjects": prepared.dataset.members[TRAIN].tolist(),
         "train_shards": [f"{prepared.root}/{path}" for path in prepared.train_shards],
         "codes": codes,
     }
@@ -190,7 +189,9 @@ def _prepare_peers(prepared: Prepared, folder: Path, python: Path) -> tuple[Path
             f"output_dir={tensorized}",
         ]
         found = {
-            "preparing: cvmae fit_statistics": cpu_seconds(lambda: fit(config)),
+            "preparing: cvmae fit_statistics": cpu_seconds(
+                lambda: fit(config, open_dataset(prepared.root))
+            ),
             "preparing: MTD_preprocess": _child_cpu_seconds(tensorize, python),
             "preparing: meds_reader_convert": _child_cpu_seconds(convert, python),
         }

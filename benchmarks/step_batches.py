@@ -12,7 +12,7 @@ from cvmae.batches.batch import Batch, make_batch
 from cvmae.batches.masking import hidden_counts
 from cvmae.batches.sequences import Sequences, cut_windows
 from cvmae.config import PRESETS
-from cvmae.meds.reading import Measurements
+from cvmae.meds.measurements import Measurements
 
 __all__ = ["NUM_CODES", "Step", "cut", "draw_steps", "quantiles", "to_batch", "to_padded"]
 

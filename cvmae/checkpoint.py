@@ -6,6 +6,7 @@ written whole (`cvmae.storage.folders`), its ``manifest.json`` last, which names
 hash of every file. One that does not agree with it is passed over, and the one before counts.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -24,7 +25,7 @@ from cvmae.config import Config, read_config, write_config
 from cvmae.model.vomae import VOMAE, build_model
 from cvmae.settings import ModelConfig
 from cvmae.statistics.code_statistics import CodeStatistics
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import FittedData
 from cvmae.storage.folders import (
     is_file,
     join,
@@ -42,6 +43,7 @@ __all__ = [
     "Loaded",
     "Progress",
     "checkpoint_folder",
+    "checkpoint_stamp",
     "clear_rubbish",
     "find_checkpoint",
     "has_checkpoints",
@@ -159,6 +161,17 @@ def open_checkpoint(path: str | Path, which: Which = "last") -> Iterator[Path]:
                 yield copy
                 return
         _pass_over(folder, flaw, path)
+
+
+def checkpoint_stamp(path: str | Path, which: Which = "last") -> str:
+    """Return a hash that changes with what is in the checkpoint that a path stands for.
+
+    Raises:
+        FileNotFoundError: There is none that is whole.
+        ValueError: `path` is a checkpoint that is not whole.
+    """
+    with local_copy(join(next(_whole_checkpoints(path, which)), MANIFEST)) as manifest:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def has_checkpoints(run_folder: str | Path) -> bool:

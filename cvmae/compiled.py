@@ -5,12 +5,14 @@ callers do, and tests compare each with a loop in Python. Integer and float64 op
 IEEE and are not reordered, so that results are the same bits as NumPy's.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
+
+from cvmae.runtime.compile_cache import compile_for
 
 __all__ = [
     "draw",
@@ -22,8 +24,6 @@ __all__ = [
     "standardise",
     "transform",
 ]
-
-Function = Callable[..., Any]
 
 US_PER_MINUTE = np.uint64(60_000_000)
 MOST_MINUTES = np.uint64(np.iinfo(np.int32).max)
@@ -41,19 +41,7 @@ def _in(kind: Any) -> Any:
     return types.Array(kind, 1, "C", readonly=True)
 
 
-def _compile(*signatures: Any) -> Callable[[Function], Function]:
-    """Compile for the given signatures only, and keep the machine code for later processes."""
-
-    def decorate(function: Function) -> Function:
-        wanted = list(signatures)
-        try:
-            return numba.njit(wanted, nogil=True, error_model="numpy", cache=True)(function)
-        except RuntimeError:  # neither the package's folder nor the user's can be written to
-            return numba.njit(wanted, nogil=True, error_model="numpy")(function)
-
-    return decorate
-
-
+_compile = functools.partial(compile_for, nogil=True, error_model="numpy")
 _i16, _i32, _i64 = types.int16, types.int32, types.int64
 _u8, _u16, _u32 = types.uint8, types.uint16, types.uint32
 _f32, _f64, _bool = types.float32, types.float64, types.boolean
@@ -119,7 +107,7 @@ def _pick_type(code: Any) -> Any:
     rows = (_in(_u32), _in(code), _in(_i64), _in(_f32), _in(_u8), _i64)
     subjects = (_in(_i64), _in(_i64), _in(_bool))
     written = (_i64[::1], code[::1], _i64[::1], _f32[::1])
-    counts: Any = types.Tuple([_i64] * 5)  # type: ignore[no-untyped-call]
+    counts: Any = types.Tuple([_i64] * 5)
     return counts(*rows, *subjects, *written)
 
 

@@ -6,13 +6,12 @@ reconstruction that is possible, which only synthetic data can tell.
 """
 
 import itertools
-import json
 import logging
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ import tyro
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, Config
-from cvmae.evaluate.evaluate import evaluate
-from cvmae.evaluate.reconstruction import summary
+from cvmae.evaluate.evaluate import compare_models
+from cvmae.evaluate.report import wording
+from cvmae.evaluate.summary import SummaryRow, summary
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.logs import setup_logging
@@ -107,8 +107,7 @@ def demo(config: DemoConfig) -> str:
             sweep_config.evaluate, checkpoints=tuple(f"{name}={run}" for name, run in runs.items())
         ),
     )
-    evaluate(evaluation)
-    results = json.loads((folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    results = compare_models(evaluation)
     best = hospital_attainable(evaluation, runs["random"])
     minutes = (time.monotonic() - start) / 60
     return "\n\n".join(
@@ -126,9 +125,10 @@ def hospital_attainable(config: Config, run_dir: str) -> Attainable:
     loaded = load_model(run_dir)
 
     def sequences() -> Iterator[tuple[Any, Any, Any]]:
-        for unit in plan_units(open_dataset(root), config.data.unit_rows):
+        dataset = open_dataset(root)
+        for unit in plan_units(dataset, config.data.unit_rows):
             for batch in evaluation_batches(
-                root,
+                dataset,
                 unit,
                 loaded.fitted.statistics,
                 split=config.evaluate.split,
@@ -150,12 +150,12 @@ def hospital_attainable(config: Config, run_dir: str) -> Attainable:
     )
 
 
-def format_table(rows: Sequence[Mapping[str, Any]], best: Attainable) -> str:
+def format_table(rows: Sequence[SummaryRow], best: Attainable) -> str:
     """Return the comparison as text: models, what is attainable, simple baselines."""
     cells: list[tuple[str, ...]] = [HEADER]
     reference = (best.name, f"{best.r2_pooled:.3f}", f"{best.r2_macro:.3f}", "", "", "")
-    models = [row for row in rows if row["kind"] != "baseline"]
-    baselines = [row for row in rows if row["kind"] == "baseline"]
+    models = [row for row in rows if row.kind != "baseline"]
+    baselines = [row for row in rows if row.kind == "baseline"]
     cells += [_cells(row) for row in models] + [reference] + [_cells(row) for row in baselines]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -165,23 +165,16 @@ def format_table(rows: Sequence[Mapping[str, Any]], best: Attainable) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    won = "" if row["won"] is None else f"{row['won']:g} of {row['num_codes']}"
-    is_model = row["kind"] != "baseline"
-    epochs, speed = row["epochs_to_reference_best"], row["measurements_per_s"]
-    never = "not reached" if is_model else ""
+def _cells(row: SummaryRow) -> tuple[str, ...]:
+    epochs, trained = row.epochs_to_reference_best, row.kind != "baseline"
     return (
-        row["policy"],
-        _number(row["r2_pooled"], ".3f"),
-        _number(row["r2_macro"], ".3f"),
-        won,
-        never if epochs is None else f"{epochs:g}",
-        _number(speed, ",.0f"),
+        row.policy,
+        wording.number(row.r2_pooled),
+        wording.number(row.r2_macro),
+        "" if row.won is None else f"{row.won} of {row.num_codes}",
+        ("not reached" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.count(row.measurements_per_s) if trained else "",
     )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _hospital(config: DemoConfig) -> SyntheticConfig:

@@ -29,11 +29,11 @@ from cvmae.checkpoint import (
 )
 from cvmae.config import Config, write_config
 from cvmae.model.vomae import build_model
-from cvmae.statistics.fit import load_or_fit
 from cvmae.storage import manifest
 from cvmae.storage.folders import file_sizes
 from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
+from tests.prepared import load_or_fit
 
 Save = Callable[..., str]
 

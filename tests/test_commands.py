@@ -1,3 +1,5 @@
+"""What README and docs/ tell a reader to type works, in the order in which they tell it."""
+
 import ast
 import contextlib
 import io
@@ -8,59 +10,121 @@ import shlex
 import sys
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import tyro
 
+from benchmarks.peers import PeersConfig
+from benchmarks.settings import BenchmarkConfig
 from cvmae.command_line import load
+from cvmae.config import PRESETS, Config, flatten
+from cvmae.demo import DemoConfig
+from cvmae.settings import DataConfig, ScalingConfig
+from cvmae.synthetic.hospital import SyntheticConfig
+from cvmae.validate.validate import check
+from tests.pages import COMMANDS, PAGES, README, ROOT, job_and_flags, logical_lines
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 # Jobs with a small command line of their own; all others take a Config.
-OWN_COMMAND_LINE = {"benchmark", "demo", "synthesize"}
-SUBMIT = "ray job submit --working-dir . -- "
+OWN_COMMAND_LINE = {"benchmark": BenchmarkConfig, "demo": DemoConfig, "synthesize": SyntheticConfig}
+LINES = list(dict.fromkeys(line for page in PAGES for line in page.commands()))
+INLINE = [code for page in PAGES for code in page.inline()]
 # What makes a documented run small enough for a test: the last of two flags wins.
 SMALL = shlex.split(
     "--scaling.num_workers 0 --train.strategy ddp --model.width 16 --model.num_layers 1 "
     "--model.num_heads 2 --model.num_decoder_layers 1 --train.epochs 1 --sweep.epochs 1 "
     "--evaluate.min_scored 2 --evaluate.bootstrap_samples 10"
 )
+LABS = pd.DataFrame(
+    {
+        "subject_id": [7, 5, 5, 5],
+        "time": ["2020-01-02 10:00", "2020-01-01 12:30", "2020-01-01 08:00", ""],
+        "code": ["LAB//sodium//mEq/L", "LAB//glucose//mg/dL", "LAB//sodium//mEq/L", "GENDER//F"],
+        "numeric_value": [139.5, 110, 141, None],
+    }
+)
 
 
-def logical_lines(text: str) -> list[str]:
-    """Return the lines without comments, those that end in a backslash joined to the next."""
-    return [line.split(" #")[0].strip() for line in re.sub(r"\\\n\s*", " ", text).splitlines()]
+def parse(command: str) -> None:
+    """Parse a command line as the program that it calls does; on a wrong one, exit."""
+    if command.startswith("make "):
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+        words = shlex.split(command)[1:]
+        assert [word for word in words if "=" not in word and word not in targets] == []
+    elif command.startswith("python -m benchmarks.peers "):
+        tyro.cli(PeersConfig, args=shlex.split(command)[3:], use_underscores=True)
+    else:
+        job, flags = job_and_flags(command)
+        assert (ROOT / "jobs" / f"{job}.py").is_file()
+        if job in OWN_COMMAND_LINE:
+            tyro.cli(OWN_COMMAND_LINE[job], args=flags, use_underscores=True)
+        elif "--help" not in flags:
+            load(flags)
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
-
-
-def job_and_flags(command: str) -> tuple[str, list[str]]:
-    match = re.fullmatch(r"python jobs/(\w+)\.py(.*)", command.removeprefix(SUBMIT))
-    assert match, f"not a call of a job: {command}"
-    return match[1], shlex.split(match[2])
-
-
-COMMANDS = [line for line in logical_lines("\n".join(fenced("bash"))) if "jobs/" in line]
+def run_snippet(folder: Path) -> str:
+    """Run the README's lines that write a data set from labs.csv; return the data set's folder."""
+    exec(README.blocks("python")[0], {})
+    return str(folder / "meds")
 
 
 def test_the_readme_shows_every_verb_here_and_submitted():
     here = {job_and_flags(line)[0] for line in COMMANDS if not line.startswith("ray ")}
     submitted = {job_and_flags(line)[0] for line in COMMANDS if line.startswith("ray ")}
-    assert {"fit_statistics", "pretrain", "sweep", "evaluate"} <= here
+    assert {"validate", "fit_statistics", "pretrain", "sweep", "evaluate"} <= here
     assert {"pretrain", "sweep", "evaluate"} <= submitted
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_parses(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(line for line in LINES if not re.match(r"export \w+=\S+$|\w+=\S+$", line)),
+        *dict.fromkeys(code for code in INLINE if re.match(r"make \w|python (jobs/|-m )", code)),
+    ],
+)
+def test_a_command_of_the_pages_parses(command, tmp_path, monkeypatch):
     # Some lines continue or repeat the run that a line before them has made.
-    (tmp_path / "runs" / "cv").mkdir(parents=True)
-    (tmp_path / "runs" / "cv" / "config.yaml").write_text("mask.policy: cv\n", encoding="utf-8")
+    for run in re.findall(r"--(?:resume|base) (runs/\w+)", command):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "config.yaml").write_text("mask.policy: cv\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    job, flags = job_and_flags(command)
-    assert (ROOT / "jobs" / f"{job}.py").is_file()
-    if job not in OWN_COMMAND_LINE and "--help" not in flags:
-        load(flags)
+    parse(command)
+
+
+def test_settings_that_the_pages_name_exist():
+    settings = flatten(Config())
+    rooms = {name.partition(".")[0] for name in settings if "." in name}
+    words = re.findall(r"[^\s=]+", " ".join(INLINE))
+    named = [word.removeprefix("--") for word in words if re.fullmatch(r"(--)?\w+\.\w+", word)]
+    flags = [word for word in named if word.partition(".")[0] in rooms and word[-3:] != ".py"]
+    assert len(flags) > 20
+    assert [flag for flag in flags if flag not in settings] == []
+
+
+def test_the_help_that_is_quoted_is_the_help(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # one column of panels
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+        load(["--help"])
+    # Frames and colours aside.
+    help_text = " ".join(re.sub(r"\x1b\[[\d;]*m|[^\x20-\x7e]", " ", shown.getvalue()).split())
+    blocks = [block for page in PAGES for block in page.blocks("text")]
+    quoted = next(block for block in blocks if block.startswith("--"))
+    assert [line for line in logical_lines(quoted) if line not in help_text] == []
+
+
+def test_the_table_of_presets_is_true():
+    settings = next(page for page in PAGES if page.path.name == "settings.md")
+    row = r"^\| `(\w+)` \|.*?\| (\d.*?) \| (\d+) \| (\S+), .*? \| (\d+) \|$"
+    rows = re.findall(row, settings.text, re.M)
+    assert [row[0] for row in rows] == list(PRESETS)
+    for name, sizes, sequences, rate, epochs in rows:
+        model, train = PRESETS[name].model, PRESETS[name].train
+        wanted = (model.width, model.num_layers, model.num_heads, model.num_decoder_layers)
+        assert sizes == ", ".join(map(str, wanted))
+        assert (int(sequences), int(epochs)) == (train.batch_sequences, train.epochs)
+        assert float(rate) == PRESETS[name].optim.lr
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -69,36 +133,50 @@ def test_a_jobs_docstring_says_how_to_submit_it(path):
     lines = [line for line in logical_lines(docstring) if line.startswith("ray ")]
     assert lines, "the docstring has no `ray job submit` line"
     for line in lines:
-        job, flags = job_and_flags(line)
-        assert job == path.stem
-        if job not in OWN_COMMAND_LINE:
-            load(flags)
+        assert job_and_flags(line)[0] == path.stem
+        parse(line)
 
 
-def test_the_help_quoted_in_the_readme_is_the_help(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")  # one column of panels
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
-        load(["--help"])
-    # Frames and colours aside.
-    help_text = " ".join(re.sub(r"\x1b\[[\d;]*m|[^\x20-\x7e]", " ", shown.getvalue()).split())
-    quoted = next(block for block in fenced("text") if block.startswith("--"))
-    assert [line for line in logical_lines(quoted) if line not in help_text] == []
+def test_the_snippet_makes_a_data_set_of_a_data_frame_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    LABS.to_csv("labs.csv", index=False)
+    rows = pq.read_table(f"{run_snippet(tmp_path)}/data/0.parquet").to_pylist()
+    assert [(row["subject_id"], row["numeric_value"]) for row in rows] == [
+        (5, None),
+        (5, 141),
+        (5, 110),
+        (7, 139.5),
+    ]
+
+
+@pytest.fixture
+def from_a_data_frame(hospital, tmp_path, monkeypatch):
+    """A data set in the working folder, made of a hospital's rows by the README's snippet."""
+    monkeypatch.chdir(tmp_path)
+    shards = [pq.read_table(path).to_pandas() for path in Path(hospital).glob("data/**/*.parquet")]
+    columns = ["subject_id", "time", "code", "numeric_value"]
+    pd.concat(shards)[columns].sample(frac=1, random_state=0).to_csv("labs.csv", index=False)
+    return run_snippet(tmp_path)
+
+
+def test_what_the_snippet_writes_is_accepted(from_a_data_frame):
+    validation = check(
+        Config(data=DataConfig(root=from_a_data_frame), scaling=ScalingConfig(num_workers=0))
+    )
+    assert validation.accepted, validation.as_text()
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_run_one_after_another(hospital, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_commands_of_the_pages_run_one_after_another(from_a_data_frame, monkeypatch):
+    written = set()
     for command in COMMANDS:
         # SMALL trains for one epoch, which a trial's folder tells.
-        here = re.sub(r"_epochs\d+_", "_epochs1_", command.replace("$DATA", str(hospital)))
+        here = re.sub(r"_epochs\d+_", "_epochs1_", command.replace("$DATA", from_a_data_frame))
         job, flags = job_and_flags(here)
-        if command.startswith("ray ") or "--help" in flags:
+        if command.startswith("ray ") or "--help" in flags or job in OWN_COMMAND_LINE:
             continue
-        small = [] if job in OWN_COMMAND_LINE else SMALL
-        monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *flags, *small])
+        monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *flags, *SMALL])
         runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
-    written = {"statistics", "random", "cv", "evaluation", "sweep", "here", "cv_seed1", "zero2"}
-    written |= {"physionet2012", "physionet2012_evaluation"}
-    written |= {"physionet2012_vitals", "physionet2012_vitals_evaluation"}
+        written |= set(re.findall(r"--output_dir runs/(\w+)", here))
+    assert Path("runs/evaluation/report.html").is_file()
     assert set(os.listdir("runs")) == written

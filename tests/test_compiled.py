@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numba
 import numpy as np
 import pytest
 
@@ -223,16 +222,3 @@ def test_a_batch_is_filled_cell_by_cell(seed, code_type):
     ends = np.cumsum(length_W)
     by_loop = [hidden[end - n : end].sum() for end, n in zip(ends, length_W, strict=True)]
     assert counts.tolist() == by_loop
-
-
-def test_where_no_folder_can_be_written_to_nothing_is_kept(monkeypatch):
-    compile_ = numba.njit
-
-    def refuse(*args, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile_(*args, **options)
-
-    monkeypatch.setattr(numba, "njit", refuse)
-    double = compiled._compile(numba.types.int64(numba.types.int64))(lambda x: 2 * x)
-    assert double(21) == 42

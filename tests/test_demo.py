@@ -1,9 +1,12 @@
 """The demo: refuses to overwrite, compares with what is attainable, says that data are made up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table, main
+from cvmae.evaluate.summary import SummaryRow
 from cvmae.synthetic.reference import Attainable
 
 BEST = Attainable(
@@ -13,21 +16,25 @@ BEST = Attainable(
     r2_pooled=0.61,
     r2_macro=0.6,
 )
-ROW = {
-    "policy": "random",
-    "kind": "model",
-    "r2_pooled": 0.5,
-    "r2_macro": 0.45,
-    "won": None,
-    "num_codes": None,
-    "epochs_to_reference_best": 12,
-    "measurements_per_s": 12_345.6,
-}
+ROW = SummaryRow(
+    policy="random",
+    kind="model",
+    r2_pooled=0.5,
+    r2_pooled_interval=(0.4, 0.6),
+    r2_macro=0.45,
+    r2_pooled_best=0.5,
+    won=None,
+    num_codes=None,
+    epochs_to_reference_best=12,
+    final_slope=None,
+    measurements_per_s=12_345.6,
+)
 
 
 def test_the_table_has_policies_then_what_is_attainable_then_baselines():
-    cv = {**ROW, "policy": "cv", "won": 61.5, "num_codes": 98, "epochs_to_reference_best": None}
-    mean = dict.fromkeys(ROW) | {"policy": "code mean", "kind": "baseline", "r2_pooled": 0.0}
+    cv = replace(ROW, policy="cv", won=61, num_codes=98, epochs_to_reference_best=None)
+    untrained = {"epochs_to_reference_best": None, "measurements_per_s": None}
+    mean = replace(ROW, policy="code mean", kind="baseline", r2_pooled=0.0, **untrained)
     lines = format_table([cv, ROW, mean], BEST).splitlines()
     assert [line.split("  ")[0].strip() for line in lines[2:]] == [
         "cv",
@@ -35,7 +42,7 @@ def test_the_table_has_policies_then_what_is_attainable_then_baselines():
         "best attainable R2",
         "code mean",
     ]
-    assert "61.5 of 98" in lines[2]
+    assert "61 of 98" in lines[2]
     assert "not reached" in lines[2]
     assert lines[3].split()[-2:] == ["12", "12,346"]
     assert "0.610" in lines[4]

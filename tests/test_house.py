@@ -33,7 +33,7 @@ def files_of_the_repository() -> list[Path]:
             check=True,
         ).stdout
         return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
-    folders = ("cvmae", "benchmarks", "jobs", "cluster", "tests", ".ci")
+    folders = ("cvmae", "benchmarks", "docs", "jobs", "cluster", "tests", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     return [path for path in [*ROOT.glob("*"), *inside] if path.is_file() and path.suffix != ".pyc"]
 

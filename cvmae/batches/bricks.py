@@ -17,7 +17,9 @@ from cvmae.batches.batch import Batch, Cell, join_cells
 from cvmae.batches.masking import evaluation_hidden, sample_hidden
 from cvmae.batches.order import Order, deal
 from cvmae.batches.sequences import Sequences, crop_windows, cut_windows, gather_index
-from cvmae.meds.reading import Measurements, read_units
+from cvmae.meds.dataset import Source
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_units
 from cvmae.meds.units import Unit
 from cvmae.statistics.code_statistics import CodeStatistics
 
@@ -41,7 +43,7 @@ Ints = npt.NDArray[np.int64]
 class BrickReader:
     """How units become bricks: everything but which units; travels with every task."""
 
-    root: str
+    source: Source
     split: str
     statistics: CodeStatistics
     weight_C: npt.NDArray[np.float32] | None  # mask weights; None: uniform
@@ -145,7 +147,7 @@ def stream_bricks(
 
 def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     """Read the units of one task, deal their sequences, and transform those of its lanes."""
-    measurements = read_units(reader.root, task.units, reader.statistics.lookup, reader.split)
+    measurements = read_units(reader.source, task.units, reader.statistics.lookup, reader.split)
     windows = _windows(reader, measurements, task.epoch)
     fixed_N = None
     if reader.evaluation:  # drawn over whole subjects, before windows are cut

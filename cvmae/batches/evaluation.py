@@ -9,7 +9,9 @@ import numpy.typing as npt
 from cvmae.batches.batch import Batch, make_batch
 from cvmae.batches.masking import evaluation_hidden
 from cvmae.batches.sequences import Sequences, cut_windows, gather_index, relative_minutes
-from cvmae.meds.reading import Measurements, read_unit
+from cvmae.meds.dataset import Source
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
 from cvmae.statistics.code_statistics import CodeStatistics
 
@@ -34,7 +36,7 @@ class EvaluationBatch:
 
 
 def evaluation_batches(
-    root: str,
+    source: Source,
     unit: Unit,
     statistics: CodeStatistics,
     *,
@@ -49,7 +51,7 @@ def evaluation_batches(
     A longer sequence forms a batch of its own. The hidden values depend on the vocabulary,
     `ratio` and `seed` only: every model that shares the vocabulary is scored on the same.
     """
-    measurements, _ = read_unit(root, unit, statistics.lookup, split)
+    measurements, _ = read_unit(source, unit, statistics.lookup, split)
     hidden_N = evaluation_hidden(measurements, ratio=ratio, seed=seed)
     twin_N = has_twin(measurements)
     windows = cut_windows(measurements, sequence_length)

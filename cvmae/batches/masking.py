@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cvmae import compiled
 from cvmae.batches.keys import counter_hash, stream_keys, uniform
 from cvmae.batches.sequences import blocks
-from cvmae.meds.reading import Measurements
+from cvmae.meds.measurements import Measurements
 
 __all__ = ["evaluation_hidden", "hidden_counts", "sample_hidden"]
 

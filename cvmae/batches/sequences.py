@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.batches.keys import stream_keys, uniform
-from cvmae.meds.reading import Measurements
+from cvmae.meds.measurements import Measurements
 from cvmae.statistics.sequence_counts import count_sequences
 
 __all__ = [

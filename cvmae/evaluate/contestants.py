@@ -16,6 +16,7 @@ class Contestant:
     name: str
     path: str
     which: Literal["last", "best"] = "last"
+    stamp: str  # of the checkpoint that the path stood for when it was looked up
 
     @property
     def method(self) -> str:

@@ -1,16 +1,49 @@
 """How fast a model learns: tuning error on the fixed mask against epochs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["History", "epochs_to", "final_slope", "learning_curves"]
+__all__ = ["Convergence", "Curve", "History", "epochs_to", "final_slope", "learning_curves"]
 
 History = Sequence[Mapping[str, Any]]
 
 WITHIN = 1.01  # "to 1% of": an error at most 1% above the target
 SLOPE_EPOCHS = 5  # over which the slope at the end is taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanErrors:
+    """Tuning error of a name's runs by epoch, as far as the shortest of them goes."""
+
+    epoch: tuple[float, ...]
+    tuning_mse: tuple[float, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve(MeanErrors):
+    """How fast a name's runs (seeds) learned; None for what one of them never reached."""
+
+    num_runs: int
+    epochs_to_reference_best: float | None
+    epochs_to_reference_best_per_run: tuple[float | None, ...]
+    epochs_to_own_best: float | None
+    epochs_to_own_best_per_run: tuple[float | None, ...]
+    final_slope: float | None
+    measurements_per_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convergence:
+    """The curves of all names, timed against the best of one of them."""
+
+    reference: str
+    names: dict[str, Curve]
+    reference_best: float | None
 
 
 def epochs_to(history: History, target: float) -> float | None:
@@ -19,37 +52,20 @@ def epochs_to(history: History, target: float) -> float | None:
     return next(reached, None)
 
 
-def learning_curves(runs: Mapping[str, Sequence[History]], reference: str) -> dict[str, Any]:
+def learning_curves(runs: Mapping[str, Sequence[History]], reference: str) -> Convergence:
     """Summarise the histories of every name's runs (seeds).
 
-    A name's curve is the mean over its runs, with their least and greatest; it ends where the
-    shortest of them does. The reference's best is the minimum of its mean curve.
+    A name's curve is the mean over its runs, with their least and greatest. The reference's best
+    is the minimum of its mean curve.
 
     Args:
         runs: Name -> histories of its runs, one entry per epoch.
         reference: Name whose best error others are timed against.
     """
-    summary: dict[str, Any] = {"reference": reference, "names": {}}
-    means = {name: _curve(histories) for name, histories in runs.items()}
-    best = min(means[reference]["tuning_mse"], default=None) if reference in means else None
-    summary["reference_best"] = best
-    for name, histories in runs.items():
-        reached = [epochs_to(run, WITHIN * best) if best is not None else None for run in histories]
-        own = [
-            epochs_to(run, WITHIN * min(entry["tuning_mse"] for entry in run)) if run else None
-            for run in histories
-        ]
-        summary["names"][name] = {
-            **means[name],
-            "num_runs": len(histories),
-            "epochs_to_reference_best": _mean_epochs(reached),
-            "epochs_to_reference_best_per_run": reached,
-            "epochs_to_own_best": _mean_epochs(own),
-            "epochs_to_own_best_per_run": own,
-            "final_slope": final_slope(means[name]["tuning_mse"]),
-            "measurements_per_s": _throughput(histories),
-        }
-    return summary
+    means = {name: _mean_errors(histories) for name, histories in runs.items()}
+    best = min(means[reference].tuning_mse, default=None) if reference in means else None
+    curves = {name: _curve(histories, means[name], best) for name, histories in runs.items()}
+    return Convergence(reference=reference, names=curves, reference_best=best)
 
 
 def final_slope(errors: Sequence[float]) -> float | None:
@@ -68,17 +84,35 @@ def final_slope(errors: Sequence[float]) -> float | None:
     return float(epochs @ np.asarray(last) / (epochs @ epochs))
 
 
-def _curve(histories: Sequence[History]) -> dict[str, list[float]]:
+def _curve(histories: Sequence[History], mean: MeanErrors, best: float | None) -> Curve:
+    reached = [epochs_to(run, WITHIN * best) if best is not None else None for run in histories]
+    own = [
+        epochs_to(run, WITHIN * min(entry["tuning_mse"] for entry in run)) if run else None
+        for run in histories
+    ]
+    return Curve(
+        **asdict(mean),
+        num_runs=len(histories),
+        epochs_to_reference_best=_mean_epochs(reached),
+        epochs_to_reference_best_per_run=tuple(reached),
+        epochs_to_own_best=_mean_epochs(own),
+        epochs_to_own_best_per_run=tuple(own),
+        final_slope=final_slope(mean.tuning_mse),
+        measurements_per_s=_throughput(histories),
+    )
+
+
+def _mean_errors(histories: Sequence[History]) -> MeanErrors:
     length = min((len(run) for run in histories), default=0)
     if not length:
-        return {"epoch": [], "tuning_mse": [], "lowest": [], "highest": []}
+        return MeanErrors(epoch=(), tuning_mse=(), lowest=(), highest=())
     errors = np.array([[entry["tuning_mse"] for entry in run[:length]] for run in histories])
-    return {
-        "epoch": [float(entry["epoch"]) for entry in histories[0][:length]],
-        "tuning_mse": errors.mean(axis=0).tolist(),
-        "lowest": errors.min(axis=0).tolist(),
-        "highest": errors.max(axis=0).tolist(),
-    }
+    return MeanErrors(
+        epoch=tuple(float(entry["epoch"]) for entry in histories[0][:length]),
+        tuning_mse=tuple(errors.mean(axis=0).tolist()),
+        lowest=tuple(errors.min(axis=0).tolist()),
+        highest=tuple(errors.max(axis=0).tolist()),
+    )
 
 
 def _mean_epochs(reached: Sequence[float | None]) -> float | None:

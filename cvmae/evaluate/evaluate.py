@@ -2,8 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,43 +13,48 @@ from cvmae.config import Config, resolved_path, write_config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
+from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
-from cvmae.evaluate.report.page import provenance, text_table, write_report
-from cvmae.evaluate.results import build_results, plain
+from cvmae.evaluate.report.page import REPORT, text_table, write_report
+from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.meds.code_names import code_names
-from cvmae.meds.dataset import open_dataset, require_split
+from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
 from cvmae.storage.folders import join, names, written
 
-__all__ = ["evaluate"]
+__all__ = ["compare_models", "evaluate"]
 
 
 def evaluate(config: Config) -> str:
-    """Compare checkpoints on the same hidden values; write results, figures and a report.
+    """Compare checkpoints as `compare_models` does.
 
     Returns:
         A table for the terminal, which ends with where the report is.
+    """
+    results = compare_models(config)
+    return f"{text_table(results)}\n\nReport: {join(resolved_path(config.output_dir), REPORT)}"
+
+
+def compare_models(config: Config) -> Results:
+    """Compare checkpoints on the same hidden values; write results, figures and a report.
 
     Raises:
         ValueError: A setting is missing, models cannot be compared, or nothing is to be scored.
         FileNotFoundError: A checkpoint or the data set is not there.
     """
     folder = _new_folder(config.output_dir)
-    load.cache_clear()  # a run folder may hold another checkpoint than a moment ago
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
-    base = load(reference.path, reference.which, "cpu")
-    root = resolved_path(config.data.root or base.config.data.root)
-    dataset = open_dataset(root)
-    require_split(dataset, config.evaluate.split)
+    base = load(reference, "cpu")
+    dataset = open_dataset(config.data.root or base.config.data.root, [config.evaluate.split])
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
     score = functools.partial(
         score_unit,
-        root=root,
+        source=dataset.source,
         split=config.evaluate.split,
         seed=config.evaluate.seed,
         contestants=contestants,
@@ -61,48 +65,38 @@ def evaluate(config: Config) -> str:
     sums = merge(map_units(score, units, config.scaling, "evaluate"))
     if not sums.count_R.sum():
         raise ValueError(
-            f"evaluate.split={config.evaluate.split}: {root} has no hidden value to score there "
-            f"({sums.num_subjects} subjects with codes of the vocabulary); choose another split "
-            "or data set"
+            f"evaluate.split={config.evaluate.split}: {dataset.root} has no hidden value to score "
+            f"there ({sums.num_subjects} subjects with codes of the vocabulary); choose another "
+            "split or data set"
         )
     results = build_results(
         sums,
         contestants,
         statistics=base.fitted.statistics,
-        names=code_names(root, base.fitted.statistics.codes),
+        names=code_names(dataset.root, base.fitted.statistics.codes),
         histories=_histories(contestants),
-        settings={
-            "split": config.evaluate.split,
-            "seed": config.evaluate.seed,
-            "min_scored": config.evaluate.min_scored,
-            "bootstrap_samples": config.evaluate.bootstrap_samples,
-            "mask_ratio": base.config.mask.ratio,
-            "sequence_length": base.config.data.sequence_length,
-        },
+        settings=Settings(
+            split=config.evaluate.split,
+            seed=config.evaluate.seed,
+            min_scored=config.evaluate.min_scored,
+            bootstrap_samples=config.evaluate.bootstrap_samples,
+            mask_ratio=base.config.mask.ratio,
+            sequence_length=base.config.data.sequence_length,
+        ),
+        provenance=provenance(dataset.root),
+        notes=_notes(contestants, reference),
     )
-    results["notes"] += [*_too_few(results), *_notes(contestants, reference)]
-    results["provenance"] = provenance(root)
-    return _write(results, config, folder)
+    _write(results, config, folder)
+    return results
 
 
 def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
     histories: dict[str, list[History]] = {}
     for contestant in contestants:
         if contestant.which == "last":
-            progress = load(contestant.path, "last", "cpu").progress
+            progress = load(contestant, "cpu").progress
             histories.setdefault(contestant.name, []).append(progress.history)
     return histories
-
-
-def _too_few(results: Mapping[str, Any]) -> list[str]:
-    """Say so where no code has values enough to be compared by itself."""
-    if results["data"]["num_codes_counted"]:
-        return []
-    most = max(row["num_scored"] for row in results["codes"])
-    return [
-        f"No code has evaluate.min_scored={results['settings']['min_scored']} scored values (the "
-        f"most frequent has {most}): lower it to compare code by code; pooled figures stand."
-    ]
 
 
 def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str]:
@@ -122,7 +116,7 @@ def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str
 
 def _circumstances(contestant: Contestant) -> dict[str, Any]:
     """Return what should be the same for models whose policies are compared."""
-    loaded = load(contestant.path, contestant.which, "cpu")
+    loaded = load(contestant, "cpu")
     config = loaded.config
     return {
         "data.sequence_length": config.data.sequence_length,
@@ -145,22 +139,20 @@ def _new_folder(output_dir: str) -> str:
     return folder
 
 
-def _write(results: dict[str, Any], config: Config, target: str) -> str:
-    results = plain(results)
+def _write(results: Results, config: Config, target: str) -> None:
     with written(target) as folder:
         (folder / "figures").mkdir(parents=True)
         write_config(config, folder / "config.yaml")
-        text = json.dumps(results, indent=1, allow_nan=False)
+        text = json.dumps(to_json(results), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         pq.write_table(_codes_table(results), folder / "codes.parquet")
-        report = write_report(results, folder)
-    return f"{text_table(results)}\n\nReport: {join(target, Path(report).name)}"
+        write_report(results, folder)
 
 
-def _codes_table(results: Mapping[str, Any]) -> pa.Table:
+def _codes_table(results: Results) -> pa.Table:
     """Return the rows per code with one column per score and method, ``r2/cv``."""
     columns: dict[str, list[Any]] = {}
-    for row in results["codes"]:
+    for row in to_json(results.codes):
         for key, value in row.items():
             if key == "r2_interval":
                 for method, (low, high) in value.items():

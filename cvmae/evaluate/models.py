@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 
 from cvmae.batches.evaluation import EvaluationBatch, evaluation_batches
-from cvmae.checkpoint import Loaded, load_model
+from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import resolved_path
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
 from cvmae.evaluate.reconstruction import Sums, add_batches
+from cvmae.meds.dataset import Source
 from cvmae.meds.units import Unit
 from cvmae.settings import DataConfig
 from cvmae.statistics.code_statistics import CodeStatistics
@@ -23,9 +24,20 @@ __all__ = ["choose_reference", "find_contestants", "load", "predict", "score_uni
 
 
 @functools.lru_cache(maxsize=64)
-def load(path: str, which: Literal["last", "best"], device: str) -> Loaded:
-    """Load a checkpoint once per process: a unit is scored by all of them."""
-    return load_model(path, device, which)
+def load(contestant: Contestant, device: str) -> Loaded:
+    """Load a checkpoint once per process: a unit is scored by all of them.
+
+    Raises:
+        ValueError: The path stands for another checkpoint than when it was looked up.
+    """
+    loaded = load_model(contestant.path, device, contestant.which)
+    if checkpoint_stamp(contestant.path, contestant.which) != contestant.stamp:
+        raise ValueError(
+            f"evaluate.checkpoints={contestant.name}={contestant.path}: another checkpoint was "
+            "written there meanwhile; wait for the run to end, or give one checkpoint of it "
+            "(checkpoints/step_*)"
+        )
+    return loaded
 
 
 def find_contestants(entries: Sequence[str]) -> list[Contestant]:
@@ -43,13 +55,13 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
             "--evaluate.checkpoints random=runs/random cv=runs/cv"
         )
     split = [entry.partition("=") for entry in entries]
-    contestants = [Contestant(name=name, path=resolved_path(path)) for name, _, path in split]
-    for contestant in contestants:
-        if contestant.name in BASELINES or contestant.name.endswith(BEST_WEIGHTS):
+    for name, _, _ in split:
+        if name in BASELINES or name.endswith(BEST_WEIGHTS):
             raise ValueError(
-                f"evaluate.checkpoints={contestant.name}=...: this name is taken "
+                f"evaluate.checkpoints={name}=...: this name is taken "
                 f"({', '.join(BASELINES)} are always evaluated); give the model another one"
             )
+    contestants = [_stamped(name, resolved_path(path), "last") for name, _, path in split]
     first = contestants[0]
     vocabulary = _statistics(first)
     for contestant in contestants[1:]:
@@ -63,7 +75,7 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
                 "with the same codes in the same order can be compared: fit the statistics once "
                 "and give them to every run as data.statistics"
             )
-    best = [replace(contestant, which="best") for contestant in contestants]
+    best = [_stamped(c.name, c.path, "best") for c in contestants]
     differing = [
         c for c, last in zip(best, contestants, strict=True) if _global_step(c) < _global_step(last)
     ]
@@ -76,7 +88,7 @@ def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
     """Return whose statistics define the errors: the first with the default clipping."""
     default = DataConfig().clip_quantiles
     for contestant in contestants:
-        if load(contestant.path, contestant.which, "cpu").config.data.clip_quantiles == default:
+        if load(contestant, "cpu").config.data.clip_quantiles == default:
             return contestant
     return contestants[0]
 
@@ -84,7 +96,7 @@ def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
 def score_unit(
     unit: Unit,
     *,
-    root: str,
+    source: Source,
     split: str,
     seed: int,
     contestants: Sequence[Contestant],
@@ -92,10 +104,10 @@ def score_unit(
     device: str,
 ) -> Sums:
     """Predict the hidden values of one unit by every contestant and baseline, and sum errors."""
-    base = load(reference.path, reference.which, "cpu")
+    base = load(reference, "cpu")
     statistics = base.fitted.statistics
     batches = evaluation_batches(
-        root,
+        source,
         unit,
         statistics,
         split=split,
@@ -104,9 +116,7 @@ def score_unit(
         seed=seed,
     )
     predictors = [
-        functools.partial(
-            predict, loaded=load(c.path, c.which, device), reference=statistics, device=device
-        )
+        functools.partial(predict, loaded=load(c, device), reference=statistics, device=device)
         for c in contestants
     ]
     return add_batches(batches, predictors, statistics.num_codes)
@@ -134,10 +144,14 @@ def predict(
     return np.asarray((raw_M - reference.mean[code_M]) / reference.std[code_M], dtype=np.float64)
 
 
+def _stamped(name: str, path: str, which: Literal["last", "best"]) -> Contestant:
+    return Contestant(name=name, path=path, which=which, stamp=checkpoint_stamp(path, which))
+
+
 def _statistics(contestant: Contestant) -> CodeStatistics:
-    statistics: CodeStatistics = load(contestant.path, contestant.which, "cpu").fitted.statistics
+    statistics: CodeStatistics = load(contestant, "cpu").fitted.statistics
     return statistics
 
 
 def _global_step(contestant: Contestant) -> int:
-    return load(contestant.path, contestant.which, "cpu").progress.global_step
+    return load(contestant, "cpu").progress.global_step

@@ -5,7 +5,7 @@ Errors are on standardised values of the reference statistics, about clipped tar
 every interval. They hold no subject_id, only a running number.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ __all__ = [
     "merge",
     "r2_per_code",
     "scores",
-    "summary",
     "total_squares",
 ]
 
@@ -241,36 +240,3 @@ def r2_per_code(error_K: Floats, total: Floats | float) -> Floats:
     total_1 = np.asarray(total)[..., None] * np.ones_like(error_K)
     ratio = np.divide(error_K, total_1, out=np.full_like(error_K, np.nan), where=total_1 > 0)
     return 1.0 - ratio
-
-
-def summary(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per model, then per baseline, best pooled R2 first.
-
-    Keys: policy, kind, r2_pooled, r2_pooled_interval, r2_macro, r2_pooled_best (of the weights
-    with the least tuning error), won and num_codes (codes won against the reference, of how
-    many; None for the reference itself), epochs_to_reference_best, final_slope (tuning error per
-    epoch over the last five), measurements_per_s.
-    """
-    curves = results["convergence"]["names"]
-    against = {pair["first"]: pair for pair in results["against_reference"]}
-    best = {m["of"]: m for m in results["methods"] if m["kind"] == "best weights"}
-    rows = []
-    for method in results["methods"]:
-        if method["kind"] == "best weights":
-            continue
-        name = method["name"]
-        rows.append(
-            {
-                "policy": name,
-                **{key: method[key] for key in ("kind", "r2_pooled", "r2_pooled_interval")},
-                "r2_macro": method["r2_macro"],
-                "r2_pooled_best": best.get(name, method)["r2_pooled"],
-                "won": against.get(name, {}).get("wins"),
-                "num_codes": against.get(name, {}).get("num_codes"),
-                "epochs_to_reference_best": curves.get(name, {}).get("epochs_to_reference_best"),
-                "final_slope": curves.get(name, {}).get("final_slope"),
-                "measurements_per_s": curves.get(name, {}).get("measurements_per_s"),
-            }
-        )
-    lowest = -float("inf")
-    return sorted(rows, key=lambda r: (r["kind"] == "baseline", -(r["r2_pooled"] or lowest)))

@@ -1,18 +1,32 @@
 """Is a difference between two models more than luck: over codes, and over subjects."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
 
+from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.reconstruction import Sums, r2_per_code, total_squares
 
-__all__ = ["Resampled", "cohens_d", "compare", "correlate", "interval", "resample", "wilcoxon_p"]
+__all__ = [
+    "Comparison",
+    "Correlation",
+    "Interval",
+    "Resampled",
+    "cohens_d",
+    "compare",
+    "correlate",
+    "interval",
+    "resample",
+    "wilcoxon_p",
+]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Interval = tuple[float, float]  # low, high; NaN where nothing was to be resampled
 
 # Shape letters: T resamples, S subjects, C codes, K methods, R (subject, code) pairs.
 
@@ -27,6 +41,44 @@ class Resampled:
     pooled_TK: Floats
     macro_TK: Floats
     r2_TCK: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The first method minus the second: over codes, and over subjects.
+
+    A code is *clearly* better where the 95% interval of its R2 difference over resampled
+    subjects excludes zero. NaN where there is no code to compare on.
+    """
+
+    first: str
+    second: str
+    kind: Literal["model", "baseline"]  # of the first
+    num_codes: int
+    wins: int
+    losses: int
+    win_rate: float
+    clear_wins: int
+    clear_losses: int
+    wilcoxon_p: float
+    wilcoxon_p_bonferroni: float
+    cohens_d: float
+    pooled_difference: float
+    pooled_interval: Interval
+    macro_difference: float
+    macro_interval: Interval
+    difference: tuple[float, ...]  # of R2, of each code, as the next two
+    difference_low: tuple[float, ...]
+    difference_high: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Pearson's r and its two-sided p; NaN for fewer than three pairs or no spread."""
+
+    r: float
+    p: float
+    num_codes: int  # finite pairs
 
 
 def resample(sums: Sums, counted_C: Bools, *, samples: int, seed: int) -> Resampled:
@@ -67,7 +119,7 @@ def resample(sums: Sums, counted_C: Bools, *, samples: int, seed: int) -> Resamp
     )
 
 
-def interval(draws_T: Floats) -> tuple[float, float]:
+def interval(draws_T: Floats) -> Interval:
     """Return the central 95% of the draws (NaN where none is finite)."""
     finite = draws_T[np.isfinite(draws_T)]
     if not len(finite):
@@ -92,55 +144,65 @@ def cohens_d(difference_C: Floats) -> float:
     return float(difference_C.mean()) / spread if spread > 0 else float("nan")
 
 
-def correlate(x_C: Floats, y_C: Floats) -> dict[str, float | int]:
-    """Return Pearson's r, its two-sided p and the number of finite pairs."""
+def correlate(x_C: Floats, y_C: Floats) -> Correlation:
+    """Correlate two figures of codes over those that have both."""
     finite = np.isfinite(x_C) & np.isfinite(y_C)
     x, y = x_C[finite], y_C[finite]
     if len(x) < 3 or x.std() == 0 or y.std() == 0:
-        return {"r": float("nan"), "p": float("nan"), "num_codes": len(x)}
+        return Correlation(r=float("nan"), p=float("nan"), num_codes=len(x))
     result = stats.pearsonr(x, y)
-    return {"r": float(result.statistic), "p": float(result.pvalue), "num_codes": len(x)}
+    return Correlation(r=float(result.statistic), p=float(result.pvalue), num_codes=len(x))
 
 
 def compare(
+    names: Sequence[str],
     r2_CK: Floats,
     pooled_K: Floats,
     resampled: Resampled,
     counted_C: Bools,
     *,
-    first: int,
-    second: int,
+    first: str,
+    second: str,
     num_pairs: int,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare two methods: over codes (win rate, Wilcoxon, d), and over subjects (intervals).
 
-    A code is *clearly* better where the 95% interval of its R2 difference over resampled
-    subjects excludes zero; ``difference_low`` and ``difference_high`` give it for every code.
+    Args:
+        names: Of the K methods.
+        r2_CK: R2 of every code and method.
+        pooled_K: Pooled R2 of every method.
+        resampled: The same in resamples of the subjects.
+        counted_C: Codes to compare on.
+        first: One of the names.
+        second: Another of them.
+        num_pairs: Comparisons that Wilcoxon's p is corrected for.
     """
-    difference_C = (r2_CK[:, first] - r2_CK[:, second])[counted_C]
-    draws_TC = (resampled.r2_TCK[..., first] - resampled.r2_TCK[..., second])[:, counted_C]
+    one, other = names.index(first), names.index(second)
+    difference_C = (r2_CK[:, one] - r2_CK[:, other])[counted_C]
+    draws_TC = (resampled.r2_TCK[..., one] - resampled.r2_TCK[..., other])[:, counted_C]
     bounds_C = np.array([interval(draws) for draws in draws_TC.T]).reshape(-1, 2)
     wins, p = int((difference_C > 0).sum()), wilcoxon_p(difference_C)
-    pooled = interval(resampled.pooled_TK[:, first] - resampled.pooled_TK[:, second])
-    macro = interval(resampled.macro_TK[:, first] - resampled.macro_TK[:, second])
-    return {
-        "num_codes": len(difference_C),
-        "wins": wins,
-        "losses": int((difference_C < 0).sum()),
-        "win_rate": wins / len(difference_C) if len(difference_C) else float("nan"),
-        "clear_wins": int((bounds_C[:, 0] > 0).sum()),
-        "clear_losses": int((bounds_C[:, 1] < 0).sum()),
-        "wilcoxon_p": p,
-        "wilcoxon_p_bonferroni": min(1.0, p * num_pairs),
-        "cohens_d": cohens_d(difference_C),
-        "pooled_difference": float(pooled_K[first] - pooled_K[second]),
-        "pooled_interval": list(pooled),
-        "macro_difference": float(_mean(difference_C, axis=0)),
-        "macro_interval": list(macro),
-        "difference": difference_C.tolist(),
-        "difference_low": bounds_C[:, 0].tolist(),
-        "difference_high": bounds_C[:, 1].tolist(),
-    }
+    return Comparison(
+        first=first,
+        second=second,
+        kind="baseline" if first in BASELINES else "model",
+        num_codes=len(difference_C),
+        wins=wins,
+        losses=int((difference_C < 0).sum()),
+        win_rate=wins / len(difference_C) if len(difference_C) else float("nan"),
+        clear_wins=int((bounds_C[:, 0] > 0).sum()),
+        clear_losses=int((bounds_C[:, 1] < 0).sum()),
+        wilcoxon_p=p,
+        wilcoxon_p_bonferroni=min(1.0, p * num_pairs),
+        cohens_d=cohens_d(difference_C),
+        pooled_difference=float(pooled_K[one] - pooled_K[other]),
+        pooled_interval=interval(resampled.pooled_TK[:, one] - resampled.pooled_TK[:, other]),
+        macro_difference=float(_mean(difference_C, axis=0)),
+        macro_interval=interval(resampled.macro_TK[:, one] - resampled.macro_TK[:, other]),
+        difference=tuple(difference_C.tolist()),
+        difference_low=tuple(bounds_C[:, 0].tolist()),
+        difference_high=tuple(bounds_C[:, 1].tolist()),
+    )
 
 
 def _mean(values: Floats, axis: int) -> Floats:

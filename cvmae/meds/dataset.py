@@ -1,29 +1,92 @@
-"""A MEDS data set: its shards, its splits, and what tells it from another."""
+"""A MEDS data set, opened once: its shards, its splits, and what tells it from another."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from meds.schema import subject_splits_filepath
 
-from cvmae.meds.files import open_shard, read_row_groups
+from cvmae.config import resolved_path
+from cvmae.meds.files import RowGroup, open_shard, read_row_groups
 from cvmae.meds.listing import find_shards
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.splits import SPLITS, load_splits, other_splits
-from cvmae.meds.units import Dataset, Shard
 from cvmae.storage.places import num_connections
 
-__all__ = ["fingerprint", "open_dataset", "require_split"]
+__all__ = ["Dataset", "Shard", "Source", "open_dataset", "require_splits"]
+
+Ints = npt.NDArray[np.int64]
 
 
-def open_dataset(root: str) -> Dataset:
-    """List the shards of a MEDS data set, check their columns, and count its splits.
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One parquet file."""
+
+    path: str
+    num_rows: int
+    size_bytes: int
+    row_groups: tuple[RowGroup, ...] = ()  # those that have rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """Where a data set's files are, and who is in which split: all that reading a unit takes.
+
+    Arrays and a string, so that it travels with tasks whatever the number of shards.
+    """
+
+    root: str
+    members: Mapping[str, Ints]  # split -> its subjects, ascending
+
+    @property
+    def num_subjects(self) -> dict[str, int]:
+        """Return the subjects of each split, as the table of splits has them."""
+        return {split: len(member_S) for split, member_S in self.members.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset(Source):
+    """A MEDS data set as its footers and its table of splits describe it."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def source(self) -> Source:
+        """Return what tasks need of it."""
+        return Source(root=self.root, members=self.members)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies a data set, to tell whether another is the same.
+
+        Covers path below the root, size and rows of every shard, and the content of the splits
+        table; not the root, so a copy elsewhere is the same data set.
+        """
+        hasher = hashlib.sha256()
+        for shard in self.shards:
+            hasher.update(f"{shard.path}\t{shard.size_bytes}\t{shard.num_rows}\n".encode())
+        return {
+            "num_shards": len(self.shards),
+            "num_rows": sum(shard.num_rows for shard in self.shards),
+            "num_subjects": self.num_subjects,
+            "shards_sha256": hasher.hexdigest(),
+            "splits_sha256": _hash_splits(self.members),
+        }
+
+
+def open_dataset(root: str, needed: Sequence[str] = ()) -> Dataset:
+    """List the shards of a MEDS data set, check their columns, and read its table of splits.
 
     Args:
         root: Folder (or URI) that holds data/ and metadata/subject_splits.parquet. Shards are
             the parquet files at any depth below data/; folder names mean nothing, except that
             what begins with . or _ is passed over.
+        needed: Splits that must have a subject.
 
     Raises:
         FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
@@ -31,53 +94,47 @@ def open_dataset(root: str) -> Dataset:
             and cannot be read as one, a shard's columns are not those of MEDS or its subjects
             are not ascending, or the splits table is not sound.
     """
+    if not root:
+        raise ValueError("data.root is empty: say --data.root FOLDER of a MEDS data set")
+    root = resolved_path(root)  # tasks on Ray run in another folder
     files = find_shards(root)
-    split_index = load_splits(root)[1]
+    members = load_splits(root)
     with ThreadPoolExecutor(num_connections(root)) as pool:
         shards = tuple(pool.map(lambda file: _open_shard(root, *file), files))
     if not any(shard.num_rows for shard in shards):
         raise RefusedDataError(
             f"data.root={root!r}: its {len(shards)} shards have no rows", "check the export"
         )
-    counts = np.bincount(split_index, minlength=len(SPLITS)).tolist()
-    return Dataset(root=root, shards=shards, num_subjects=dict(zip(SPLITS, counts, strict=True)))
+    dataset = Dataset(root=root, members=members, shards=shards)
+    require_splits(dataset, needed)
+    return dataset
 
 
-def require_split(dataset: Dataset, split: str) -> None:
-    """Refuse a data set without subjects in a split.
+def require_splits(dataset: Dataset, needed: Sequence[str]) -> None:
+    """Refuse a data set without subjects in one of the splits.
 
     Raises:
         RefusedDataError: No subject is in the split.
     """
-    if not dataset.num_subjects.get(split):
-        others = other_splits(dataset.root)
-        remedy = "splits come from this table only"
-        if others:
-            remedy += f", and MEDS calls them {', '.join(SPLITS)}: rename {', '.join(others)}"
-        raise RefusedDataError(
-            f"puts no subject in split {split!r} (it has {dict(dataset.num_subjects) | others})",
-            remedy,
-            file=subject_splits_filepath,
-        )
+    for split in needed:
+        if not dataset.num_subjects.get(split):
+            others = other_splits(dataset.root)
+            remedy = "splits come from this table only"
+            if others:
+                remedy += f", and MEDS calls them {', '.join(SPLITS)}: rename {', '.join(others)}"
+            raise RefusedDataError(
+                f"puts no subject in split {split!r} (it has {dataset.num_subjects | others})",
+                remedy,
+                file=subject_splits_filepath,
+            )
 
 
-def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Return what identifies a data set, to tell whether another is the same.
-
-    Covers path below the root, size and rows of every shard, and the content of the splits
-    table; not the root, so a copy elsewhere is the same data set.
-    """
-    hasher = hashlib.sha256()
-    for shard in dataset.shards:
-        hasher.update(f"{shard.path}\t{shard.size_bytes}\t{shard.num_rows}\n".encode())
-    subject_S, split_S = load_splits(dataset.root)
-    return {
-        "num_shards": len(dataset.shards),
-        "num_rows": sum(shard.num_rows for shard in dataset.shards),
-        "num_subjects": dict(dataset.num_subjects),
-        "shards_sha256": hasher.hexdigest(),
-        "splits_sha256": hashlib.sha256(subject_S.tobytes() + split_S.tobytes()).hexdigest(),
-    }
+def _hash_splits(members: Mapping[str, Ints]) -> str:
+    """Return a hash of the table: subjects ascending, then the place in `SPLITS` of each."""
+    subject_S = np.concatenate([members[split] for split in SPLITS])
+    split_S = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(members[s]) for s in SPLITS])
+    order_S = np.argsort(subject_S)
+    return hashlib.sha256(subject_S[order_S].tobytes() + split_S[order_S].tobytes()).hexdigest()
 
 
 def _open_shard(root: str, path: str, size_bytes: int) -> Shard:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -79,15 +80,20 @@ def open_parquet(root: str, path: str, dictionary: str = "") -> Iterator[Any]:
         RefusedDataError: As `reading`, for opening and for whatever is read within the block.
     """
     with reading(path), reaching(root), open_file(root, path) as source:
-        metadata = pq.read_metadata(source)
-        yield pq.ParquetFile(
+        opened = partial(
+            pq.ParquetFile,
             source,
-            metadata=metadata,
-            read_dictionary=[dictionary] if _is_indexed(metadata, dictionary) else None,
             coerce_int96_timestamp_unit="us",
             pre_buffer=is_remote(root),  # neighbouring columns come in one request
             page_checksum_verification=True,  # of pages that have one
         )
+        try:
+            parquet = opened(read_dictionary=[dictionary] if dictionary else None)
+        except KeyError:  # there is no such column
+            parquet = opened()
+        if dictionary and not _is_indexed(parquet.metadata, dictionary):
+            parquet = opened(metadata=parquet.metadata)
+        yield parquet
 
 
 def read_columns(root: str, path: str, *names: str) -> Any:
@@ -160,10 +166,10 @@ def is_number(kind: Any) -> bool:
 
 
 def _is_indexed(metadata: Any, name: str) -> bool:
-    """Return whether a column is there, and every row group has it in a readable encoding."""
+    """Return whether every row group has a column in an encoding that becomes a dictionary."""
     schema = metadata.schema
     leaves = [leaf for leaf in range(metadata.num_columns) if schema.column(leaf).path == name]
-    return bool(leaves) and all(
+    return all(
         INDEXED.issuperset(metadata.row_group(index).column(leaf).encodings)
         for index in range(metadata.num_row_groups)
         for leaf in leaves

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ from cvmae.meds.parquet import is_subject, is_text, only_column, read_columns, r
 from cvmae.meds.refused import RefusedDataError
 from cvmae.storage.places import locate, reaching
 
-__all__ = ["SPLITS", "load_splits", "other_splits", "split_members"]
+__all__ = ["SPLITS", "is_among", "load_splits", "other_splits"]
 
-# Shape letter: S subjects.
+# Shape letters: S subjects, N subjects looked up.
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 SPLITS = (train_split, tuning_split, held_out_split)
 SUBJECT, SPLIT = SubjectSplitSchema.subject_id_name, SubjectSplitSchema.split_name
@@ -32,63 +32,17 @@ MOST_OTHERS = 5  # names of other splits that a message shows
 NO_SPLIT = 255  # a split of another name
 
 
-def load_splits(root: str) -> tuple[Ints, npt.NDArray[np.uint8]]:
-    """Return the subjects that are in a split, ascending, and which of `SPLITS` it is.
+def load_splits(root: str) -> dict[str, Ints]:
+    """Return the subjects of each split, ascending.
 
     Splits come from metadata/subject_splits.parquet and from nothing else. Subjects of splits
-    with other names are left out. Kept per process until the file changes.
+    with other names are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
         RefusedDataError: It is not parquet, lacks a column, or puts a subject in two splits.
     """
-    return _read_splits(root, *_size_and_time(root))
-
-
-def split_members(root: str, split: str) -> Ints:
-    """Return the subjects of a split, ascending; kept and refused as by `load_splits`."""
-    return _read_members(root, split, *_size_and_time(root))
-
-
-def other_splits(root: str) -> dict[str, int]:
-    """Return how many subjects are in splits that MEDS does not know, such as "val" or "test".
-
-    Nothing where there are many such names: they are no splits, and may say who the subjects are.
-    """
-    table = read_columns(root, subject_splits_filepath, SPLIT)
-    counts = Counter(table.column(SPLIT).to_pylist())
-    others = {name: number for name, number in counts.items() if name not in SPLITS}
-    return others if len(others) <= MOST_OTHERS else {}
-
-
-def _size_and_time(root: str) -> tuple[int, int]:
-    with reading(subject_splits_filepath), reaching(root):
-        filesystem, location = locate(root, subject_splits_filepath)
-        info = filesystem.get_file_info(location)
-    if info.type == pafs.FileType.Directory:
-        raise RefusedDataError(
-            "is a folder", "write the table as one parquet file", file=subject_splits_filepath
-        )
-    if info.type != pafs.FileType.File:
-        raise FileNotFoundError(
-            f"{root}/{subject_splits_filepath} is missing; MEDS keeps there which subject is in "
-            f"which split ({', '.join(SPLITS)}): write it (columns subject_id, split)"
-        )
-    return info.size, info.mtime_ns
-
-
-@lru_cache(maxsize=8)
-def _read_members(root: str, split: str, size: int, mtime_ns: int) -> Ints:
-    # Kept, too: of a million subjects, choosing them takes as long as reading a small unit.
-    subject_S, split_S = _read_splits(root, size, mtime_ns)
-    members: Ints = subject_S[split_S == SPLITS.index(split)]
-    members.setflags(write=False)
-    return members
-
-
-@lru_cache(maxsize=8)
-def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
-    """Read the table of splits; size and time of change are there to notice a new one."""
+    _require_table(root)
     path = subject_splits_filepath
     table = read_columns(root, path, SUBJECT, SPLIT)
     with reading(path):  # bytes that are no UTF-8 come out as they are decoded
@@ -113,9 +67,42 @@ def _read_splits(root: str, size: int, mtime_ns: int) -> tuple[Ints, npt.NDArray
     keep_S = split_S != NO_SPLIT
     keep_S[again_S] = False
     subject_S, split_S = subject_S[keep_S], split_S[keep_S]
-    for shared in (subject_S, split_S):
-        shared.setflags(write=False)  # the cache hands the same arrays to everybody
-    return subject_S, split_S
+    return {split: subject_S[split_S == number] for number, split in enumerate(SPLITS)}
+
+
+def is_among(member_S: Ints, subject_N: Ints) -> Bools:
+    """Return which subjects are among members, who ascend."""
+    if not len(member_S):
+        return np.zeros(len(subject_N), np.bool_)
+    place_N = np.searchsorted(member_S, subject_N).clip(max=len(member_S) - 1)
+    among_N: Bools = member_S[place_N] == subject_N
+    return among_N
+
+
+def other_splits(root: str) -> dict[str, int]:
+    """Return how many subjects are in splits that MEDS does not know, such as "val" or "test".
+
+    Nothing where there are many such names: they are no splits, and may say who the subjects are.
+    """
+    table = read_columns(root, subject_splits_filepath, SPLIT)
+    counts = Counter(table.column(SPLIT).to_pylist())
+    others = {name: number for name, number in counts.items() if name not in SPLITS}
+    return others if len(others) <= MOST_OTHERS else {}
+
+
+def _require_table(root: str) -> None:
+    with reading(subject_splits_filepath), reaching(root):
+        filesystem, location = locate(root, subject_splits_filepath)
+        info = filesystem.get_file_info(location)
+    if info.type == pafs.FileType.Directory:
+        raise RefusedDataError(
+            "is a folder", "write the table as one parquet file", file=subject_splits_filepath
+        )
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(
+            f"{root}/{subject_splits_filepath} is missing; MEDS keeps there which subject is in "
+            f"which split ({', '.join(SPLITS)}): write it (columns subject_id, split)"
+        )
 
 
 def _column(table: Any, name: str, needed: str, fits: Callable[[Any], bool]) -> Any:

@@ -1,30 +1,10 @@
-"""Shards of a MEDS data set, and the units into which they are cut."""
+"""The units into which the shards of a data set are cut."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from cvmae.meds.files import RowGroup
+from cvmae.meds.dataset import Dataset, Shard
 
-__all__ = ["Dataset", "Piece", "Shard", "Unit", "plan_units"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One parquet file."""
-
-    path: str
-    num_rows: int
-    size_bytes: int
-    row_groups: tuple[RowGroup, ...] = ()  # those that have rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """A MEDS data set as its footers and splits describe it."""
-
-    root: str
-    shards: tuple[Shard, ...]
-    num_subjects: Mapping[str, int] = field(default_factory=dict)  # of each split, by the table
+__all__ = ["Piece", "Unit", "plan_units"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from cvmae.batches.batch import Batch
@@ -174,6 +175,23 @@ class TimeEmbedding(nn.Module):
         return embedded_ND
 
 
+class Projection(nn.Linear):
+    """Queries, keys and values, or the last two, in one product; the keys' bias does not learn.
+
+    It adds the same to all scores of a query, which softmax takes no notice of: its true gradient
+    is zero, and AdamW would make steps of what rounding leaves of it.
+    """
+
+    def __init__(self, width: int, num_parts: int) -> None:
+        super().__init__(width, num_parts * width)
+        self.num_parts = num_parts
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Project rows, to as many widths as there are parts."""
+        *query, key, value = self.bias.chunk(self.num_parts)
+        return linear(x_ND, self.weight, torch.cat([*query, key.detach(), value]))
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm transformer layer: attention among visible measurements, feed-forward."""
 
@@ -181,7 +199,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
+        self.query_key_value = Projection(width, 3)
         self.attention_output = nn.Linear(width, width)
         self.feed_forward = FeedForward(width)
 
@@ -203,7 +221,7 @@ class DecoderLayer(nn.Module):
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key_value = Projection(width, 2)
         self.attention_output = nn.Linear(width, width)
         self.feed_forward = FeedForward(width)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from cvmae.config import Config, flatten
+from cvmae.meds.dataset import Source
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.vocabulary import file_hash
 from cvmae.storage.folders import is_file, join, local_copy, names, written
 
-__all__ = ["FittedData", "fit_settings", "plain"]
+__all__ = ["FittedData", "TrainingData", "as_json", "fit_settings"]
 
 FILES = ("code_statistics.parquet", "unit_index.parquet", "data.json")
 # Settings that statistics and unit index depend on; a file counts by its content.
@@ -85,14 +86,22 @@ class FittedData:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a run is trained on: where its rows are, and what was fitted to them."""
+
+    source: Source
+    fitted: FittedData
+
+
 def fit_settings(config: Config) -> dict[str, Any]:
     """Return the settings that statistics and unit index depend on, as JSON gives them back."""
     flat = flatten(config)
     settings = {name: flat[name] for name in SETTINGS}
-    return plain(settings | {"data.codes_file": file_hash(config.data.codes_file)})
+    return as_json(settings | {"data.codes_file": file_hash(config.data.codes_file)})
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as JSON gives them back, so that written and fresh ones compare."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=int))
-    return plain
+    given_back: dict[str, Any] = json.loads(json.dumps(dict(values), default=int))
+    return given_back

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.meds.reading import Measurements, RowCounts
+from cvmae.meds.measurements import Measurements, RowCounts
 from cvmae.statistics.histogram import Histogram
 from cvmae.statistics.sequence_counts import count_sequences
 

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvmae.config import Config, override
+from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.start_ray import start_ray
-from cvmae.statistics.fit import load_or_fit, open_trainable
+from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import is_remote
 from cvmae.sweep.summary import Trial, format_table, summarise, trial_status, write_rows
 from cvmae.tracking.tracker import open_tracker, prepare_store, store_uri
-from cvmae.train.pretrain import check_settings, pretrain
+from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data, pretrain
 from cvmae.train.run_folder import TRIALS, begin_folder, prepare_run_folder
 
 __all__ = ["num_concurrent", "plan_trials", "resumable", "run_in_process", "run_trial", "sweep"]
@@ -45,19 +46,19 @@ def sweep(config: Config) -> str:
     config = prepare_run_folder(config, "sweep")
     trials = plan_trials(config)
     check_settings(config)
-    open_trainable(config)
+    dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
     folder = Path(config.output_dir)
     begin_folder(config, "sweep")
     prepare_store(config)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
-    load_or_fit(config)
+    data = fit_data(config, dataset)
     waiting = [trial for trial in trials if trial_status(trial) != "finished"]
     logger.info("%d trials, %d finished before", len(trials), len(trials) - len(waiting))
     tracker = open_tracker(config, run_name=f"sweep {folder.name}")
     tracker.log_params({"sweep.trials": len(trials)} | dict(_grid(config)))
     try:
-        errors = _run(waiting, config, tracker.run_id)
+        errors = _run(waiting, config, tracker.run_id, data)
         rows = summarise(trials, errors)
         write_rows(rows, folder / "trials.parquet")
         tracker.log_artifact(str(folder / "trials.parquet"))
@@ -111,14 +112,14 @@ def resumable(trial: Trial) -> Config:
     return replace(trial.config, resume=trial.config.output_dir if begun else "")
 
 
-def run_trial(trial: Trial, parent_run_id: str) -> str:
+def run_trial(trial: Trial, parent_run_id: str, data: TrainingData) -> str:
     """Run one trial to its end; return '' or, where it failed, the reason in one line.
 
     A failure is logged and returned, not raised, because one trial must not take the others
     down.
     """
     try:
-        pretrain(resumable(trial), parent_run_id=parent_run_id)
+        pretrain(resumable(trial), parent_run_id=parent_run_id, data=data)
     except Exception as error:
         is_users = isinstance(error, (ValueError, FileNotFoundError))  # says all by itself
         logger.error("trial %s failed: %s", trial.name, error, exc_info=not is_users)
@@ -127,13 +128,15 @@ def run_trial(trial: Trial, parent_run_id: str) -> str:
     return ""
 
 
-def run_in_process(trials: Sequence[Trial], parent_run_id: str) -> dict[str, str]:
+def run_in_process(
+    trials: Sequence[Trial], parent_run_id: str, data: TrainingData
+) -> dict[str, str]:
     """Run the trials one after another; return the reason of each that failed."""
     errors: dict[str, str] = {}
     start = time.monotonic()
     for done, trial in enumerate(trials):
         logger.info("trial %d of %d: %s", done + 1, len(trials), trial.name)
-        if reason := run_trial(trial, parent_run_id):
+        if reason := run_trial(trial, parent_run_id, data):
             errors[trial.name] = reason
         report_progress(done + 1, len(trials), start, trial.name, reason)
     return errors
@@ -181,14 +184,16 @@ def report_progress(done: int, total: int, start: float, name: str, reason: str)
     logger.info("trial %s %s; %d of %d done, ETA %s", name, outcome, done, total, eta)
 
 
-def _run(trials: Sequence[Trial], config: Config, parent_run_id: str) -> dict[str, str]:
+def _run(
+    trials: Sequence[Trial], config: Config, parent_run_id: str, data: TrainingData
+) -> dict[str, str]:
     if not trials:
         return {}
     if config.scaling.num_workers == 0:
-        return run_in_process(trials, parent_run_id)
+        return run_in_process(trials, parent_run_id, data)
     from cvmae.sweep.tune import run_on_ray
 
-    return run_on_ray(trials, config, parent_run_id)
+    return run_on_ray(trials, config, parent_run_id, data)
 
 
 def _grid(config: Config) -> dict[str, tuple[str | int, ...]]:

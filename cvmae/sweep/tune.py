@@ -11,13 +11,16 @@ from ray import tune
 
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
+from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.driver import DRIVER_CPUS, num_concurrent, report_progress, run_trial
 from cvmae.sweep.summary import Trial
 
 __all__ = ["run_on_ray"]
 
 
-def run_on_ray(trials: Sequence[Trial], config: Config, parent_run_id: str) -> dict[str, str]:
+def run_on_ray(
+    trials: Sequence[Trial], config: Config, parent_run_id: str, data: TrainingData
+) -> dict[str, str]:
     """Run the trials as far side by side as resources allow; return why each failed did.
 
     A trial's own error is reported once; a driver that is lost with its node is started again,
@@ -36,6 +39,7 @@ def run_on_ray(trials: Sequence[Trial], config: Config, parent_run_id: str) -> d
                 _trial,
                 trials={trial.name: trial for trial in trials},
                 parent_run_id=parent_run_id,
+                data=data,
             ),
             {"CPU": DRIVER_CPUS},
         ),
@@ -66,9 +70,11 @@ def run_on_ray(trials: Sequence[Trial], config: Config, parent_run_id: str) -> d
     return errors
 
 
-def _trial(settings: dict[str, Any], trials: dict[str, Trial], parent_run_id: str) -> None:
+def _trial(
+    settings: dict[str, Any], trials: dict[str, Trial], parent_run_id: str, data: TrainingData
+) -> None:
     setup_logging()
-    tune.report({"error": run_trial(trials[settings["trial"]], parent_run_id)})
+    tune.report({"error": run_trial(trials[settings["trial"]], parent_run_id, data)})
 
 
 def _trial_name(trial: Any) -> str:

@@ -31,7 +31,7 @@ from cvmae.runtime.memory import keep_memory
 from cvmae.runtime.preemption import Ask, PreemptedError, Watch
 from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.runtime.read_ahead import read_ahead
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import TrainingData
 from cvmae.train.device import on_device
 from cvmae.train.engine import Engine, State, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
@@ -60,11 +60,12 @@ class Plan:
     units: tuple[Unit, ...]
 
 
-def make_plan(config: Config, fitted: FittedData) -> Plan:
-    """Derive readers and orders from the settings and the fitted data."""
+def make_plan(config: Config, data: TrainingData) -> Plan:
+    """Derive readers and orders from the settings and what was fitted to the data."""
+    fitted = data.fitted
     weight_C = mask_weights(fitted.statistics, config.mask.policy).astype(np.float32)
     reader = BrickReader(
-        root=config.data.root,
+        source=data.source,
         split="train",
         statistics=fitted.statistics,
         weight_C=None if config.mask.policy == "random" else weight_C,
@@ -102,7 +103,7 @@ class _Run:
     """What every epoch of a run shares."""
 
     config: Config
-    fitted: FittedData
+    data: TrainingData
     plan: Plan
     engine: Engine
     line: ProgressLine
@@ -113,7 +114,7 @@ class _Run:
 
 def train(
     config: Config,
-    fitted: FittedData,
+    data: TrainingData,
     *,
     bricks: BrickSource,
     report: Report,
@@ -127,8 +128,8 @@ def train(
     has checked (`resume.check_same_run`). Rank 0 writes checkpoints, which all ranks can read.
 
     Args:
-        config: With `output_dir` and `data.root` as absolute paths.
-        fitted: Statistics, vocabulary and unit index.
+        config: With `output_dir` as an absolute path.
+        data: Where rows are read; statistics, vocabulary and unit index.
         bricks: This rank's training data.
         report: Called on every rank at the end of each epoch, and for the last one before this.
         ask: Whether this rank has been told to save or to stop; called about once a second.
@@ -143,9 +144,9 @@ def train(
     torch.set_num_threads(config.train.num_threads)
     keep_memory()
     config = with_precision(config, on_gpu=device.type == "cuda")
-    plan = make_plan(config, fitted)
+    plan = make_plan(config, data)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
-    model = build_model(config.model, fitted.statistics.num_codes, config.seed)
+    model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
     progress = _take_up(config, engine, report)
     line = ProgressLine(
@@ -153,7 +154,7 @@ def train(
     )
     run = _Run(
         config=config,
-        fitted=fitted,
+        data=data,
         plan=plan,
         engine=engine,
         line=line,
@@ -194,7 +195,7 @@ def _lanes(run: _Run) -> tuple[int, ...]:
 def _meter(run: _Run, progress: Progress) -> EpochMeter:
     return EpochMeter(
         run.config.model,
-        run.fitted.statistics.num_codes,
+        run.data.fitted.statistics.num_codes,
         run.engine.device,
         peak_flops=run.engine.peak_flops,
         before=(progress.error_sum, progress.num_hidden),
@@ -272,7 +273,7 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     """Measure, note and save a finished epoch."""
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
-    metrics |= tuning_error(run.engine, run.plan, run.fitted.statistics.num_codes)
+    metrics |= tuning_error(run.engine, run.plan, run.data.fitted.statistics.num_codes)
     _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
     state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
@@ -360,7 +361,7 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         save_checkpoint(
             run.config.output_dir,
             config=run.config,
-            fitted=run.fitted,
+            fitted=run.data.fitted,
             progress=progress,
             model=model,
             optimizer=optimizer,

@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 from cvmae.batches.bricks import stream_bricks
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
+from cvmae.meds.dataset import Dataset, open_dataset
+from cvmae.meds.splits import SPLITS
 from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device, rank
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
-from cvmae.statistics.fit import FittedData, load_or_fit, open_trainable, require_sequences
+from cvmae.statistics.fit import load_or_fit, require_sequences
+from cvmae.statistics.fitted import TrainingData
 from cvmae.statistics.table import count_lines
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
@@ -29,17 +32,20 @@ from cvmae.train.loop import make_plan, train
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, prepare_run_folder
 
-__all__ = ["EpochReport", "check_settings", "pretrain"]
+__all__ = ["SPLITS_TRAINED_ON", "EpochReport", "check_settings", "fit_data", "pretrain"]
+
+SPLITS_TRAINED_ON = SPLITS[:2]  # train, and tuning for the error after each epoch
 
 logger = logging.getLogger("cvmae")
 
 
-def pretrain(config: Config, *, parent_run_id: str = "") -> str:
+def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | None = None) -> str:
     """Pretrain one model and return its run folder.
 
     Args:
         config: Settings of the run; `output_dir` is new, or named by `resume`.
         parent_run_id: Tracking run of the sweep that this run belongs to.
+        data: What the sweep has opened and fitted for all its runs.
 
     Raises:
         ValueError: A setting or the data do not allow the run; nothing was started.
@@ -51,14 +57,15 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
     """
     config = prepare_run_folder(config)
     check_settings(config)
-    open_trainable(config)
     workers = config.scaling.num_workers
     has_begun = has_checkpoints(config.output_dir)  # and statistics: to read them takes no Ray
-    if workers and not has_begun:
-        start_ray(config.scaling)
-    fitted = _fit(config)
+    if data is None:
+        dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
+        if workers and not has_begun:
+            start_ray(config.scaling)
+        data = fit_data(config, dataset)
     # Before anything is written: a refused change must leave the run as it was.
-    progress = check_same_run(config, fitted) if has_begun else Progress()
+    progress = check_same_run(config, data.fitted) if has_begun else Progress()
     if workers and not progress.is_finished(config):
         start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
@@ -73,19 +80,19 @@ def pretrain(config: Config, *, parent_run_id: str = "") -> str:
             logger.info("%s: %s", name, how_to_train_on(config, progress))
             # A kill after the last save may have left these to be done.
             clear_rubbish(config.output_dir)
-            EpochReport(config, fitted.statistics.codes, tracker)(progress.history[-1], None)
+            EpochReport(config, data.fitted.statistics.codes, tracker)(progress.history[-1], None)
         elif workers:
             from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
 
             train_on_ray(
                 config,
-                fitted,
+                data,
                 run_name=name,
                 run_id=tracker.run_id,
                 parent_run_id=parent_run_id,
             )
         else:
-            _train_here(config, fitted, tracker, name)
+            _train_here(config, data, tracker, name)
         draw_run(config, tracker)
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, PreemptedError) else "FAILED")
@@ -121,13 +128,18 @@ def check_settings(config: Config) -> None:
         )
 
 
-def _fit(config: Config) -> FittedData:
-    """Return statistics of data that can be trained on, and say what was left out of them."""
-    fitted = load_or_fit(config)
+def fit_data(config: Config, dataset: Dataset) -> TrainingData:
+    """Return what can be trained on, and say what was left out of it.
+
+    Raises:
+        ValueError: See `load_or_fit` and `require_sequences`.
+        FileNotFoundError: `data.statistics` is no folder of statistics.
+    """
+    fitted = load_or_fit(config, dataset)
     require_sequences(fitted)
     for text in count_lines(fitted.report):
         logger.info("%s", text)
-    return fitted
+    return TrainingData(source=dataset.source, fitted=fitted)
 
 
 class EpochReport:
@@ -172,8 +184,8 @@ class EpochReport:
             pq.write_table(table, path)
 
 
-def _train_here(config: Config, fitted: FittedData, tracker: Tracker, label: str) -> None:
-    plan = make_plan(config, fitted)
+def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str) -> None:
+    plan = make_plan(config, data)
 
     def bricks(epoch: int, step: int) -> Any:
         return stream_bricks(
@@ -184,9 +196,9 @@ def _train_here(config: Config, fitted: FittedData, tracker: Tracker, label: str
     with on_signal(signal.SIGTERM, signal.SIGINT, call=stop.set):
         train(
             config,
-            fitted,
+            data,
             bricks=bricks,
-            report=EpochReport(config, fitted.statistics.codes, tracker),
+            report=EpochReport(config, data.fitted.statistics.codes, tracker),
             ask=lambda: "stop" if stop.is_set() else "",
             device=default_device(),
             label=label,

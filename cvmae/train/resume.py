@@ -17,7 +17,7 @@ from cvmae.checkpoint import (
 from cvmae.config import Config, flatten, read_config
 from cvmae.runtime.start_ray import trains_on_gpu
 from cvmae.statistics.code_statistics import CodeStatistics
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import FittedData
 
 __all__ = ["check_same_run", "how_to_train_on", "with_precision"]
 

@@ -33,7 +33,7 @@ from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
 from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
 from cvmae.tracking.tracker import open_tracker
 from cvmae.train.loop import make_plan, train
@@ -48,7 +48,7 @@ COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
 
 
 def train_on_ray(
-    config: Config, fitted: FittedData, *, run_name: str, run_id: str, parent_run_id: str
+    config: Config, data: TrainingData, *, run_name: str, run_id: str, parent_run_id: str
 ) -> None:
     """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
 
@@ -60,7 +60,7 @@ def train_on_ray(
         PreemptedError: SIGTERM or SIGINT came to this process, and the workers have written a
             checkpoint.
     """
-    plan = make_plan(config, fitted)
+    plan = make_plan(config, data)
     # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the run folder
     # and are taken up by the loop, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
@@ -70,7 +70,7 @@ def train_on_ray(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
             "config": config,
-            "fitted": fitted,
+            "data": data,
             "run_name": run_name,
             "run_id": run_id,
             "parent_run_id": parent_run_id,
@@ -196,7 +196,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     """Train on this worker; return why training cannot go on, where no retry would mend it."""
     setup_logging()
     config: Config = job["config"]
-    fitted: FittedData = job["fitted"]
+    data: TrainingData = job["data"]
     # Without a GPU of its own a worker still sees the node's, which it must leave alone.
     device = get_device() if config.scaling.use_gpu else torch.device("cpu")
     shard = ray.train.get_dataset_shard("train")
@@ -210,7 +210,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
         if rank() == 0
         else None
     )
-    write = EpochReport(config, fitted.statistics.codes, tracker)
+    write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
     def bricks(epoch: int, step: int) -> Iterator[Brick]:
         return ray_bricks(shard, epoch=epoch, step=step, rank=rank(), world=world_size())
@@ -223,7 +223,7 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     try:
         train(
             config,
-            fitted,
+            data,
             bricks=bricks,
             report=report,
             ask=_ask(job["attempt"]),

@@ -19,12 +19,13 @@ from meds.schema import code_metadata_filepath, subject_splits_filepath
 
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.meds.code_names import code_names, read_code_names
-from cvmae.meds.dataset import open_dataset, require_split
+from cvmae.meds.dataset import Dataset, Shard, Source, open_dataset, require_splits
 from cvmae.meds.files import open_shard, read_row_groups
 from cvmae.meds.listing import Listing, list_shards
-from cvmae.meds.reading import read_splits, scan_subjects
-from cvmae.meds.splits import SPLITS, load_splits
-from cvmae.meds.units import Dataset, Piece, Shard, Unit, plan_units
+from cvmae.meds.reading import read_splits
+from cvmae.meds.splits import SPLITS, is_among, load_splits
+from cvmae.meds.subjects import scan_subjects
+from cvmae.meds.units import Piece, Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.settings import DataConfig
 from cvmae.statistics.fit import fit, load_or_fit, require_sequences
@@ -95,8 +96,8 @@ def check(config: Config) -> Validation:
         counts.update(file.counts)
     num_subjects: dict[str, int] = {}
     if not any(found.level == "refused" for found in findings):
-        num_subjects = _num_subjects(root, files)
-        findings += [*_split_findings(dataset, files), *_fit_findings(config)]
+        num_subjects = _num_subjects(dataset, files)
+        findings += [*_split_findings(dataset, files), *_fit_findings(config, dataset)]
     return Validation(
         findings=merge_findings(findings), counts=dict(counts), num_subjects=num_subjects
     )
@@ -117,9 +118,9 @@ def _open(root: str, listing: Listing) -> tuple[Dataset, list[Finding]]:
         dataset = open_dataset(root)
     except (ValueError, FileNotFoundError) as error:
         dataset, findings = _open_what_is_sound(root, listing, error)
-    for split in (TRAIN, TUNING) if dataset.num_subjects else ():
+    for split in (TRAIN, TUNING) if dataset.members else ():
         try:
-            require_split(dataset, split)
+            require_splits(dataset, [split])
         except ValueError as error:
             findings.append(as_finding(error, subject_splits_filepath))
     return dataset, findings
@@ -130,11 +131,10 @@ def _open_what_is_sound(
 ) -> tuple[Dataset, list[Finding]]:
     findings = [as_finding(refused) for refused in listing.refused]
     if not listing.shards:
-        return Dataset(root=root, shards=()), findings or [as_finding(first)]
-    num_subjects: dict[str, int] = {}
+        return Dataset(root=root, members={}, shards=()), findings or [as_finding(first)]
+    members: dict[str, Ints] = {}
     try:
-        counts = np.bincount(load_splits(root)[1], minlength=len(SPLITS)).tolist()
-        num_subjects = dict(zip(SPLITS, counts, strict=True))
+        members = load_splits(root)
     except (ValueError, FileNotFoundError) as error:
         findings.append(as_finding(error, subject_splits_filepath))
     with ThreadPoolExecutor(num_connections(root)) as pool:
@@ -143,7 +143,7 @@ def _open_what_is_sound(
     shards = tuple(shard for shard in opened if isinstance(shard, Shard))
     if not findings:  # it is of no single file: there are no rows
         findings.append(as_finding(first))
-    return Dataset(root=root, shards=shards, num_subjects=num_subjects), findings
+    return Dataset(root=root, members=members, shards=shards), findings
 
 
 def _left_out(root: str, listing: Listing) -> Iterator[Finding]:
@@ -198,24 +198,25 @@ def _check_files(config: Config, dataset: Dataset, candidates: Candidates) -> li
 
         start_ray(config.scaling)
     # Without a table of splits no row can be read for one: order is then the tally's to judge.
-    task = partial(_check_unit, dataset.root, candidates, bool(dataset.num_subjects))
+    task = partial(_check_unit, dataset.source, candidates)
     parts = map_units(task, units, config.scaling, "validate") if units else ()
     return [file for part in parts for file in part]
 
 
-def _check_unit(root: str, candidates: Candidates, has_splits: bool, unit: Unit) -> list[_Checked]:
-    return map_reads(root, partial(_check_piece, root, candidates, has_splits), unit.pieces)
+def _check_unit(source: Source, candidates: Candidates, unit: Unit) -> list[_Checked]:
+    return map_reads(source.root, partial(_check_piece, source, candidates), unit.pieces)
 
 
-def _check_piece(root: str, candidates: Candidates, has_splits: bool, piece: Piece) -> _Checked:
+def _check_piece(source: Source, candidates: Candidates, piece: Piece) -> _Checked:
     """Read a piece as pretraining does, then count its rows."""
+    root, has_splits = source.root, bool(source.members)
     unit, lookup = Unit(pieces=(piece,), num_rows=0), CandidateLookup(candidates)
     subject_S, num_duplicates = np.empty(0, np.int64), 0
     tally = RowTally(count={}, rows={})
     error: Exception | None = None
     try:
         subject_S = scan_subjects(root, unit)
-        read = read_splits(root, unit, lookup, SPLITS) if has_splits else {}
+        read = read_splits(source, unit, lookup, SPLITS) if has_splits else {}
         for measurements, _ in read.values():
             num_duplicates += count_duplicates(measurements, max(len(lookup.names), 1))
     except (ValueError, FileNotFoundError) as caught:
@@ -298,16 +299,15 @@ def _shared_subjects(files: Sequence[_Checked]) -> Iterator[Finding]:
         )
 
 
-def _num_subjects(root: str, files: Sequence[_Checked]) -> dict[str, int]:
-    known_S, split_S = load_splits(root)
+def _num_subjects(dataset: Dataset, files: Sequence[_Checked]) -> dict[str, int]:
     found_S = np.concatenate([file.subject_S for file in files])
-    counts = np.bincount(split_S[np.isin(known_S, found_S)], minlength=len(SPLITS)).tolist()
-    return dict(zip(SPLITS, counts, strict=True)) | {NO_SPLIT: len(found_S) - sum(counts)}
+    counts = {s: int(is_among(own_S, found_S).sum()) for s, own_S in dataset.members.items()}
+    return counts | {NO_SPLIT: len(found_S) - sum(counts.values())}
 
 
 def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Finding]:
     """Yield what rows and splits do not share, and files without rows."""
-    known_S, split_S = load_splits(dataset.root)
+    known_S = np.concatenate([*dataset.members.values()])
     found_S = np.concatenate([file.subject_S for file in files])
     counted = partial(Finding, level="counted")
     for shard in dataset.shards:
@@ -321,8 +321,7 @@ def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Fin
                 remedy=f"not used: enter them in {subject_splits_filepath}",
                 count=number,
             )
-    for number, split in enumerate(SPLITS):
-        listed_S = known_S[split_S == number]
+    for split, listed_S in dataset.members.items():
         absent = int(np.count_nonzero(~np.isin(listed_S, found_S)))
         if absent == len(listed_S):
             what, remedy = f"split {split} has no rows", "check the splits if it should have some"
@@ -336,10 +335,10 @@ def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Fin
             )
 
 
-def _fit_findings(config: Config) -> Iterator[Finding]:
+def _fit_findings(config: Config, dataset: Dataset) -> Iterator[Finding]:
     """Fit as pretraining would, and yield what it refuses, or which codes it leaves out."""
     try:
-        fitted = load_or_fit(config) if config.data.statistics else fit(config)
+        fitted = (load_or_fit if config.data.statistics else fit)(config, dataset)
         require_sequences(fitted)
     except (ValueError, FileNotFoundError) as error:
         yield as_finding(error)

@@ -228,9 +228,10 @@ def write_many(case: Case, root: Path) -> tuple[Written, Ints, Ints]:
 
 def opened(case: Case, root: str, rows_of: dict[int, list[int]]) -> Written:
     """Cut a data set into units and count them, as `fit` does."""
-    units = plan_units(open_dataset(root), case.unit_rows)
+    dataset = open_dataset(root)
+    units = plan_units(dataset, case.unit_rows)
     reader = BrickReader(
-        root=root,
+        source=dataset.source,
         split="train",
         statistics=plain_statistics(),
         weight_C=WEIGHT_C,
@@ -241,7 +242,7 @@ def opened(case: Case, root: str, rows_of: dict[int, list[int]]) -> Written:
     )
     counts = [
         split_counts(
-            *read_unit(root, unit, reader.statistics.lookup, "train"),
+            *read_unit(dataset, unit, reader.statistics.lookup, "train"),
             case.sequence_length,
             crop=case.crop,
         )

@@ -8,15 +8,15 @@ import pytest
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
-from cvmae.statistics.fit import fit
 from cvmae.train.loop import Plan, make_plan
+from tests.prepared import training_data
 
 
 @pytest.fixture(params=["shared supersteps", "many supersteps"])
 def plan(request, tiny) -> Plan:
     rows = 500 if request.param == "shared supersteps" else 60
     config = replace(tiny, data=replace(tiny.data, unit_rows=rows, lanes=4))
-    made = make_plan(config, fit(config))
+    made = make_plan(config, training_data(config))
     supersteps = list(made.train_order.supersteps(0))
     if request.param == "shared supersteps":
         assert supersteps[0].shared
@@ -104,6 +104,6 @@ def test_unit_size_changes_neither_sequences_nor_masks(tiny):
     contents = []
     for rows in (80, 2000):
         config = replace(tiny, data=replace(tiny.data, unit_rows=rows))
-        made = make_plan(config, fit(config))
+        made = make_plan(config, training_data(config))
         contents.append(sequences_of([b for step in steps_of(made) for b in step]))
     assert contents[0] == contents[1]

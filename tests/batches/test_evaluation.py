@@ -3,8 +3,9 @@
 import numpy as np
 
 from cvmae.batches.evaluation import evaluation_batches, has_twin
-from cvmae.meds.reading import Measurements
-from cvmae.statistics.fit import fit
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.measurements import Measurements
+from tests.prepared import fit
 
 
 def test_measurements_of_the_same_subject_time_and_code_are_twins():
@@ -22,13 +23,13 @@ def test_measurements_of_the_same_subject_time_and_code_are_twins():
 
 
 def test_scored_values_do_not_depend_on_how_sequences_are_batched(tiny):
-    fitted = fit(tiny)
+    dataset, fitted = open_dataset(tiny.data.root), fit(tiny)
     found = []
     for most in (40, 10_000):
         values, subjects = [], []
         for unit in fitted.unit_index.units:
             for part in evaluation_batches(
-                tiny.data.root,
+                dataset,
                 unit,
                 fitted.statistics,
                 split="held_out",

@@ -200,7 +200,9 @@ def assert_exact(case: Case, data: st.DataObject) -> None:
             world = data.draw(st.sampled_from(case.worlds), "by so many ranks")
             assert written.steps(step=step, world=world) == alone[step:]
         unit_rows = data.draw(st.sampled_from([1, 5, 20, 10**6]), "other unit_rows")
-        other = opened(replace(case, unit_rows=unit_rows), written.reader.root, written.rows_of)
+        other = opened(
+            replace(case, unit_rows=unit_rows), written.reader.source.root, written.rows_of
+        )
         assert sorted(itertools.chain(*other.steps())) == sorted(itertools.chain(*alone))
 
 
@@ -236,7 +238,7 @@ def test_windows_stay_and_masks_change_from_epoch_to_epoch(giant):
 
 def test_a_crop_is_one_window_that_changes_by_epoch_and_not_by_resuming(giant):
     case = replace(giant.case, crop=True, batch_sequences=1)
-    cropped = opened(case, giant.reader.root, giant.rows_of)
+    cropped = opened(case, giant.reader.source.root, giant.rows_of)
     own = max(giant.rows_of.values(), key=len)
     begins = []
     for epoch in range(6):
@@ -256,7 +258,7 @@ def test_evaluation_reads_consecutive_windows_under_one_mask_of_the_whole_subjec
     data = replace(giant, reader=reader)
     expected_rows, expected_hidden = [], []
     for unit in giant.units:
-        measurements, _ = read_unit(reader.root, unit, reader.statistics.lookup, "train")
+        measurements, _ = read_unit(reader.source, unit, reader.statistics.lookup, "train")
         expected_rows += measurements.numeric_value_N.astype(int).tolist()
         expected_hidden += evaluation_hidden(measurements, ratio=RATIO, seed=0).tolist()
     for epoch in (0, 1):
@@ -267,7 +269,7 @@ def test_evaluation_reads_consecutive_windows_under_one_mask_of_the_whole_subjec
         part.batch
         for unit in giant.units
         for part in evaluation_batches(
-            reader.root, unit, reader.statistics,
+            reader.source, unit, reader.statistics,
             split="train", sequence_length=512, ratio=RATIO, seed=0, max_measurements=2048,
         )
     ]  # fmt: skip

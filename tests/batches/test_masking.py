@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae.batches.masking import evaluation_hidden, hidden_counts, sample_hidden
-from cvmae.meds.reading import Measurements
+from cvmae.meds.measurements import Measurements
 
 
 def measurements_of(lengths: list[int]) -> Measurements:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cvmae.batches.sequences import crop_windows, cut_windows, gather_index, relative_minutes
-from cvmae.meds.reading import Measurements
+from cvmae.meds.measurements import Measurements
 from cvmae.statistics.sequence_counts import count_sequences
 
 

@@ -18,8 +18,8 @@ from benchmarks.chaos_record import RankLog, fingerprints, rank_logs
 from benchmarks.chaos_runs import KINDS, Lineage, draw_kills, expected_steps, lineage
 from benchmarks.settings import BenchmarkConfig
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
-from cvmae.statistics.fit import fit
 from cvmae.train.loop import make_plan
+from tests.prepared import fit, training_data
 
 
 def test_a_run_is_killed_once_in_every_way_at_steps_that_the_seed_decides(rng):
@@ -36,7 +36,7 @@ def test_a_run_is_killed_once_in_every_way_at_steps_that_the_seed_decides(rng):
 
 
 def test_a_fingerprint_is_of_one_sequence_whatever_rank_it_is_on(tiny):
-    plan = make_plan(tiny, fit(tiny))
+    plan = make_plan(tiny, training_data(tiny))
 
     def steps(rank, world, epoch=0):
         bricks = stream_bricks(
@@ -60,7 +60,7 @@ def test_a_fingerprint_is_of_one_sequence_whatever_rank_it_is_on(tiny):
 
 @pytest.mark.parametrize("column", ["code_index_N", "hours_N", "value_N"])
 def test_a_fingerprint_changes_with_every_column(tiny, column):
-    plan = make_plan(tiny, fit(tiny))
+    plan = make_plan(tiny, training_data(tiny))
     bricks = stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0)
     ((batch,), *_) = iterate_steps(bricks, lanes=tiny.data.lanes)
     changed = getattr(batch, column).clone()
@@ -122,7 +122,7 @@ def test_a_note_that_was_cut_off_by_a_kill_is_passed_over(tmp_path):
 def test_the_plan_tells_the_sequences_of_every_step(tiny, tmp_path):
     fit(tiny).write(tmp_path / "statistics")
     expected = expected_steps(tiny, tmp_path / "statistics")
-    plan = make_plan(tiny, fit(tiny))
+    plan = make_plan(tiny, training_data(tiny))
     per_epoch = plan.train_order.num_sequences_U.sum()
     assert sum(map(len, expected.values())) == tiny.train.epochs * per_epoch
     assert list(expected) == list(range(sum(map(plan.train_order.num_steps, range(2)))))

@@ -19,7 +19,9 @@ from benchmarks.data_streaming import balance, count_unmatched
 from benchmarks.epochs import prepare
 from benchmarks.plan import INPUTS
 from benchmarks.settings import BenchmarkConfig
-from cvmae.meds.reading import RowCounts, read_unit
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.measurements import RowCounts
+from cvmae.meds.reading import read_unit
 from cvmae.statistics.passes import first_pass
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,7 +181,7 @@ def test_merging_differences_are_seen_in_integers_and_in_floats(small_hospital):
     )
     parts = [
         first_pass(
-            read_unit(small_hospital, unit, statistics.lookup, "train")[0],
+            read_unit(open_dataset(small_hospital), unit, statistics.lookup, "train")[0],
             nothing,
             statistics.codes,
         )

@@ -213,13 +213,13 @@ def test_the_simulated_order_is_the_order_of_the_data(small_hospital, folder, is
         data=replace(config.data, lanes=lanes),
         train=replace(config.train, batch_sequences=12),
     )
-    prepared = replace(prepared, config=config, plan=make_plan(config, prepared.fitted))
+    prepared = replace(prepared, config=config, plan=make_plan(config, prepared.data))
     plan = prepared.plan
     assert {s.shared for s in plan.train_order.supersteps(1)} == {is_shared}
     assert plan.train_order.num_steps(1) > 4
     reader = plan.train_reader
     units = [
-        cut_windows(read_unit(reader.root, unit, reader.statistics.lookup, TRAIN)[0], 512)
+        cut_windows(read_unit(reader.source, unit, reader.statistics.lookup, TRAIN)[0], 512)
         for unit in plan.units
     ]
     found, work = simulate(plan.train_order, units, epoch=1)

@@ -11,7 +11,6 @@ import torch
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import FORMAT, find_checkpoint
 from cvmae.config import PRESETS, override, read_config, write_config
-from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.models import find_contestants, load, predict, score_unit
 from cvmae.meds.dataset import open_dataset
@@ -88,7 +87,8 @@ def test_scores_do_not_depend_on_how_subjects_are_cut_into_units(runs, tmp_path)
 
 def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs):
     shared, folder = runs
-    loaded = load(str(folder / "cv"), "last", "cpu")
+    (contestant,) = find_contestants([f"cv={folder / 'cv'}"])
+    loaded = load(contestant, "cpu")
     own = loaded.fitted.statistics
     # Were the model's unit of every code 10 x coarser and shifted, what it reads and says in
     # standardised values would be the same, and so would its predictions.
@@ -98,9 +98,10 @@ def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs
     }
     reference = replace(own, **unclipped)
     wide = replace(own, mean=own.mean - 2 * own.std, std=3 * own.std, **unclipped)
-    unit = plan_units(open_dataset(shared.data.root), 10**6)[0]
+    dataset = open_dataset(shared.data.root)
+    unit = plan_units(dataset, 10**6)[0]
     (batch, *_) = evaluation_batches(
-        shared.data.root, unit, reference, split="train", sequence_length=32, ratio=0.25, seed=1
+        dataset, unit, reference, split="train", sequence_length=32, ratio=0.25, seed=1
     )
     translated = predict(
         batch,
@@ -119,13 +120,36 @@ def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs
     assert len(hidden) == len(translated)
 
 
+def test_a_run_that_has_gone_on_is_looked_at_anew(runs, tmp_path):
+    shared, folder = runs
+    run = shutil.copytree(folder / "cv", tmp_path / "cv")
+    (before,) = find_contestants([f"cv={run}"])
+    assert load(before, "cpu").progress.epoch == 1
+    longer = override(shared, {"train.epochs": 2, "mask.policy": "cv", "output_dir": run})
+    pretrain(replace(longer, resume=str(run), resume_allow=("train.epochs",)))
+    (after, *_) = find_contestants([f"cv={run}"])
+    assert load(after, "cpu").progress.epoch == 2
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(runs, tmp_path):
+    _, folder = runs
+    run = shutil.copytree(folder / "cv", tmp_path / "cv")
+    (before,) = find_contestants([f"cv={run}"])
+    shutil.rmtree(run)
+    shutil.copytree(folder / "random", run)
+    load.cache_clear()  # as in a worker that has not loaded it yet
+    with pytest.raises(ValueError, match=r"checkpoints=cv=.*another checkpoint was written"):
+        load(before, "cpu")
+
+
 def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
     shared, folder = runs
-    unit = plan_units(open_dataset(shared.data.root), 10**6)[0]
-    models = [Contestant(name=name, path=str(folder / name)) for name in ("random", "cv")]
+    dataset = open_dataset(shared.data.root)
+    unit = plan_units(dataset, 10**6)[0]
+    models = find_contestants([f"{name}={folder / name}" for name in ("random", "cv")])
     sums = score_unit(
         unit,
-        root=shared.data.root,
+        source=dataset.source,
         split="train",
         seed=3,
         contestants=models,

@@ -1,34 +1,38 @@
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.reconstruction import Sums, summary
+from cvmae.evaluate.provenance import Hardware, Provenance
+from cvmae.evaluate.reconstruction import Sums
 from cvmae.evaluate.report.figures import draw
 from cvmae.evaluate.report.page import text_table, write_report
-from cvmae.evaluate.results import build_results, plain
+from cvmae.evaluate.results import Settings, build_results, to_json
+from cvmae.evaluate.summary import summary
 from cvmae.statistics.code_statistics import CodeStatistics
 
 NUM_CODES, NUM_SUBJECTS, VALUES = 12, 150, 5
 BASELINE_ERRORS = (1.0, 1.1, 0.8)
-SETTINGS = {
-    "split": "held_out",
-    "seed": 7,
-    "min_scored": 100,
-    "bootstrap_samples": 100,
-    "mask_ratio": 0.25,
-    "sequence_length": 512,
-}
-PROVENANCE = {
-    "command": "python jobs/evaluate.py",
-    "date": "2026-11-23T00:00:00+00:00",
-    "data": "meds",
-    "dataset": "synthetic hospital",
-    "versions": {"python": "3.11"},
-    "hardware": {"machine": "x86_64", "num_cpus": 2, "gpu": "none"},
-}
+SETTINGS = Settings(
+    split="held_out",
+    seed=7,
+    min_scored=100,
+    bootstrap_samples=100,
+    mask_ratio=0.25,
+    sequence_length=512,
+)
+PROVENANCE = Provenance(
+    command="python jobs/evaluate.py",
+    date="2026-11-23T00:00:00+00:00",
+    data="meds",
+    dataset="synthetic hospital",
+    versions={"python": "3.11"},
+    hardware=Hardware(machine="x86_64", num_cpus=2, gpu="none"),
+)
 
 
 def make_statistics(num_codes=NUM_CODES):
@@ -53,7 +57,9 @@ def make_statistics(num_codes=NUM_CODES):
     )
 
 
-def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True, called=None):
+def make_results(
+    errors, *, seeds=1, num_codes=NUM_CODES, histories=True, settings=SETTINGS, called=None
+):
     """Results in which each name's error on every code is scaled as given (by code or alike)."""
     rng = np.random.default_rng(11)
     subject, code = (
@@ -85,20 +91,20 @@ def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True, called
     curve = [
         {"epoch": e, "tuning_mse": 0.4 + 0.5 / e, "measurements_per_s": 8000.0} for e in range(1, 9)
     ]
-    results = build_results(
+    return build_results(
         sums,
-        [Contestant(name=name, path=f"runs/{name}") for name in names],
+        [Contestant(name=name, path=f"runs/{name}", stamp="") for name in names],
         statistics=make_statistics(num_codes),
-        histories={name: [curve if histories else []] * seeds for name in errors},
-        settings=SETTINGS,
         names=called or {},
+        histories={name: [curve if histories else []] * seeds for name in errors},
+        settings=settings,
+        provenance=PROVENANCE,
     )
-    return plain({**results, "provenance": PROVENANCE})
 
 
 def headline_of(errors, **options):
-    told = make_results(errors, **options)["headline"]
-    return told["title"], " ".join(told["sentences"])
+    told = make_results(errors, **options).headline
+    return told.title, " ".join(told.sentences)
 
 
 def test_headline_says_that_cv_wins_where_it_wins():
@@ -147,28 +153,131 @@ def test_one_model_alone_is_judged_against_the_baselines():
 
 def test_summary_has_a_row_per_policy_and_baseline_best_first():
     rows = summary(make_results({"random": 0.7, "cv": 0.6}))
-    assert [row["policy"] for row in rows] == [
+    assert [row.policy for row in rows] == [
         "cv",
         "random",
         "linear interpolation",
         "code mean",
         "last value",
     ]
-    assert (rows[0]["won"], rows[0]["num_codes"], rows[1]["won"]) == (12, 12, None)
-    assert rows[0]["measurements_per_s"] == 8000
+    assert (rows[0].won, rows[0].num_codes, rows[1].won) == (12, 12, None)
+    assert rows[0].measurements_per_s == 8000
 
 
 def test_text_table_shows_every_row_and_the_headline():
     results = make_results({"random": 0.7, "cv": 0.6})
     text = text_table(results)
-    assert results["headline"]["title"] in text
+    assert results.headline.title in text
     assert "12 of 12" in text
     assert all(name in text for name in ("random", "cv", *BASELINES))
 
 
-def test_results_are_plain_json():
-    results = make_results({"random": 0.7, "cv": 0.6}, histories=False)
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
+# What readers of results.json rely on: its keys, in order.
+KEYS = {
+    "": "settings data reference methods pairs against_reference best_against_baseline codes "
+    "cv_against_r2 convergence notes headline provenance",
+    "settings": "split seed min_scored bootstrap_samples mask_ratio sequence_length",
+    "data": "num_subjects num_sequences num_measurements num_hidden num_twins num_scored num_codes "
+    "num_codes_matched num_codes_counted codes_unmatched",
+    "methods": "name kind of r2_pooled r2_pooled_interval r2_macro r2_macro_interval runs",
+    "runs": "checkpoint r2_pooled r2_macro",
+    "pairs": "first second kind num_codes wins losses win_rate clear_wins clear_losses wilcoxon_p "
+    "wilcoxon_p_bonferroni cohens_d pooled_difference pooled_interval macro_difference "
+    "macro_interval difference difference_low difference_high",
+    "codes": "code name num_scored num_subjects counted mean std cv cv_unclipped r2 r2_interval "
+    "mean_absolute_error root_mean_squared_error",
+    "cv_against_r2": "r p num_codes",
+    "convergence": "reference names reference_best",
+    "curve": "epoch tuning_mse lowest highest num_runs epochs_to_reference_best "
+    "epochs_to_reference_best_per_run epochs_to_own_best epochs_to_own_best_per_run final_slope "
+    "measurements_per_s",
+    "headline": "title sentences",
+    "provenance": "command date data dataset versions hardware",
+    "hardware": "machine num_cpus gpu",
+}
+
+
+def test_the_keys_of_results_json_are_what_readers_rely_on():
+    tree = to_json(make_results({"random": 0.7, "cv": 0.6}))
+    assert [method["name"] for method in tree["methods"]] == ["random", "cv", *BASELINES]
+    assert [tree["pairs"][0][key] for key in ("first", "second")] == ["cv", "random"]
+    found = {
+        "": tree,
+        "runs": tree["methods"][0]["runs"][0],
+        "cv_against_r2": tree["cv_against_r2"]["cv"],
+        "curve": tree["convergence"]["names"]["cv"],
+        "hardware": tree["provenance"]["hardware"],
+        **{key: tree[key] for key in ("settings", "data", "convergence", "headline", "provenance")},
+        **{key: tree[key][0] for key in ("methods", "pairs", "codes")},
+    }
+    assert {name: " ".join(value) for name, value in found.items()} == KEYS
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, min_scored=10**6)])
+def test_results_become_plain_json_with_nothing_where_no_number_is(settings):
+    results = make_results({"random": 0.7, "cv": 0.6}, histories=False, settings=settings)
+    tree = to_json(results)
+    assert json.loads(json.dumps(tree, allow_nan=False)) == tree
+    macro = results.methods[0].r2_macro
+    assert tree["methods"][0]["r2_macro"] == (None if np.isnan(macro) else macro)
+    assert np.isnan(macro) == (settings is not SETTINGS)
+
+
+def test_without_a_code_to_count_pooled_figures_stand_and_a_note_says_why(tmp_path):
+    few = replace(SETTINGS, min_scored=10**6)
+    results = make_results({"random": 0.7, "cv": 0.6}, settings=few)
+    assert [drawing.name for drawing in draw(results)] == ["scores", "learning_curves"]
+    assert results.notes[0].startswith("No code has evaluate.min_scored=1000000 scored values")
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert results.notes[0] in page
+    assert not re.search(r"\bnan\b", re.sub(r'src="[^"]*"', "", page))  # images aside
+    assert "nan" not in text_table(results)
+
+
+def test_best_weights_stand_beside_their_model_and_not_in_the_ranking():
+    best = Contestant(name="cv", path="runs/cv", which="best", stamp="")
+    last = replace(best, which="last")
+    rng = np.random.default_rng(0)
+    error = rng.random((200, 5))
+    sums = Sums(
+        num_subjects=100,
+        num_sequences=100,
+        num_hidden=200,
+        num_twins=0,
+        measurements_C=np.full(2, 400),
+        subject_R=np.repeat(np.arange(100), 2),
+        code_R=np.tile([0, 1], 100),
+        count_R=np.ones(200),
+        sum_R=rng.normal(size=200),
+        square_R=np.full(200, 4.0),
+        error_RK=error,
+        absolute_CK=np.ones((2, 5)),
+    )
+    results = build_results(
+        sums,
+        [last, best],
+        statistics=make_statistics(2),
+        names={},
+        histories={"cv": [[]]},
+        settings=SETTINGS,
+        provenance=PROVENANCE,
+    )
+    assert [(m.name, m.kind, m.of) for m in results.methods][:2] == [
+        ("cv", "model", "cv"),
+        ("cv (best weights)", "best weights", "cv"),
+    ]
+    (row,) = (row for row in summary(results) if row.kind == "model")
+    assert row.r2_pooled_best == results.methods[1].r2_pooled != row.r2_pooled
+    assert "(best weights)" not in text_table(results)
+
+
+def test_an_r2_of_zero_ranks_above_a_negative_one():
+    results = make_results({"random": 0.7})
+    rest = [m for m in results.methods if m.kind == "model"]
+    values = {"code mean": -0.5, "last value": 0.0, "linear interpolation": float("nan")}
+    others = [replace(m, r2_pooled=values[m.name]) for m in results.methods if m.name in values]
+    rows = summary(replace(results, methods=(*rest, *others)))
+    assert [row.policy for row in rows[1:]] == ["last value", "code mean", "linear interpolation"]
 
 
 @pytest.mark.parametrize("errors", [{"mine": 0.5}, {"random": 0.7, "cv": 0.6}])
@@ -181,7 +290,7 @@ def test_report_is_one_file_with_every_figure_inside(errors, tmp_path):
     assert page.count('src="data:image/png;base64,') == len(names)
     assert "http://" not in page
     assert "https://" not in page
-    assert results["headline"]["title"] in page
+    assert results.headline.title in page
 
 
 def test_report_shows_the_cv_with_and_without_clipping(tmp_path):
@@ -204,7 +313,7 @@ def test_differences_figure_of_many_codes_keeps_both_ends():
 def test_no_history_means_no_learning_curves_and_no_invented_epochs():
     results = make_results({"random": 0.7, "cv": 0.6}, histories=False)
     assert "learning_curves" not in {drawing.name for drawing in draw(results)}
-    assert summary(results)[0]["epochs_to_reference_best"] is None
+    assert summary(results)[0].epochs_to_reference_best is None
 
 
 def test_report_and_figures_call_codes_by_the_names_that_the_data_set_gives_them(tmp_path):

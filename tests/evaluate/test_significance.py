@@ -41,7 +41,14 @@ def compared(sums, *, samples=400):
     found = scores(sums, min_scored=2)
     drawn = resample(sums, found.counted_C, samples=samples, seed=1)
     return compare(
-        found.r2_CK, found.pooled_K, drawn, found.counted_C, first=0, second=1, num_pairs=3
+        ("cv", "random"),
+        found.r2_CK,
+        found.pooled_K,
+        drawn,
+        found.counted_C,
+        first="cv",
+        second="random",
+        num_pairs=3,
     )
 
 
@@ -73,10 +80,10 @@ def test_resamples_depend_on_the_seed_alone(rng):
 
 def test_a_method_that_is_better_on_every_code_wins_clearly(rng):
     outcome = compared(make_sums(rng, [0.5, 0.7]))
-    assert (outcome["wins"], outcome["losses"], outcome["win_rate"]) == (3, 0, 1.0)
-    assert (outcome["clear_wins"], outcome["clear_losses"]) == (3, 0)
-    low, high = outcome["pooled_interval"]
-    assert 0 < low < outcome["pooled_difference"] < high
+    assert (outcome.wins, outcome.losses, outcome.win_rate) == (3, 0, 1.0)
+    assert (outcome.clear_wins, outcome.clear_losses) == (3, 0)
+    low, high = outcome.pooled_interval
+    assert 0 < low < outcome.pooled_difference < high
 
 
 def test_a_code_whose_interval_holds_zero_is_won_but_not_clearly():
@@ -87,22 +94,25 @@ def test_a_code_whose_interval_holds_zero_is_won_but_not_clearly():
         r2_TCK=np.stack([draws, 0 * draws], axis=2),
     )
     r2, pooled, counted = np.array([[0.05, 0.0]]), np.array([0.05, 0.0]), np.ones(1, bool)
-    outcome = compare(r2, pooled, drawn, counted, first=0, second=1, num_pairs=1)
-    assert (outcome["wins"], outcome["clear_wins"], outcome["clear_losses"]) == (1, 0, 0)
+    names = {"names": ("cv", "random"), "first": "cv", "second": "random"}
+    outcome = compare(
+        r2_CK=r2, pooled_K=pooled, resampled=drawn, counted_C=counted, num_pairs=1, **names
+    )
+    assert (outcome.wins, outcome.clear_wins, outcome.clear_losses) == (1, 0, 0)
 
 
 def test_equal_methods_show_no_difference(rng):
     outcome = compared(make_sums(rng, [0.5, 0.5]))
-    assert (outcome["wins"], outcome["losses"]) == (0, 0)
-    assert (outcome["clear_wins"], outcome["clear_losses"]) == (0, 0)
-    assert outcome["wilcoxon_p_bonferroni"] == 1.0
+    assert (outcome.wins, outcome.losses) == (0, 0)
+    assert (outcome.clear_wins, outcome.clear_losses) == (0, 0)
+    assert outcome.wilcoxon_p_bonferroni == 1.0
 
 
 def test_bonferroni_multiplies_wilcoxons_p_by_the_number_of_pairs(rng):
     difference = rng.normal(0.3, 1.0, 30)
     assert wilcoxon_p(difference) == stats.wilcoxon(difference).pvalue
     outcome = compared(make_sums(rng, [0.5, 0.7]))
-    assert outcome["wilcoxon_p_bonferroni"] == pytest.approx(min(1, 3 * outcome["wilcoxon_p"]))
+    assert outcome.wilcoxon_p_bonferroni == pytest.approx(min(1, 3 * outcome.wilcoxon_p))
 
 
 def test_cohens_d_is_the_mean_over_the_standard_deviation():
@@ -112,8 +122,8 @@ def test_cohens_d_is_the_mean_over_the_standard_deviation():
 
 def test_correlation_leaves_out_codes_without_a_cv():
     found = correlate(np.array([1.0, 2.0, 3.0, np.inf]), np.array([3.0, 2.0, 1.0, 9.0]))
-    assert found["r"] == pytest.approx(-1.0)
-    assert found["num_codes"] == 3
+    assert found.r == pytest.approx(-1.0)
+    assert found.num_codes == 3
 
 
 def test_an_interval_of_nothing_is_nan():

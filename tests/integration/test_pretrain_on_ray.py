@@ -23,10 +23,10 @@ from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.config import Config, write_config
 from cvmae.runtime.preemption import PreemptedError
-from cvmae.statistics.fit import fit
 from cvmae.train.loop import make_plan
 from cvmae.train.pretrain import pretrain
 from tests.integration.interrupts import ctrl_c_once_there_is
+from tests.prepared import fit, training_data
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
@@ -62,7 +62,7 @@ def test_ray_data_delivers_the_bricks_of_the_plain_generator(on_ray):
 
     for rows in (500, 60):
         config = replace(on_ray, data=replace(on_ray.data, unit_rows=rows, lanes=2))
-        plan = make_plan(config, fit(config))
+        plan = make_plan(config, training_data(config))
         dataset = brick_dataset(plan.train_reader, plan.train_order, plan.units)
         dataset.context.execution_options.preserve_order = True
         for epoch, rank in ((0, 0), (1, 1)):
@@ -119,7 +119,7 @@ def test_a_loss_that_explodes_ends_all_workers_with_step_and_batch(on_ray, strat
         train=replace(on_ray.train, strategy=strategy),
         checkpoint=replace(on_ray.checkpoint, every_steps=1),
     )
-    plan = make_plan(config, fit(config))
+    plan = make_plan(config, training_data(config))
     digests = []
     for rank in range(2):
         bricks = stream_bricks(

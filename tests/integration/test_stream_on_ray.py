@@ -174,8 +174,9 @@ def test_after_a_node_is_lost_any_number_of_workers_takes_the_epoch_up(cluster, 
 def test_a_file_that_vanishes_in_mid_epoch_is_one_line_and_is_not_read_again(
     cluster, data, watch, tmp_path, capfd
 ):
-    root = shutil.copytree(data.reader.root, tmp_path / "meds")
-    bricks = on_ray(replace(data, reader=replace(data.reader, root=str(root))))
+    root = shutil.copytree(data.reader.source.root, tmp_path / "meds")
+    source = replace(data.reader.source, root=str(root))
+    bricks = on_ray(replace(data, reader=replace(data.reader, source=source)))
     next(bricks)
     (root / "data" / "000.parquet").unlink()
     with pytest.raises(ValueError, match=r"data/000\.parquet is gone.*start anew") as caught:

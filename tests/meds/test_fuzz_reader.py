@@ -26,9 +26,10 @@ MEMORY_BYTES = 8 << 30
 READER = """
 import hashlib, json, resource, shutil, sys, zlib
 import numpy as np
-from cvmae.meds import reading as meds
 from cvmae.meds.dataset import open_dataset
+from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS
+from cvmae.meds.subjects import refuse_shared_subjects, scan_subjects
 from cvmae.meds.units import plan_units
 
 root, place, memory = sys.argv[1:]
@@ -40,12 +41,12 @@ def lookup(codes):  # every code that may come of a damaged one has a number of 
 def digest():
     dataset = open_dataset(root)
     units = plan_units(dataset, 10**6)
-    subjects = [meds.scan_subjects(root, unit) for unit in units]
-    meds.refuse_shared_subjects(root, units, subjects)
+    subjects = [scan_subjects(root, unit) for unit in units]
+    refuse_shared_subjects(root, units, subjects)
     hasher = hashlib.sha256(repr(dataset.num_subjects).encode())
     for split in SPLITS:
         for unit in units:
-            measurements, counts = meds.read_unit(root, unit, lookup, split)
+            measurements, counts = read_unit(dataset, unit, lookup, split)
             hasher.update(repr(counts).encode())
             for column in vars(measurements).values():
                 hasher.update(np.ascontiguousarray(column).tobytes())

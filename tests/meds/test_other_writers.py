@@ -43,7 +43,7 @@ def rows_read(root):
     """Return every measurement of the first shard's subjects in train."""
     dataset = open_dataset(root)
     (unit,) = plan_units(dataset, 10**6)
-    read, _ = read_unit(root, unit, lambda codes: np.arange(len(codes), dtype=np.int32), "train")
+    read, _ = read_unit(dataset, unit, lambda codes: np.arange(len(codes), dtype=np.int32), "train")
     return [
         column.tolist()
         for column in (read.subject_id_S, read.offsets_S, read.time_us_N, read.numeric_value_N)

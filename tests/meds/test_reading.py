@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.meds.dataset import fingerprint, open_dataset, require_split
-from cvmae.meds.reading import RowCounts, read_unit, refuse_shared_subjects, scan_subjects
+from cvmae.meds.dataset import open_dataset, require_splits
+from cvmae.meds.measurements import RowCounts
+from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS, load_splits
+from cvmae.meds.subjects import refuse_shared_subjects, scan_subjects
 from cvmae.meds.units import plan_units
 
 CODES = ["LAB//A", "LAB//B", "LAB//C", "VITAL//X", "MEDS_BIRTH", "LAB//A//mg"]
@@ -64,8 +66,9 @@ def naive(rows, members):
 def read_all(root, unit_rows, split):
     """Read a split through all units, as rows and summed counts."""
     rows, counts = [], RowCounts(**dict.fromkeys(RowCounts.__dataclass_fields__, 0))
-    for unit in plan_units(open_dataset(root), unit_rows):
-        found, more = read_unit(root, unit, lookup, split)
+    dataset = open_dataset(root)
+    for unit in plan_units(dataset, unit_rows):
+        found, more = read_unit(dataset, unit, lookup, split)
         lengths = np.diff(found.offsets_S)
         assert (lengths > 0).all()
         assert (np.diff(found.subject_id_S) > 0).all()
@@ -196,8 +199,9 @@ def test_the_dictionary_of_a_row_group_is_looked_up_once(fifty):
         seen.append(codes)
         return lookup(codes)
 
-    (unit,) = plan_units(open_dataset(root), 10**9)
-    read_unit(root, unit, watching, "train")
+    dataset = open_dataset(root)
+    (unit,) = plan_units(dataset, 10**9)
+    read_unit(dataset, unit, watching, "train")
     row_groups = sum(piece.last_row_group - piece.first_row_group + 1 for piece in unit.pieces)
     assert 0 < len(seen) <= row_groups
     assert all(len(set(codes)) == len(codes) for codes in seen)
@@ -205,12 +209,13 @@ def test_the_dictionary_of_a_row_group_is_looked_up_once(fifty):
 
 def test_codes_are_not_looked_at_where_no_subject_is_in_the_split(write_meds):
     root = write_meds({"a.parquet": [(1, 0, "LAB//A", 1.0)]}, {1: "train", 2: "tuning"})
-    (unit,) = plan_units(open_dataset(root), 10)
+    dataset = open_dataset(root)
+    (unit,) = plan_units(dataset, 10)
 
     def refuse(codes):
         raise AssertionError("codes were read")
 
-    measurements, counts = read_unit(root, unit, refuse, "tuning")
+    measurements, counts = read_unit(dataset, unit, refuse, "tuning")
     assert measurements.offsets_S.tolist() == [0]
     assert set(vars(counts).values()) == {0}
 
@@ -218,42 +223,29 @@ def test_codes_are_not_looked_at_where_no_subject_is_in_the_split(write_meds):
 def test_subjects_of_other_splits_and_of_none_are_in_no_split(write_meds):
     rows = [(subject, 0, "LAB//A", float(subject)) for subject in (1, 2, 3)]
     root = write_meds({"a.parquet": rows}, {3: "train", 1: "external"})
-    subject_id, split_index = load_splits(root)
-    assert (subject_id.tolist(), split_index.tolist()) == ([3], [0])
+    members = {split: member_S.tolist() for split, member_S in load_splits(root).items()}
+    assert members == {"train": [3], "tuning": [], "held_out": []}
     assert [len(read_all(root, 10, split)[0]) for split in SPLITS] == [1, 0, 0]
     assert open_dataset(root).num_subjects == {"train": 1, "tuning": 0, "held_out": 0}
 
 
-def test_a_changed_splits_table_is_noticed(write_meds):
-    shards = {"a.parquet": [(1, 0, "LAB//A", 1.0)]}
-    before = load_splits(write_meds(shards, {1: "train"}))
-    after = load_splits(write_meds(shards, {2: "train"}))  # a file of the same size
-    assert (before[0].tolist(), after[0].tolist()) == ([1], [2])
-
-
-def test_splits_cannot_be_changed_through_the_cache(write_meds):
-    subject_id, _ = load_splits(write_meds({"a.parquet": []}, {1: "train"}))
-    with pytest.raises(ValueError, match="read-only"):
-        subject_id[0] = 5
-
-
 def test_a_copy_has_the_same_fingerprint_and_a_changed_data_set_another(fifty, tmp_path):
     _, splits, root = fifty
-    original = fingerprint(open_dataset(root))
+    original = open_dataset(root).fingerprint
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
-    assert fingerprint(open_dataset(str(copy))) == original
+    assert open_dataset(str(copy)).fingerprint == original
 
     table = pq.read_table(copy / "data" / "a.parquet")
     pq.write_table(table.slice(0, len(table) - 1), copy / "data" / "a.parquet")
-    fewer_rows = fingerprint(open_dataset(str(copy)))
+    fewer_rows = open_dataset(str(copy)).fingerprint
     assert fewer_rows["shards_sha256"] != original["shards_sha256"]
     assert fewer_rows["splits_sha256"] == original["splits_sha256"]
 
     path = copy / "metadata" / "subject_splits.parquet"
     moved = ["train" if name == "tuning" else name for name in splits.values()]
     pq.write_table(pq.read_table(path).set_column(1, "split", pa.array(moved)), path)
-    assert fingerprint(open_dataset(str(copy)))["splits_sha256"] != original["splits_sha256"]
+    assert open_dataset(str(copy)).fingerprint["splits_sha256"] != original["splits_sha256"]
 
 
 def test_a_uri_is_as_good_as_a_path(fifty):
@@ -274,7 +266,7 @@ def test_units_travel_through_pickle_and_depend_on_footers_only(fifty):
 def test_physionet2012_has_its_known_measurements(real_data):
     root = str(real_data / "physionet2012")
     dataset = open_dataset(root)
-    require_split(dataset, "train")
+    require_splits(dataset, ["train"])
     assert dataset.num_subjects == {"train": 9600, "tuning": 1200, "held_out": 1200}
     units = plan_units(dataset, 250_000)
     refuse_shared_subjects(root, units, [scan_subjects(root, unit) for unit in units])
@@ -282,7 +274,7 @@ def test_physionet2012_has_its_known_measurements(real_data):
     def labs(codes):
         return np.array([0 if code.startswith("LAB//") else -1 for code in codes], np.int32)
 
-    counts = [read_unit(root, unit, labs, split)[1] for split in SPLITS for unit in units]
+    counts = [read_unit(dataset, unit, labs, split)[1] for split in SPLITS for unit in units]
     # Both totals stand in the data's own README.
     assert sum(count.num_rows for count in counts) == 5_281_098
     assert sum(count.num_measurements for count in counts) == 738_871
@@ -298,7 +290,7 @@ def test_a_real_shard_equals_a_plain_arrow_filter(real_data, name, pattern):
     shard = next(shard for shard in dataset.shards if "/tuning/0." in shard.path)
     unit = plan_units(replace(dataset, shards=(shard,)), 10**9)[0]
     found, _ = read_unit(
-        root,
+        dataset,
         unit,
         lambda codes: np.asarray(pc.match_substring_regex(pa.array(codes), pattern)) - np.int32(1),
         "tuning",

@@ -243,6 +243,35 @@ def test_every_parameter_learns_from_an_ordinary_batch(rng):
 
 
 @pytest.mark.parametrize("model", BOTH, indirect=True)
+def test_biases_of_keys_have_no_gradient_and_those_beside_them_have(model, rng):
+    """The true one is zero, and what rounding leaves would be made steps of."""
+    hidden_error(model, random_batch(rng, [60, 80, 30], [20, 20, 10]))[0].backward()
+    for layer in model.encoder:
+        query, key, value = layer.query_key_value.bias.grad.chunk(3)
+        assert not key.any()
+        assert query.all()
+        assert value.all()
+    for layer in model.decoder:
+        key, value = layer.key_value.bias.grad.chunk(2)
+        assert not key.any()
+        assert value.all()
+
+
+@pytest.mark.parametrize("model", BOTH, indirect=True)
+def test_biases_of_keys_move_no_prediction(model, rng):
+    """So that a checkpoint whose keys have learnt one goes on as it was."""
+    batch = random_batch(rng, [60, 80, 30], [20, 20, 10])
+    with torch.no_grad():
+        before = model(batch)
+        for layer in model.encoder:
+            layer.query_key_value.bias.chunk(3)[1].fill_(0.7)
+        for layer in model.decoder:
+            layer.key_value.bias.chunk(2)[0].fill_(-0.4)
+        # Scores that are larger by the same are rounded otherwise.
+        torch.testing.assert_close(model(batch), before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model", BOTH, indirect=True)
 def test_sequences_without_visible_or_hidden_measurements_leave_the_others_alone(model, rng):
     batch = random_batch(rng, [20, 6, 35, 9], [6, 6, 9, 0])
     kept = np.concatenate([np.arange(20), np.arange(26, 61)])

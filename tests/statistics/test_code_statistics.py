@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from meds import CodeMetadataSchema
 
-from cvmae.meds.reading import Measurements, RowCounts
+from cvmae.meds.measurements import Measurements, RowCounts
 from cvmae.statistics import histogram, passes
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.histogram import Histogram, median_deviation, quantile_bounds, quantile_value

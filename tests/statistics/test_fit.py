@@ -12,10 +12,13 @@ import pytest
 
 from cvmae.batches.policies import mask_weights
 from cvmae.config import Config, read_config
+from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS
 from cvmae.settings import DataConfig, ScalingConfig
-from cvmae.statistics.fit import FittedData, fit, fit_statistics, load_or_fit
+from cvmae.statistics.fit import fit_statistics
+from cvmae.statistics.fitted import FittedData
+from tests.prepared import fit, load_or_fit
 
 # (subject, code, value) -> the value that is written, None for a row without value.
 Change = Callable[[int, str, float], float | None]
@@ -249,7 +252,7 @@ def test_the_unit_index_counts_what_units_hold(root):
     assert len(index.units) > 3
     for split in SPLITS:
         for number, unit in enumerate(index.units):
-            m, _ = read_unit(root, unit, fitted.statistics.lookup, split)
+            m, _ = read_unit(open_dataset(root), unit, fitted.statistics.lookup, split)
             lengths = np.diff(m.offsets_S)
             assert index.num_measurements[split][number] == lengths.sum()
             assert index.num_sequences[split][number] == np.ceil(lengths / 8).sum()

@@ -22,10 +22,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from cvmae.checkpoint import find_checkpoint
-from cvmae.meds.dataset import fingerprint, open_dataset
+from cvmae.meds.dataset import open_dataset
 from cvmae.meds.files import dataset_name, open_shard
-from cvmae.meds.reading import read_splits, read_unit, scan_subjects
-from cvmae.meds.splits import SPLITS, _read_splits, load_splits
+from cvmae.meds.reading import read_splits, read_unit
+from cvmae.meds.splits import SPLITS, load_splits
+from cvmae.meds.subjects import scan_subjects
 from cvmae.meds.units import plan_units
 from cvmae.statistics.fit import fit_statistics
 from cvmae.storage import places as storage
@@ -49,9 +50,8 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def _forget(request: pytest.FixtureRequest) -> None:
-    """Let no test profit from a connection or a table that another has opened."""
+    """Let no test profit from a connection that another has opened."""
     storage._connect.cache_clear()
-    _read_splits.cache_clear()
     if "proxy" in request.fixturenames:
         request.getfixturevalue("proxy").reset()
 
@@ -81,10 +81,11 @@ def lookup(codes: list[str]) -> np.ndarray:
 
 def all_that_is_read(root: str) -> list[np.ndarray]:
     """Every number that leaves the reader."""
-    arrays = list(load_splits(root))
-    for unit in plan_units(open_dataset(root), 1500):
+    arrays = list(load_splits(root).values())
+    dataset = open_dataset(root)
+    for unit in plan_units(dataset, 1500):
         arrays.append(scan_subjects(root, unit))
-        for measurements, counts in read_splits(root, unit, lookup, SPLITS).values():
+        for measurements, counts in read_splits(dataset, unit, lookup, SPLITS).values():
             arrays += [*vars(measurements).values(), np.array(list(vars(counts).values()))]
     return arrays
 
@@ -108,7 +109,7 @@ def refusal(root: str) -> str:
 
 def test_a_data_set_on_s3_is_the_local_one_bit_for_bit(bucket, wide):
     assert_same(all_that_is_read(bucket), all_that_is_read(wide))
-    assert fingerprint(open_dataset(bucket)) == fingerprint(open_dataset(wide))
+    assert open_dataset(bucket).fingerprint == open_dataset(wide).fingerprint
     assert dataset_name(bucket) == dataset_name(wide) != "unnamed data set"
 
 
@@ -118,7 +119,6 @@ def test_what_breaks_once_is_read_again_and_nothing_is_lost_or_doubled(bucket, p
     gets = [request for request in proxy.requests if request.startswith("GET")]
     assert len(set(gets)) > 20
     storage._connect.cache_clear()
-    _read_splits.cache_clear()
     proxy.reset(first_time(kind))
     assert_same(all_that_is_read(bucket), calm)
     asked = [request for request in proxy.requests if request.startswith("GET")]
@@ -126,12 +126,13 @@ def test_what_breaks_once_is_read_again_and_nothing_is_lost_or_doubled(bucket, p
 
 
 def test_a_connection_that_always_breaks_ends_in_one_line(bucket, proxy, monkeypatch):
-    units = plan_units(open_dataset(bucket), 1500)
+    dataset = open_dataset(bucket)
+    units = plan_units(dataset, 1500)
     monkeypatch.setattr(storage, "NUM_RETRIES", 4)
     storage._connect.cache_clear()
     proxy.reset(lambda request: "cut" if "/data/" in request and "GET" in request else None)
     with pytest.raises(ValueError, match="partial file") as caught:
-        read_unit(bucket, units[0], lookup, "train")
+        read_unit(dataset, units[0], lookup, "train")
     assert len([r for r in proxy.requests if "/data/" in r and "GET" in r]) == 1 + 4
     text = str(caught.value)
     assert f"data.root={bucket!r}" in text
@@ -190,7 +191,7 @@ def test_a_shard_costs_two_requests_to_open_and_two_a_row_group_to_read(bucket, 
     num_row_groups = len(shard.row_groups)
     assert num_row_groups > 1
     (unit, *_) = plan_units(replace(dataset, shards=(shard,)), 10**9)
-    read_splits(bucket, unit, lookup, SPLITS)
+    read_splits(dataset, unit, lookup, SPLITS)
     assert len([r for r in proxy.requests if f"/{shard.path} " in r]) == 2 + 2 * num_row_groups
 
 
@@ -322,12 +323,13 @@ def test_a_damaged_object_is_said_to_be_damaged_and_read_only_once(wide, proxy, 
 
 def test_an_object_that_vanishes_after_the_listing_is_named(wide, proxy):
     root = upload(proxy, wide, "vanishing")
-    units = plan_units(open_dataset(root), 10**9)
+    dataset = open_dataset(root)
+    units = plan_units(dataset, 10**9)
     path = units[0].pieces[0].path
     filesystem, location = storage.locate(root, path)
     filesystem.delete_file(location)
     with pytest.raises(ValueError, match=f"{path} is gone"):
-        read_unit(root, units[0], lookup, "train")
+        read_unit(dataset, units[0], lookup, "train")
 
 
 def test_other_schemes_are_left_to_fsspec(wide):

@@ -41,7 +41,7 @@ def pretrained(monkeypatch):
     """
     record = types.SimpleNamespace(calls=[], parents=[], fails=set(), epochs=10**9, num_fits=0)
 
-    def fake(config, *, parent_run_id=""):
+    def fake(config, *, parent_run_id="", data=None):
         record.calls.append(config)
         record.parents.append(parent_run_id)
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def pretrained(monkeypatch):
         write_checkpoint(config, min(config.train.epochs, record.epochs))
         return config.output_dir
 
-    def fit(config):
+    def fit(config, dataset):
         record.num_fits += 1
 
     monkeypatch.setattr(driver, "pretrain", fake)
-    monkeypatch.setattr(driver, "load_or_fit", fit)
-    monkeypatch.setattr(driver, "open_trainable", lambda config: None)
+    monkeypatch.setattr(driver, "fit_data", fit)
+    monkeypatch.setattr(driver, "open_dataset", lambda root, splits: None)
     return record
 
 

@@ -15,7 +15,7 @@ from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import Config
 from cvmae.model.vomae import build_model
 from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
-from cvmae.statistics.fit import FittedData
+from cvmae.statistics.fitted import TrainingData
 from cvmae.train.engine import State, make_engine
 from cvmae.train.loop import make_plan
 
@@ -24,7 +24,7 @@ Result = tuple[list[float], State, State]  # loss of each step, weights, optimis
 
 def run_steps(
     config: Config,
-    fitted: FittedData,
+    data: TrainingData,
     *,
     first: int = 0,
     num_steps: int,
@@ -36,9 +36,9 @@ def run_steps(
     At the step `overflow_at` the last rank's gradient is infinite.
     """
     torch.set_num_threads(1)
-    plan = make_plan(config, fitted)
+    plan = make_plan(config, data)
     device = torch.device("cpu")
-    model = build_model(config.model, fitted.statistics.num_codes, config.seed)
+    model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=1000)
     if state is not None:
         # Ranks are given the same memory, and optimisers write into what they take up.

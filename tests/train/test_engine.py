@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from cvmae.model.vomae import build_model, param_groups
-from cvmae.statistics.fit import load_or_fit
 from cvmae.train.peak import peak_flops
+from tests.prepared import training_data
 from tests.train.rank_runs import run_steps
 
 
 def updated(config, **optim):
     config = replace(config, optim=replace(config.optim, **optim))
-    return run_steps(config, load_or_fit(config), num_steps=1)
+    return run_steps(config, training_data(config), num_steps=1)
 
 
 @pytest.mark.parametrize("clip_norm", [1e-3, 1e-1])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.statistics.fit import load_or_fit
+from tests.prepared import training_data
 from tests.train.rank_runs import run_steps
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
@@ -47,7 +47,7 @@ def test_losses_are_those_of_the_golden_file(tiny, policy, encoder_input):
         mask=replace(tiny.mask, policy=policy),
         model=replace(tiny.model, encoder_input=encoder_input),
     )
-    losses, *_ = run_steps(config, load_or_fit(config), num_steps=NUM_STEPS)
+    losses, *_ = run_steps(config, training_data(config), num_steps=NUM_STEPS)
     device = this_device()
     name = f"{policy}, {encoder_input}"
     golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.is_file() else {}

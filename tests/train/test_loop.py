@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.checkpoint import find_checkpoint, has_checkpoints, load_model, load_state
 from cvmae.config import Config
-from cvmae.statistics.fit import load_or_fit
 from cvmae.train import engine, loop
 from cvmae.train import pretrain as pretraining
 from cvmae.train.engine import DDPEngine
 from cvmae.train.pretrain import pretrain
+from tests.prepared import load_or_fit, training_data
 
 
 def weights_of(run: str | Path) -> dict[str, torch.Tensor]:
@@ -169,7 +169,7 @@ def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
     assert isinstance(loaded.config, Config)
     assert loaded.fitted.statistics.num_codes == 8
     engine = DDPEngine(loaded.model, loaded.config, device=torch.device("cpu"), total_steps=1)
-    plan = loop.make_plan(loaded.config, load_or_fit(replace(loaded.config, resume=run)))
+    plan = loop.make_plan(loaded.config, training_data(replace(loaded.config, resume=run)))
     error = loop.tuning_error(engine, plan, 8)
     last = loaded.progress.history[-1]
     assert error["tuning_mse"] == pytest.approx(last["tuning_mse"], rel=1e-9)
@@ -212,7 +212,7 @@ def test_weights_and_moments_that_are_not_finite_are_never_saved(tiny, monkeypat
         train=replace(tiny.train, epochs=3, batch_sequences=8),
         checkpoint=replace(tiny.checkpoint, every_steps=1 if at == "in an epoch" else 0),
     )
-    epoch_steps = loop.make_plan(config, load_or_fit(config)).train_order.num_steps(0)
+    epoch_steps = loop.make_plan(config, training_data(config)).train_order.num_steps(0)
     step, spoilt = DDPEngine.step, epoch_steps + 2 if at == "in an epoch" else epoch_steps - 1
 
     def explode(self, micro_batches, global_step):
@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_the_step_and_the_batch_that_broke_training_are_named(tiny, monkeypatch):
     """The same batch, whichever way it is found out: at the next step, or at the epoch's end."""
     config = replace(tiny, train=replace(tiny.train, batch_sequences=8))
-    plan = loop.make_plan(config, load_or_fit(config))
+    plan = loop.make_plan(config, training_data(config))
     last = plan.train_order.num_steps(0) - 1
     digests = [
         batch.digest()[:10]

@@ -8,11 +8,11 @@ import pytest
 
 from cvmae.checkpoint import load_state
 from cvmae.config import Config, override, read_config
-from cvmae.statistics.fit import fit, load_or_fit
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.train import loop
 from cvmae.train.pretrain import pretrain
 from cvmae.train.resume import check_same_run
+from tests.prepared import fit, load_or_fit
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cvmae.config import Config
+from cvmae.meds.dataset import open_dataset
 from cvmae.settings import DataConfig, ScalingConfig
-from cvmae.statistics.fit import FittedData, fit, open_trainable, require_sequences
+from cvmae.statistics.fit import fit, require_sequences
+from cvmae.statistics.fitted import FittedData
+from cvmae.train.pretrain import SPLITS_TRAINED_ON
 from cvmae.validate.findings import Finding, Validation
 from cvmae.validate.validate import check
 
@@ -63,8 +66,7 @@ def config_of(root: str, **settings: Any) -> Config:
 
 def prepare(config: Config) -> FittedData:
     """Do what pretraining does before it trains."""
-    open_trainable(config)
-    fitted = fit(config)
+    fitted = fit(config, open_dataset(config.data.root, SPLITS_TRAINED_ON))
     require_sequences(fitted)
     return fitted
 

@@ -11,6 +11,7 @@ from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.policies import mask_weights
 from cvmae.settings import DataConfig
 from cvmae.train.loop import make_plan
+from tests.prepared import training_data
 from tests.validate.broken_sets import (
     FOUR,
     ONE,
@@ -120,7 +121,7 @@ def test_years_1_and_9999_of_one_subject_neither_overflow_nor_wrap(write_meds):
     years = [(microseconds(year), "LAB//A", VALUE) for year in (1, 1970, 2200, 5000, 9999)]
     root = write_meds(*odd_rows(*years))
     config = config_of(root)
-    plan = make_plan(config, accepted(root)[0])
+    plan = make_plan(config, training_data(config))
     bricks = list(stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0))
     (minutes,) = [
         part
@@ -251,9 +252,11 @@ def test_ten_thousand_codes_can_be_the_vocabulary(write_meds):
         "numeric_value": pa.array(np.arange(2.0 * num_codes), pa.float32()),
     }
     root = write_meds(*whole({"a.parquet": pa.table(columns)}, {ONE: "train"}))
-    fitted, _ = accepted(root, num_codes=DataConfig(num_codes=65_535).num_codes)
+    settings = {"num_codes": DataConfig(num_codes=65_535).num_codes}
+    fitted, _ = accepted(root, **settings)
     assert fitted.statistics.num_codes == num_codes
-    plan = make_plan(config_of(root), fitted)
+    config = config_of(root, **settings)
+    plan = make_plan(config, training_data(config))
     bricks = list(stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0))
     seen = np.concatenate([brick.code_index_N for brick in bricks])
     np.testing.assert_array_equal(np.bincount(seen, minlength=num_codes), 2)

@@ -18,13 +18,14 @@ from cvmae.config import PRESETS, read_config
 from cvmae.evaluate import evaluate as evaluate_module
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.settings import ScalingConfig
-from cvmae.statistics.fit import fit, fit_statistics
+from cvmae.statistics.fit import fit_statistics
 from cvmae.sweep import driver
 from cvmae.sweep.driver import sweep
 from cvmae.train import pretrain as pretrain_module
 from cvmae.train.pretrain import pretrain
 from cvmae.validate import validate as validate_module
 from cvmae.validate.validate import check, validate
+from tests.prepared import fit
 from tests.validate.broken_sets import (
     FOUR,
     ONE,

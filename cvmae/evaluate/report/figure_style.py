@@ -4,14 +4,15 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a policy
 colour everywhere, and baselines are grey.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from cvmae.evaluate.results import Results
 
 __all__ = ["GREY", "INK", "LOWEST_R2", "RULE", "Drawing", "colours", "drawn", "finite", "frame"]
 
@@ -33,16 +34,16 @@ class Drawing:
     figure: Figure
 
 
-def colours(results: Mapping[str, Any]) -> dict[str, str]:
+def colours(results: Results) -> dict[str, str]:
     """Return a colour for every method."""
     chosen, further = {}, list(FURTHER_COLOURS)
-    for method in results["methods"]:
-        if method["kind"] == "baseline":
-            chosen[method["name"]] = GREY
-        elif method["name"] in POLICY_COLOURS:
-            chosen[method["name"]] = POLICY_COLOURS[method["name"]]
+    for method in results.methods:
+        if method.kind == "baseline":
+            chosen[method.name] = GREY
+        elif method.name in POLICY_COLOURS:
+            chosen[method.name] = POLICY_COLOURS[method.name]
         else:
-            chosen[method["name"]] = further.pop(0) if further else INK
+            chosen[method.name] = further.pop(0) if further else INK
     return chosen
 
 

@@ -1,12 +1,9 @@
 """Numbers and names as readers see them, in figures, tables and sentences alike."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from cvmae.meds.code_names import short_names
-
-__all__ = ["code_labels", "count", "noun", "number", "p_value", "signed", "significant", "spread"]
+__all__ = ["count", "noun", "number", "p_value", "signed", "significant", "spread"]
 
 ABSENT = "-"
 
@@ -65,9 +62,3 @@ def p_value(value: float | None) -> str:
 def noun(codes: Iterable[str]) -> str:
     """Return what to call the codes: labs, where all of them are laboratory codes."""
     return "labs" if all(code.startswith("LAB//") for code in codes) else "codes"
-
-
-def code_labels(results: Mapping[str, Any], *, unit: bool = True) -> dict[str, str]:
-    """Return what each code is called in figures and tables, the same in all of them."""
-    names = {row["code"]: row["name"] for row in results["codes"] if row["name"]}
-    return short_names([row["code"] for row in results["codes"]], names, unit=unit)

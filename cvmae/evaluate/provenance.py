@@ -1,0 +1,60 @@
+"""How, where and when an evaluation came about."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from cvmae.meds.files import dataset_name
+
+__all__ = ["Hardware", "Provenance", "provenance"]
+
+PACKAGES = ("cvmae", "torch", "numpy", "scipy", "pyarrow", "matplotlib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The machine."""
+
+    machine: str
+    num_cpus: int | None
+    gpu: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What it takes to do it again."""
+
+    command: str
+    date: str
+    data: str  # root of the data set
+    dataset: str  # its name
+    versions: dict[str, str]  # of Python and packages
+    hardware: Hardware
+
+
+def provenance(root: str) -> Provenance:
+    """Return how, where and when the results on a data set come about: here and now."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+            versions[package] = "not installed"
+    return Provenance(
+        command=shlex.join(["python", *sys.argv]),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        data=root,
+        dataset=dataset_name(root),
+        versions=versions,
+        hardware=Hardware(
+            machine=platform.machine(),
+            num_cpus=os.cpu_count(),
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        ),
+    )

@@ -1,0 +1,58 @@
+"""The table that every reader sees first: a row per model, then per baseline."""
+
+import math
+from dataclasses import dataclass
+
+from cvmae.evaluate.methods import Kind
+from cvmae.evaluate.results import Results
+from cvmae.evaluate.significance import Interval
+
+__all__ = ["SummaryRow", "summary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """One method in a line; None where a figure is none of its, or was never reached."""
+
+    policy: str
+    kind: Kind
+    r2_pooled: float
+    r2_pooled_interval: Interval
+    r2_macro: float
+    r2_pooled_best: float  # of the weights with the least tuning error
+    won: int | None  # codes won against the reference
+    num_codes: int | None  # of how many
+    epochs_to_reference_best: float | None
+    final_slope: float | None  # tuning error per epoch over the last five
+    measurements_per_s: float | None
+
+
+def summary(results: Results) -> list[SummaryRow]:
+    """Return one row per model, then per baseline, best pooled R2 first."""
+    against = {pair.first: pair for pair in results.against_reference}
+    best = {m.of: m.r2_pooled for m in results.methods if m.kind == "best weights"}
+    rows = []
+    for method in results.methods:
+        if method.kind == "best weights":
+            continue
+        pair, curve = against.get(method.name), results.convergence.names.get(method.name)
+        rows.append(
+            SummaryRow(
+                policy=method.name,
+                kind=method.kind,
+                r2_pooled=method.r2_pooled,
+                r2_pooled_interval=method.r2_pooled_interval,
+                r2_macro=method.r2_macro,
+                r2_pooled_best=best.get(method.name, method.r2_pooled),
+                won=pair.wins if pair else None,
+                num_codes=pair.num_codes if pair else None,
+                epochs_to_reference_best=curve.epochs_to_reference_best if curve else None,
+                final_slope=curve.final_slope if curve else None,
+                measurements_per_s=curve.measurements_per_s if curve else None,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.kind == "baseline", _descending(row.r2_pooled)))
+
+
+def _descending(value: float) -> float:
+    return -value if math.isfinite(value) else math.inf

@@ -1,0 +1,137 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import pytest
+
+from cvmae.runtime import compile_cache
+from cvmae.runtime.compile_cache import compile_for
+
+PACKAGE = Path(__file__).resolve().parents[2] / "cvmae"
+INT = numba.types.int64
+COUNT = """
+from cvmae import compiled
+
+stats = [getattr(compiled, name).stats for name in compiled.__all__]
+print(*(sum(sum(s[place].values()) for s in stats) for place in (1, 2)))
+"""
+
+
+def copy_of_the_package(folder):
+    """Return a working folder with as much of the package as the compiled passes need."""
+    for name in ("__init__.py", "compiled.py", "runtime/__init__.py", "runtime/compile_cache.py"):
+        target = folder / "cvmae" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, target)  # with another time of change
+    return folder
+
+
+def hits_and_misses(folder, home):
+    """Import the passes of a working folder in a process of its own."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT],
+        cwd=folder,
+        env=kept | {"HOME": str(home), "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return tuple(map(int, done.stdout.split()))
+
+
+@pytest.mark.slow
+def test_every_copy_of_a_working_folder_finds_what_the_first_one_compiled(tmp_path):
+    first, second = (copy_of_the_package(tmp_path / name) for name in ("first", "second"))
+    hits, compiled = hits_and_misses(first, tmp_path)
+    assert hits == 0
+    assert compiled > 0
+    assert hits_and_misses(second, tmp_path) == (compiled, 0)
+    # Another source is another program, though only a comment of it changed.
+    with (second / "cvmae" / "compiled.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert hits_and_misses(second, tmp_path) == (0, compiled)
+    assert hits_and_misses(first, tmp_path) == (compiled, 0)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Give each of the three places a folder of its own; a test spoils some."""
+    monkeypatch.setattr(compile_cache.settings, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / ".cache"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return tmp_path
+
+
+def double(x):
+    return 2 * x
+
+
+def compiled_double():
+    return compile_for(INT(INT))(double)
+
+
+def kept_in(folder):
+    return sorted(path.suffix for path in folder.rglob("*.nb?"))
+
+
+def test_machine_code_is_kept_in_the_users_cache_folder(folders):
+    assert compiled_double()(21) == 42
+    assert kept_in(folders / "home" / ".cache" / "cvmae") == [".nbc", ".nbi"]
+    assert sum(compiled_double().stats.cache_hits.values()) == 1
+
+
+def test_numbas_own_setting_of_a_folder_is_followed(folders, monkeypatch):
+    monkeypatch.setattr(compile_cache.settings, "CACHE_DIR", str(folders / "chosen"))
+    assert compiled_double()(21) == 42
+    assert kept_in(folders / "chosen") == [".nbc", ".nbi"]
+
+
+def test_without_a_home_to_write_to_it_is_kept_in_a_temporary_folder(folders):
+    (folders / "home").write_text("no folder", encoding="utf-8")
+    assert compiled_double()(21) == 42
+    assert kept_in(folders / "tmp" / f"cvmae-{os.getuid()}") == [".nbc", ".nbi"]
+    assert sum(compiled_double().stats.cache_hits.values()) == 1
+
+
+@pytest.mark.parametrize("kind", ["writable by all", "a link"])
+def test_a_temporary_folder_that_others_may_write_to_is_not_trusted(folders, kind):
+    (folders / "home").write_text("no folder", encoding="utf-8")
+    own = folders / "tmp" / f"cvmae-{os.getuid()}"
+    if kind == "a link":
+        (folders / "elsewhere").mkdir(mode=0o700)
+        own.symlink_to(folders / "elsewhere")
+    else:
+        own.mkdir()
+        own.chmod(0o777)
+    assert compiled_double()(21) == 42
+    assert kept_in(folders) == []
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04nonsense"])
+def test_a_damaged_file_is_compiled_anew_and_replaced(folders, suffix, content):
+    compiled_double()
+    (kept,) = (folders / "home").rglob(f"*{suffix}")
+    kept.write_bytes(content)
+    again = compiled_double()
+    assert again(21) == 42
+    assert sum(again.stats.cache_misses.values()) == 1
+    assert sum(compiled_double().stats.cache_hits.values()) == 1
+
+
+def test_a_full_disk_costs_only_time(folders, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert compiled_double()(21) == 42
+
+
+def test_other_types_than_those_given_are_refused():
+    with pytest.raises(TypeError, match="No matching definition"):
+        compiled_double()("text")
