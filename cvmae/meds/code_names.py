@@ -70,7 +70,8 @@ def short_names(
 ) -> dict[str, str]:
     """Return a short text for each code, unlike the others.
 
-    A description is cut at the first comma that leaves it unlike all others: "Glucose, Urine".
+    A description is cut at the first comma that leaves it unlike all others, and longer than a
+    letter: "Glucose, Urine".
     Codes without one, or with one that stands for another code as well, keep their own parts.
 
     Args:
@@ -90,7 +91,8 @@ def short_names(
         texts = {c: _short(c, ", ".join(own[:length]), unit) for c, own in parts.items()}
         seen = Counter(texts.values())
         for code, text in texts.items():
-            shown[code] = shown[code] or (text if seen[text] == 1 else "")
+            is_clear = seen[text] == 1 and len(", ".join(parts[code][:length])) > 1
+            shown[code] = shown[code] or (text if is_clear else "")
     fallback = {code: _of_code(code, names, unit) for code in codes if not shown[code]}
     return {code: shown[code] or fallback[code] for code in codes}
 

@@ -55,7 +55,8 @@ def fit_statistics(config: Config) -> str:
     fitted.write(folder)
     with written(join(folder, "config.yaml")) as path:
         write_config(config, path)
-    names_of = code_names(dataset.root, fitted.statistics.codes)
+    codes = [*fitted.statistics.codes, *fitted.report["dropped_codes"]]
+    names_of = code_names(dataset.root, codes)
     table = format_statistics(fitted.statistics, fitted.report, names_of)
     return f"{table}\nwritten to {folder}"
 

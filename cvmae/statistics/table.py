@@ -20,7 +20,7 @@ def format_statistics(
         report: What `fit` reports.
         names: Descriptions of codes, where there are any.
     """
-    return "\n".join([*_code_lines(statistics, report, names), "", *count_lines(report)])
+    return "\n".join([*_code_lines(statistics, report, names), "", *count_lines(report, names)])
 
 
 def _code_lines(
@@ -40,7 +40,8 @@ def _code_lines(
     return lines
 
 
-def count_lines(report: Mapping[str, Any]) -> list[str]:
+def count_lines(report: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
+    """Return what was counted, and the first codes that were left out, with their names."""
     lines = []
     for split, counts in report["splits"].items():
         rows = counts["rows"]
@@ -68,5 +69,7 @@ def count_lines(report: Mapping[str, Any]) -> list[str]:
     dropped = list(report["dropped_codes"].items())
     if dropped:
         lines.append(f"{len(dropped)} matching codes left out (all are named in data.json):")
-        lines += [f"  {code}: {reason}" for code, reason in dropped[:SHOWN_DROPPED]]
+        for code, reason in dropped[:SHOWN_DROPPED]:
+            name = f" ({names[code]})" if names and code in names else ""
+            lines.append(f"  {code}{name}: {reason}")
     return lines

@@ -69,6 +69,7 @@ def test_a_short_name_is_as_long_as_it_takes_to_tell_it_from_the_others():
         "Glucose, Urine mg/dL",
     ]
     assert short_names([LACTATE], names, unit=False) == {LACTATE: "Lactate"}
+    assert short_names([URINE], {URINE: "H, Blood"}, unit=False) == {URINE: "H, Blood"}
 
 
 def test_a_name_that_stands_for_two_codes_is_shown_with_the_code():
