@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from cvmae.arrays import Bools, Ints
 from cvmae.meds.files import ends_with, open_shard
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.row_order import RowOrder
@@ -14,9 +12,6 @@ from cvmae.meds.rows import distinct_subjects
 from cvmae.meds.units import Piece
 
 __all__ = ["is_own", "open_piece", "own_subjects"]
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cvmae.runtime.tables import text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["format_statistics"]
@@ -20,24 +21,28 @@ def format_statistics(
         report: What `fit` reports.
         names: Descriptions of codes, where there are any.
     """
-    return "\n".join([*_code_lines(statistics, report, names), "", *count_lines(report, names)])
+    return "\n".join([_code_table(statistics, report, names), "", *count_lines(report, names)])
 
 
-def _code_lines(
+def _code_table(
     statistics: CodeStatistics, report: Mapping[str, Any], names: Mapping[str, str]
-) -> list[str]:
-    width = max(4, *(len(code) for code in statistics.codes))
-    lines = [f"{'code':{width}} {'values':>10} {'mean':>10} {'std':>10} {'CV':>8} {'raw CV':>8}"]
+) -> str:
     flagged = set(report["flagged_codes"])
-    for index, code in enumerate(statistics.codes):
-        line = (
-            f"{code:{width}} {statistics.num_values[index]:>10,} {statistics.mean[index]:>10.4g} "
-            f"{statistics.std[index]:>10.4g} {statistics.cv[index]:>8.4f} "
-            f"{statistics.raw_cv[index]:>8.4f}"
+    rows = [
+        (
+            code,
+            f"{statistics.num_values[index]:,}",
+            f"{statistics.mean[index]:.4g}",
+            f"{statistics.std[index]:.4g}",
+            f"{statistics.cv[index]:.4f}",
+            f"{statistics.raw_cv[index]:.4f}",
+            names.get(code, ""),
+            "no natural zero: mask weight capped" if code in flagged else "",
         )
-        line += f"  {names[code]}" if code in names else ""
-        lines.append(line + ("  no natural zero: mask weight capped" if code in flagged else ""))
-    return lines
+        for index, code in enumerate(statistics.codes)
+    ]
+    headings = ("code", "values", "mean", "std", "CV", "raw CV", "", "")
+    return text_table(headings, rows, align="<>>>>><<")
 
 
 def count_lines(report: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
