@@ -73,7 +73,9 @@ def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
     if not given:
         fitted = fit(config, dataset)
         fitted.write(own)
-        for line in count_lines(fitted.report):  # once: who reads them later has seen them
+        names_of = code_names(dataset.root, fitted.report["dropped_codes"])
+        # Once: who reads them later has seen them.
+        for line in count_lines(fitted.report, names_of):
             logger.info("%s", line)
         return fitted
     fitted = FittedData.read(given)

@@ -45,7 +45,7 @@ def _code_table(
     return text_table(headings, rows, align="<>>>>><<")
 
 
-def count_lines(report: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
+def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """Return what was counted, and the first codes that were left out, with their names."""
     lines = []
     for split, counts in report["splits"].items():
@@ -75,6 +75,6 @@ def count_lines(report: Mapping[str, Any], names: Mapping[str, str] | None = Non
     if dropped:
         lines.append(f"{len(dropped)} matching codes left out (all are named in data.json):")
         for code, reason in dropped[:SHOWN_DROPPED]:
-            name = f" ({names[code]})" if names and code in names else ""
+            name = f" ({names[code]})" if code in names else ""
             lines.append(f"  {code}{name}: {reason}")
     return lines
