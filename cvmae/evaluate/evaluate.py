@@ -17,6 +17,7 @@ from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
 from cvmae.evaluate.report.page import REPORT, text_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
+from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
@@ -79,6 +80,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         sums,
         contestants,
         statistics=base.fitted.statistics,
+        names=code_names(dataset.root, base.fitted.statistics.codes),
         histories=_histories(contestants),
         settings=Settings(
             split=config.evaluate.split,

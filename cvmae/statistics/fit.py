@@ -10,6 +10,7 @@ import numpy as np
 
 from cvmae.arrays import Floats, Ints
 from cvmae.config import Config, resolved_path, write_config
+from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS, is_among
 from cvmae.meds.subjects import refuse_shared_subjects
@@ -54,7 +55,10 @@ def fit_statistics(config: Config) -> str:
         fitted.write(folder)
         with written(join(folder, "config.yaml")) as path:
             write_config(config, path)
-        return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
+        codes = [*fitted.statistics.codes, *fitted.report["dropped_codes"]]
+        names_of = code_names(dataset.root, codes)
+        table = format_statistics(fitted.statistics, fitted.report, names_of)
+        return f"{table}\nwritten to {folder}"
 
 
 def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
@@ -69,7 +73,9 @@ def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
     if not given:
         fitted = fit(config, dataset)
         fitted.write(own)
-        for line in count_lines(fitted.report):  # once: who reads them later has seen them
+        names_of = code_names(dataset.root, fitted.report["dropped_codes"])
+        # Once: who reads them later has seen them.
+        for line in count_lines(fitted.report, names_of):
             logger.info("%s", line)
         return fitted
     fitted = FittedData.read(given)

@@ -1,12 +1,12 @@
 """What `validate` has found: one table for people, plain dictionaries for machines."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
+from cvmae.meds.refused import RefusedDataError
 from cvmae.runtime.tables import text_table
 
 __all__ = ["Finding", "Level", "Validation", "as_finding", "format_findings", "merge_findings"]
@@ -17,8 +17,6 @@ SHOWN_ROWS = 5  # of one kind in one file
 # Files with the same finding; the JSON holds all of them.
 SHOWN_FILES = {"refused": 10, "counted": 3}
 COLUMN_WIDTH = 44  # of the columns of text
-
-_ROWS = re.compile(r"rows? (\d+)(?: and (\d+))? \(from 0\) ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +88,21 @@ class Validation:
 
 
 def as_finding(error: Exception, file: str = "") -> Finding:
-    """Turn the message with which the reader refuses a data set into a finding.
+    """Turn the error with which a data set or a setting is refused into a finding.
 
-    Its messages name the file, then the row, what was found, and behind a semicolon what to do.
+    Args:
+        error: What pretraining would raise.
+        file: What it is about, where the error does not say so itself.
     """
-    # A path may hold anything, so it is taken off before the message is cut at its signs.
-    message = str(error)
-    if file:
-        message = message.partition(file)[2].removeprefix(":").strip() or message
-    rows = _ROWS.match(message)
-    what, _, remedy = message[rows.end() if rows else 0 :].partition("; ")
-    numbers = tuple(int(row) for row in rows.groups() if row) if rows else ()
+    if not isinstance(error, RefusedDataError):
+        return Finding(level="refused", file=file, what=str(error), remedy="")
     return Finding(
         level="refused",
-        file=file,
-        rows=numbers,
-        count=len(numbers) or 1,
-        what=what,
-        remedy=remedy,
+        file=error.file or file,
+        rows=error.rows,
+        count=len(error.rows) or 1,
+        what=error.what,
+        remedy=error.remedy,
     )
 
 

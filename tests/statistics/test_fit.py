@@ -374,6 +374,14 @@ def test_the_verb_writes_a_folder_and_returns_a_table(root, tmp_path):
         fit_statistics(config)
 
 
+def test_the_table_names_codes_in_words_those_that_are_left_out_as_well(hospital, tmp_path):
+    config = replace(config_of(hospital, num_codes=3), output_dir=str(tmp_path / "out"))
+    table = fit_statistics(config)
+    kept, _, left_out = table.partition("left out")
+    assert kept.count("  Synthetic lab ") == 3
+    assert left_out.count(" (Synthetic lab ") == 5
+
+
 def test_statistics_are_fitted_once_into_the_output_folder(root, tmp_path):
     config = replace(config_of(root), output_dir=str(tmp_path / "run"))
     fitted = load_or_fit(config)

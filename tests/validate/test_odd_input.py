@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cvmae.batches.bricks import stream_bricks
@@ -203,6 +204,15 @@ def test_constant_and_rare_codes_are_counted_and_left_out(write_meds):
     assert fitted.statistics.codes == ("LAB//A",)
     assert "'LAB//FLAT'" in the_finding(validation, "all values on train are equal").what
     assert "'LAB//RARE'" in the_finding(validation, "too few values on train").what
+
+
+def test_codes_that_are_left_out_are_named_in_words_where_the_data_set_has_them(write_meds):
+    rows = [*SOUND, (THREE, 3, "LAB//RARE", VALUE)]
+    root = write_meds(*whole({"a.parquet": rows}, TRAIN))
+    table = pa.table({"code": ["LAB//RARE"], "description": ["Copper, Blood"]})
+    pq.write_table(table, f"{root}/metadata/codes.parquet")
+    found = the_finding(accepted(root)[1], "too few values on train")
+    assert "'LAB//RARE' (Copper, Blood)" in found.what
 
 
 @pytest.mark.parametrize(

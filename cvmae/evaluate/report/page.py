@@ -77,6 +77,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         rows=summary(results),
         figures=figures,
         noun_of_codes=_noun(results),
+        label_of=results.labels(),
         models=models,
         best_r2=lambda code: _best_r2(code, models),
         best_weights=any(method.kind == "best weights" for method in results.methods),
