@@ -3,9 +3,7 @@
 ray job submit --working-dir . -- python jobs/plan.py --root DIR --num_gpus 64
 """
 
-import sys
-
-from cvmae.plan.plan import main
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    main("plan")

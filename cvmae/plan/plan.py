@@ -1,9 +1,5 @@
 """The verb `plan`: what a hospital costs on a cluster, on paper, from measured parts."""
 
-from collections.abc import Sequence
-
-import tyro
-
 from cvmae.plan.cluster import cluster_lines, num_units, planning_seconds
 from cvmae.plan.inputs import input_lines, read_measured, resolve_inputs
 from cvmae.plan.lines import format_lines
@@ -11,15 +7,7 @@ from cvmae.plan.memory import memory_lines
 from cvmae.plan.settings import PlanConfig
 from cvmae.plan.size import Size, known_size, size_of
 
-__all__ = ["main", "plan"]
-
-
-def main(argv: Sequence[str]) -> str:
-    """Plan with command-line flags; user errors end the process with one line."""
-    try:
-        return plan(tyro.cli(PlanConfig, args=list(argv), use_underscores=True))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"cvmae: {error}") from None
+__all__ = ["plan"]
 
 
 def plan(config: PlanConfig) -> str:
@@ -38,9 +26,9 @@ def plan(config: PlanConfig) -> str:
     lines = list(cluster_lines(values, planning_s, size, config.num_gpus))
     return "\n\n".join(
         [
-            format_lines("What the plan starts from", input_lines(values, sources)),
-            format_lines(f"The data on {config.num_gpus} GPUs", lines),
-            format_lines("Memory of a GPU, by size of the model", list(memory_lines())),
+            format_lines("what the plan starts from", "source", input_lines(values, sources)),
+            format_lines(f"the data on {config.num_gpus} GPUs", "arithmetic", lines),
+            format_lines("memory of a GPU, by model", "arithmetic", list(memory_lines())),
         ]
     )
 

@@ -18,7 +18,7 @@ from benchmarks.chaos.runs import KINDS, Lineage, draw_kills, expected_steps, li
 from benchmarks.chaos.suite import Outcome, chaos_rows, run_chaos
 from benchmarks.settings import BenchmarkConfig
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 from tests.prepared import fit, training_data
 
 
