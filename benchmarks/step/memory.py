@@ -14,7 +14,7 @@ from benchmarks.step.model import CPU, one_thread, paper_config
 from cvmae.config import Config
 from cvmae.model.vomae import build_model
 from cvmae.runtime.logs import setup_logging
-from cvmae.train.engine import make_engine
+from cvmae.train.make_engine import make_engine
 
 __all__ = ["LargeRun", "large_config", "memory_rows", "run_large"]
 

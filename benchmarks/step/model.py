@@ -16,7 +16,8 @@ from cvmae.config import PRESETS, Config
 from cvmae.model.flops import flops
 from cvmae.model.vomae import build_model
 from cvmae.runtime.memory import keep_memory
-from cvmae.train.engine import Engine, make_engine
+from cvmae.train.engine import Engine
+from cvmae.train.make_engine import make_engine
 
 __all__ = ["cpu_engine", "model_rows", "one_thread", "paper_config", "useful_flops"]
 

@@ -205,7 +205,7 @@ def test_no_process_is_left_after_an_interruption(number, error):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.survival
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_the_cluster_is_on_loopback_and_admits_no_one_without_its_token():
     pytest.importorskip("ray")

@@ -16,7 +16,7 @@ from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
+    pytest.mark.survival,
     pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc"),
 ]
 

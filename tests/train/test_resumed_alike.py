@@ -1,4 +1,4 @@
-"""A run is taken up where all ranks see it stand, or not at all."""
+"""A run is resumed where all ranks see it stand, or not at all."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from cvmae.checkpoint import Progress
 from cvmae.train import loop
+from tests.ranks import on_ranks
 
 
-def take_up_on_rank(number: int, folder: Path, seen: list[int]) -> None:
+def resume_on_rank(number: int, folder: Path, seen: list[int]) -> None:
     """Take up a run of which each rank sees another step; note what is said."""
     dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=len(seen))
     loop.has_checkpoints = lambda run: True
@@ -24,7 +24,7 @@ def take_up_on_rank(number: int, folder: Path, seen: list[int]) -> None:
     )
     try:
         run = SimpleNamespace(output_dir="run")
-        said = str(loop._take_up(run, engine, lambda *epoch: None).global_step)
+        said = str(loop._resume(run, engine, lambda *epoch: None).global_step)
     except RuntimeError as error:
         said = str(error)
     (folder / f"rank{number}").write_text(f"{len(taken)} {said}")
@@ -39,12 +39,12 @@ def take_up_on_rank(number: int, folder: Path, seen: list[int]) -> None:
         # A sum would hide it from rank 2; its state must not be dealt out to the others.
         (
             [10, 20, 15],
-            "0 rank {} would take up step {}, others 10 to 20: output_dir='run' must be a folder",
+            "0 rank {} would resume at step {}, others 10 to 20: output_dir='run' must be a folder",
         ),
     ],
 )
-def test_ranks_that_see_different_checkpoints_take_up_none(tmp_path, seen, said):
-    torch.multiprocessing.spawn(take_up_on_rank, (tmp_path, seen), nprocs=len(seen))
+def test_ranks_that_see_different_checkpoints_resume_none(tmp_path, seen, said):
+    on_ranks(resume_on_rank, (tmp_path, seen), world=len(seen))
     for number, step in enumerate(seen):
         text = (tmp_path / f"rank{number}").read_text()
         assert text.startswith(said.format(number, step))
