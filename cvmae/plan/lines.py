@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cvmae.runtime.tables import text_table
+
 __all__ = ["Line", "format_lines"]
 
 
@@ -16,12 +18,10 @@ class Line:
     why: str
 
 
-def format_lines(title: str, lines: Sequence[Line]) -> str:
-    """Return lines as text, below their title."""
+def format_lines(title: str, why: str, lines: Sequence[Line]) -> str:
+    """Return lines as a table; `title` and `why` head the first column and the last."""
     cells = [(line.name, f"{_shown(line.value)} {line.unit}".rstrip(), line.why) for line in lines]
-    names, values = (max(len(row[place]) for row in cells) for place in (0, 1))
-    rows = [f"  {name:<{names}}  {value:>{values}}  {why}" for name, value, why in cells]
-    return "\n".join([title, *rows])
+    return text_table((title, "", why), cells, align="<><")
 
 
 def _shown(value: float | str) -> str:

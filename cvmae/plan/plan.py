@@ -26,9 +26,9 @@ def plan(config: PlanConfig) -> str:
     lines = list(cluster_lines(values, planning_s, size, config.num_gpus))
     return "\n\n".join(
         [
-            format_lines("What the plan starts from", input_lines(values, sources)),
-            format_lines(f"The data on {config.num_gpus} GPUs", lines),
-            format_lines("Memory of a GPU, by size of the model", list(memory_lines())),
+            format_lines("what the plan starts from", "source", input_lines(values, sources)),
+            format_lines(f"the data on {config.num_gpus} GPUs", "arithmetic", lines),
+            format_lines("memory of a GPU, by model", "arithmetic", list(memory_lines())),
         ]
     )
 
