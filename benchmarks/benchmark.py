@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks.chaos import run_chaos
-from benchmarks.data import run_data
-from benchmarks.plan import run_plan
+from benchmarks.chaos.suite import run_chaos
+from benchmarks.data.suite import run_data
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from benchmarks.settings import BenchmarkConfig
-from benchmarks.step import run_step
+from benchmarks.step.suite import run_step
 from cvmae.storage.output import absolute_output
 
 __all__ = ["SUITES", "benchmark"]
@@ -15,7 +14,6 @@ __all__ = ["SUITES", "benchmark"]
 SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
     "chaos": run_chaos,
     "data": run_data,
-    "plan": run_plan,
     "step": run_step,
 }
 

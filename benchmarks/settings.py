@@ -8,11 +8,11 @@ __all__ = ["BenchmarkConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """Measure cvmae against ceilings taken in the same run, and print a table."""
+    """Measure cvmae against floors and ceilings taken in the same run, and print a table."""
 
-    suite: Literal["data", "step", "plan", "chaos"] = "data"
-    """data: the way from files to batches; step: what a training step costs; plan: what a hospital
-    needs, on paper; chaos: runs that are killed again and again."""
+    suite: Literal["data", "step", "chaos"] = "data"
+    """data: the way from files to batches; step: what a training step costs; chaos: runs that
+    are killed again and again."""
     output: str = ""
     """File to write the rows to as JSON, part after part; empty: only the table."""
     only: tuple[str, ...] = ()
@@ -22,21 +22,10 @@ class BenchmarkConfig:
     num_rows: int = 15_000_000
     """Rows of the synthetic hospital, about; half of them are measurements."""
     rounds: int = 5
-    """Rounds in which ceilings and ours take turns; medians are over them."""
-    measured: str = ""
-    """File of the suite data to plan from; empty: the plan measures a short version itself."""
-    num_measurements: float = 1e9
-    """Measurements to plan for."""
-    num_gpus: int = 64
-    """GPUs to plan for."""
+    """Rounds in which floors and ours take turns; medians are over them."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_rows", 10_000),
-            ("rounds", 1),
-            ("num_measurements", 1),
-            ("num_gpus", 1),
-        ):
+        for name, least in (("num_rows", 10_000), ("rounds", 1)):
             value = getattr(self, name)
             if not value >= least:
                 raise ValueError(f"{name}={value!r} is not allowed: give at least {least}")

@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.clock import progress
 from benchmarks.rows import Row
-from benchmarks.step_batches import NUM_CODES, draw_steps, to_batch
-from benchmarks.step_model import CPU, one_thread, useful_flops
+from benchmarks.step.batches import NUM_CODES, draw_steps, to_batch
+from benchmarks.step.model import CPU, one_thread, useful_flops
 from cvmae.config import PRESETS, Config
 from cvmae.model.vomae import build_model
 from cvmae.settings import ModelConfig
-from cvmae.train.engine import make_engine
+from cvmae.train.make_engine import make_engine
 
 __all__ = ["goals_of", "gpu_rows", "largest_difference"]
 
@@ -138,7 +138,7 @@ def measure(
     progress("gpu: width %d, %d a step: %.2f ms", model.width, num_measurements, took * 1e3)
     work = statistics.mean(useful_flops(config, step) for step in steps)
     return Speed(
-        share=work / took / engine.peak_flops,
+        share=engine.peak.raised_share(work / took),
         measurements_per_s=statistics.mean(step.num_measurements for step in steps) / took,
         ms=took * 1e3,
         peak_gib=torch.cuda.max_memory_reserved(device) / 2**30,

@@ -20,6 +20,7 @@ from cvmae.runtime.preemption import PreemptedError
 from cvmae.runtime.tables import text_table
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.storage.output import absolute_output
+from cvmae.tracking.store import moved
 
 __all__ = ["VERBS", "Verb", "load", "main", "run_job"]
 
@@ -62,6 +63,11 @@ VERBS: dict[str, Verb] = {
         does="write a synthetic hospital as a MEDS data set",
         function="cvmae.synthetic.hospital:write_hospital",
         tree="cvmae.synthetic.hospital:SyntheticConfig",
+    ),
+    "plan": Verb(
+        does="say what a hospital costs on a cluster",
+        function="cvmae.plan.plan:plan",
+        tree="cvmae.plan.settings:PlanConfig",
     ),
     "demo": Verb(
         does="all of it, small, on a synthetic hospital",
@@ -155,14 +161,14 @@ def load(argv: Sequence[str]) -> Config:
         _exit("--base starts a new run and --resume continues one: give one of them")
     try:
         if resume:
-            absolute_output(resume, "resume")
+            folder = absolute_output(resume, "resume")
             if not is_file(join(resume, "config.yaml")):
                 _exit(
                     f"--resume {resume}: no config.yaml there, so nothing to continue: begin with "
                     f"--output_dir {resume}"
                 )
             with local_copy(join(resume, "config.yaml")) as path:
-                default = override(read_config(path), {"output_dir": resume})
+                default = moved(read_config(path), folder)
         elif base and base not in PRESETS:
             default = override(read_config(base), {"output_dir": ""})
         else:

@@ -41,6 +41,7 @@ __all__ = [
     "parse",
     "read_config",
     "resolved_path",
+    "without_password",
     "write_config",
 ]
 
@@ -133,8 +134,13 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{item.name}"] = value
     if "tracking.uri" in flat:  # what is written down and logged must not hold a password
-        flat["tracking.uri"] = re.sub(r"//[^/@]*@", "//", flat["tracking.uri"])
+        flat["tracking.uri"] = without_password(flat["tracking.uri"])
     return flat
+
+
+def without_password(uri: str) -> str:
+    """Return a URI as it may be written down and logged: without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def write_config(config: Config, path: str | Path) -> None:

@@ -33,7 +33,7 @@ from cvmae.sweep.driver import sweep
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
 from cvmae.synthetic.reference import Attainable, attainable_r2
-from cvmae.tracking.tracker import store_uri
+from cvmae.tracking.store import name_store, store_uri
 
 __all__ = ["DemoConfig", "demo", "hospital_attainable"]
 
@@ -216,12 +216,12 @@ def _places(config: Config, folder: Path) -> str:
     if config.scaling.num_workers == 0:
         return "\n".join([*lines, f"metrics: {config.output_dir}/trials/*/metrics.parquet"])
     mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
-    uri = shlex.quote(store_uri(config))
+    uri = store_uri(name_store(config))
     return "\n".join(
         [
             *lines,
-            f"MLflow store: {store_uri(config)}",
-            f"  {shlex.quote(mlflow)} ui --backend-store-uri {uri}",
+            f"MLflow store: {uri}",
+            f"  {shlex.quote(mlflow)} ui --backend-store-uri {shlex.quote(uri)}",
             "  then http://127.0.0.1:5000 in a browser",
         ]
     )

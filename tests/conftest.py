@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Kernels are then run by Triton's interpreter, which it decides on where they are defined.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from cvmae.config import PRESETS, Config
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
@@ -15,6 +20,14 @@ from tests.meds_writer import write_meds
 __all__ = ["write_meds"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # the lanes look at the marks in a hook of the same name
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep all that starts Ray in one of the lanes of `make test`: they share one."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(autouse=True)

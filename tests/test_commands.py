@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 
-from benchmarks.peers import PeersConfig
+from benchmarks.peers.suite import PeersConfig
 from benchmarks.settings import BenchmarkConfig
 from cvmae.command_line import VERBS, load
 from cvmae.config import PRESETS, Config, flatten

@@ -56,8 +56,8 @@ def test_links_and_paths_of_a_page_lead_somewhere(page):
 
 
 def test_the_readme_leads_to_every_page():
-    linked = set(re.findall(r"\]\((docs/\w+\.md)", README.text))
-    assert linked == {f"docs/{page.path.name}" for page in PAGES[1:]}
+    linked = set(re.findall(r"\]\(([\w/]+\.md)", README.text))
+    assert linked == {page.path.relative_to(ROOT).as_posix() for page in PAGES[1:]}
 
 
 def test_the_way_that_the_readme_describes_is_the_way_of_a_measurement(tiny):

@@ -1,14 +1,13 @@
 """Ragged attention within each sequence of a packed batch: two backends.
 
-On CUDA in half precision our kernels (`cvmae.model.attention_kernels`) read the packed rows as
-they are. Elsewhere sequences of similar length share a padded bucket; padding exists inside
+On CUDA in half precision our kernels (`cvmae.model.kernels`) read the packed rows as they are.
+Elsewhere sequences of similar length share a padded bucket; padding exists inside
 this file only, and inside a bucket only.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-HAVE_TRITON = find_spec("triton") is not None  # it comes with torch for CUDA
-if HAVE_TRITON:
-    from cvmae.model import attention_operators as kernels
+from cvmae.model import kernels
+
+if kernels.HAVE_KERNELS:
+    from cvmae.model.kernels import attention as operators
 
 __all__ = [
-    "HAVE_TRITON",
-    "KERNEL_HEAD_DIMS",
     "AttentionPlan",
     "cross_attention",
     "plan_attention",
@@ -38,7 +36,6 @@ Ints = npt.NDArray[np.int64]
 # A bucket holds lengths within an eighth of its longest, or within 16: padding then adds about
 # a tenth to attention, itself a sixth of a step, and a step has about ten buckets.
 BUCKET_SHARE, BUCKET_STEP = 0.125, 16
-KERNEL_HEAD_DIMS = (16, 32, 64)  # wider ones need more shared memory than some GPUs have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +149,7 @@ def self_attention(packed_N3HD: Tensor, plan: AttentionPlan) -> Tensor:
     Scores are scaled by 1 / sqrt(D); no mask, no order.
     """
     if _have_kernels(packed_N3HD):
-        return kernels.self_attention(packed_N3HD, plan.query_offsets_B, plan.longest)
+        return operators.self_attention(packed_N3HD, plan.query_offsets_B, plan.longest)
     query, key, value = packed_N3HD.unbind(1)
     return _bucketed_attention(query, key, value, plan)
 
@@ -164,15 +161,14 @@ def cross_attention(query_QHD: Tensor, packed_K2HD: Tensor, plan: AttentionPlan)
     """
     if _have_kernels(query_QHD):
         offsets = plan.query_offsets_B, plan.key_offsets_B
-        return kernels.cross_attention(query_QHD, packed_K2HD, *offsets, plan.longest)
+        return operators.cross_attention(query_QHD, packed_K2HD, *offsets, plan.longest)
     key, value = packed_K2HD.unbind(1)
     return _bucketed_attention(query_QHD, key, value, plan)
 
 
 def _have_kernels(x: Tensor) -> bool:
-    """Tell whether our kernels take such rows."""
-    is_half = x.dtype in (torch.bfloat16, torch.float16)
-    return x.is_cuda and HAVE_TRITON and is_half and x.shape[-1] in KERNEL_HEAD_DIMS
+    """Tell whether our kernels take such rows of heads."""
+    return x.shape[-1] in kernels.HEAD_DIMS and kernels.take(x)
 
 
 def _bucketed_attention(

@@ -5,14 +5,14 @@ Layers hand a sum on as its terms; whoever needs it adds them where it also take
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from cvmae.model.attention import HAVE_TRITON
+from cvmae.model import kernels
 
-if HAVE_TRITON:
-    from cvmae.model import fused_kernels
+if kernels.HAVE_KERNELS:
+    from cvmae.model.kernels import gelu as fused_gelu
+    from cvmae.model.kernels import norm as fused_norm
 
 __all__ = ["Residual", "add_norm", "product", "widen"]
 
@@ -36,7 +36,7 @@ def add_norm(terms: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Return the sum of the terms and its norm, each [N, D]."""
     x, rest, bias = terms
     if bias is not None and _have_kernels(x, norm):
-        return fused_kernels.add_norm(x, rest, bias, norm.weight, norm.bias, norm.eps)
+        return fused_norm.add_norm(x, rest, bias, norm.weight, norm.bias, norm.eps)
     total = x + rest
     if bias is not None:
         total = total + bias.to(total.dtype)
@@ -47,14 +47,12 @@ def add_norm(terms: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
 def widen(layer: nn.Linear, x: Tensor) -> Tensor:
     """Return GELU of what the layer makes of rows."""
     if _have_kernels(x, layer):
-        return fused_kernels.bias_gelu(linear(x, layer.weight), layer.bias)
+        return fused_gelu.bias_gelu(linear(x, layer.weight), layer.bias)
     widened: Tensor = layer(x)
     return gelu(widened)
 
 
 def _have_kernels(x: Tensor, layer: nn.Module) -> bool:
-    """Tell whether products of these rows are in half precision on a GPU, by whole weights."""
-    is_half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
+    """Tell whether kernels take products of these rows by whole weights."""
     # ZeRO-3 brings the parts of a layer's weights together when the layer itself is called.
-    is_whole = not hasattr(layer.weight, "ds_id")
-    return x.is_cuda and HAVE_TRITON and is_half and is_whole
+    return not hasattr(layer.weight, "ds_id") and kernels.take(x, products=True)

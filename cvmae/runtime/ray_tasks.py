@@ -16,10 +16,14 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from cvmae.runtime.ray_hooks import task_attempt
+
 __all__ = ["CURSOR", "map_on_ray", "task_dataset", "task_tables"]
 
 # Importing ray.data has set it to report the plan and the end of every execution.
 logging.getLogger("ray.data").setLevel(logging.WARNING)
+# Each process would say once that it shows no progress bars, as it is told.
+logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -109,11 +113,8 @@ def _one_block(task: Callable[[], pa.Table]) -> list[pa.Table]:
 
 
 def _require_few_attempts() -> None:
-    # Ray Data would repeat for ever a task that kills its process or node. The number of the
-    # attempt is not in Ray's public interface.
-    worker: Any = ray._private.worker.global_worker
-    attempt = worker.core_worker.get_current_task_attempt_number()
-    if attempt >= MAX_ATTEMPTS:
+    # Ray Data would repeat for ever a task that kills its process or node.
+    if (attempt := task_attempt()) >= MAX_ATTEMPTS:
         raise ChildProcessError(
             f"the processes that read data were lost {attempt} times at the same task: give Ray's "
             "nodes more memory or lower data.unit_rows; or a damaged file crashes the reader: "

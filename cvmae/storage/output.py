@@ -156,6 +156,8 @@ def _try_to_write(folder: str) -> None:
 def _unusable(folder: str, setting: str, error: OSError) -> OSError:
     reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
     reason = reason.removeprefix(f"{folder} cannot be written: ")
+    if error.filename:  # a claim that another user has left, say
+        reason += f" ({error.filename})"
     return OSError(
         f"{setting}={folder} cannot be written to: {reason}; give a folder where files can be made "
         "and replaced"

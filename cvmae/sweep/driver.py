@@ -11,7 +11,7 @@ from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import is_remote
 from cvmae.sweep.summary import format_table, summarise, write_rows
 from cvmae.sweep.trials import Trial, grid, plan_trials, run_in_process, trial_status
-from cvmae.tracking.tracker import open_tracker, prepare_store
+from cvmae.tracking.store import name_store, open_tracker, prepare_store
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import begin_folder, run_folder
 
@@ -34,7 +34,7 @@ def sweep(config: Config) -> str:
             "database and Ray Tune; a single pretraining can write to object storage"
         )
     with run_folder(config, "sweep") as config:
-        return _sweep(config)
+        return _sweep(name_store(config))
 
 
 def _sweep(config: Config) -> str:

@@ -19,7 +19,7 @@ from cvmae.config import Config, override
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.claims import FolderInUseError
 from cvmae.storage.folders import is_file
-from cvmae.tracking.tracker import store_uri
+from cvmae.tracking.store import store_uri
 from cvmae.train.pretrain import pretrain
 from cvmae.train.run_folder import TRIALS
 
@@ -83,7 +83,7 @@ def plan_trials(config: Config) -> list[Trial]:
             "resume": "",
             # One fit and one store for all; workers do not see the driver's environment.
             "data.statistics": config.data.statistics or str(folder / "statistics"),
-            "tracking.uri": store_uri(config) if config.scaling.num_workers else "",
+            "tracking.uri": store_uri(config),
         }
         trials.append(Trial(name=name, config=override(config, changes)))
     return trials

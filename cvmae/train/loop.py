@@ -31,7 +31,8 @@ from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.runtime.read_ahead import read_ahead
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train.device import on_device
-from cvmae.train.engine import Engine, State, make_engine
+from cvmae.train.engine import Engine, State
+from cvmae.train.make_engine import make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.resume import with_precision
 from cvmae.train.streams import Plan, make_plan
@@ -75,7 +76,7 @@ def train(
 ) -> Progress:
     """Pretrain from wherever the run folder stands to the last epoch.
 
-    Every rank calls it; that settings and data are those of the run that is taken up, the caller
+    Every rank calls it; that settings and data are those of the run that is resumed, the caller
     has checked (`resume.check_same_run`). Rank 0 writes checkpoints, which all ranks can read.
 
     Args:
@@ -83,13 +84,13 @@ def train(
         data: Where rows are read; statistics, vocabulary and unit index.
         bricks: This rank's training data.
         report: Called on every rank at the end of each epoch, and for the last one before this.
-        ask: Whether this rank has been told to save or to stop; called about once a second.
+        ask: Whether this rank is to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
 
     Raises:
         FloatingPointError: An error or a weight is not finite; the last checkpoint stays.
-        PreemptedError: A rank was told to stop, and a checkpoint is written.
+        PreemptedError: A rank was signalled to stop, and a checkpoint is written.
         RuntimeError: The data set changed while it was read.
     """
     torch.set_num_threads(config.train.num_threads)
@@ -99,7 +100,7 @@ def train(
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
-    progress = _take_up(config, engine, report)
+    progress = _resume(config, engine, report)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
@@ -130,7 +131,7 @@ def _train_until(run: _Run, progress: Progress, end: int, report: Report) -> Pro
             progress = _end_epoch(run, meter, progress)
             run.line.epoch(progress.global_step, run.config.train.epochs, progress.history[-1])
             report(progress.history[-1], meter.mask_rate())
-            _end_if_told(run, progress)
+            _end_if_signalled(run, progress)
     return progress
 
 
@@ -159,7 +160,7 @@ def _meter(run: _Run, progress: Progress) -> EpochMeter:
         run.config.model,
         run.data.fitted.statistics.num_codes,
         run.engine.device,
-        peak_flops=run.engine.peak_flops,
+        peak=run.engine.peak,
         before=(progress.error_sum, progress.num_hidden),
     )
 
@@ -190,7 +191,7 @@ def _train_epoch(
             state = _finite_state(run, progress)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
             _save(run, progress, state)
-            _end_if_told(run, progress)
+            _end_if_signalled(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
             f"epoch {epoch} ended after {progress.step} of {run.num_steps[epoch]} steps: the data "
@@ -222,9 +223,8 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
         terms = torch.stack([error_M, torch.ones_like(target_M), target_M, target_M.square()])
         sums_4C.index_add_(1, codes_M, terms)
     error_C, count_C, sum_C, square_C = sum_over_ranks(sums_4C.cpu().numpy(), engine.device)
-    count = max(count_C.sum(), 1.0)
+    count, error = max(count_C.sum(), 1.0), error_C.sum()
     spread = (square_C - sum_C**2 / np.maximum(count_C, 1.0)).sum()
-    error = error_C.sum()
     return {
         "tuning_mse": float(error / count),
         "tuning_r2": float(1 - error / spread) if spread > 0 else math.nan,
@@ -248,8 +248,8 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     return progress
 
 
-def _end_if_told(run: _Run, progress: Progress) -> None:
-    """End the run where its checkpoint has just been written, if it was told to stop."""
+def _end_if_signalled(run: _Run, progress: Progress) -> None:
+    """End the run where its checkpoint has just been written, if it was signalled to stop."""
     if run.watch.is_stopped and not progress.is_finished(run.config):
         run.line.close()
         raise PreemptedError(
@@ -279,7 +279,7 @@ def _finite_state(run: _Run, progress: Progress) -> tuple[State, State]:
 def _require_finite(run: _Run, progress: Progress, error: float) -> None:
     """Stop before weights that are not finite are saved over good ones."""
     if not math.isfinite(error):
-        raise _not_finite(run, progress, f"the error is {error}")
+        raise _not_finite(run, progress, f"the loss is {error}")
 
 
 def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
@@ -334,7 +334,7 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         logger.warning("%s; training goes on to the next", error)
 
 
-def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
+def _resume(config: Config, engine: Engine, report: Report) -> Progress:
     """Load the run folder's last whole checkpoint, if the run has come that far.
 
     Its last epoch is reported again.
@@ -346,11 +346,11 @@ def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
     loaded = load_state(config.output_dir) if has_checkpoints(config.output_dir) else None
     progress = loaded[0] if loaded else Progress()
     own = progress.global_step
-    # Before a state is taken up, for which ranks may wait for each other.
+    # Before a state is loaded, for which ranks may wait for each other.
     newest, oldest = max_over_ranks(np.array([own, -own]), engine.device) * [1, -1]
     if newest != oldest:
         raise RuntimeError(
-            f"rank {rank()} would take up step {own}, others {oldest:.0f} to {newest:.0f}: "
+            f"rank {rank()} would resume at step {own}, others {oldest:.0f} to {newest:.0f}: "
             f"output_dir={config.output_dir!r} must be a folder that all nodes share and see alike"
         )
     if loaded:

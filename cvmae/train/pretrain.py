@@ -18,12 +18,13 @@ from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
 from cvmae.statistics.fit import load_or_fit, require_sequences
 from cvmae.statistics.fitted import TrainingData
-from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
+from cvmae.tracking.store import name_store, open_tracker, prepare_store
+from cvmae.tracking.tracker import Tracker
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
-from cvmae.train.engine import compiles
 from cvmae.train.epoch_report import EpochReport
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import train
+from cvmae.train.make_engine import compiles
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
@@ -49,12 +50,12 @@ def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | No
             folder; nothing was started.
         FileNotFoundError: The data set or the run to resume is not there.
         ChildProcessError: Workers were lost more often than `scaling.max_failures`.
-        FloatingPointError: The error is not finite any more; the last good checkpoint is kept.
+        FloatingPointError: The loss is not finite any more; the last good checkpoint is kept.
         PreemptedError: SIGTERM or SIGINT came, and a checkpoint of the step is written: `resume`
             goes on from there.
     """
     with run_folder(config) as config:
-        return _pretrain(config, parent_run_id, data)
+        return _pretrain(name_store(config), parent_run_id, data)
 
 
 def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> str:
@@ -70,28 +71,14 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
     begin_folder(config)
-    config = replace(config, tracking=replace(config.tracking, uri=prepare_store(config)))
+    if not parent_run_id:  # else the sweep has done so
+        prepare_store(config)
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
     try:
-        if progress.is_finished(config):
-            logger.info("%s: %s", name, how_to_train_on(config, progress))
-            # A kill after the last save may have left these to be done.
-            clear_rubbish(config.output_dir)
-            EpochReport(config, data.fitted.statistics.codes, tracker)(progress.history[-1], None)
-        elif workers:
-            from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
-
-            train_on_ray(
-                config,
-                data,
-                run_name=name,
-                run_id=tracker.run_id,
-                parent_run_id=parent_run_id,
-            )
-        else:
-            _train_here(config, data, tracker, name)
+        _report_again(progress, EpochReport(config, data.fitted.statistics.codes, tracker))
+        _train(config, data, progress, tracker, parent_run_id)
         draw_run(config, tracker)
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, PreemptedError) else "FAILED")
@@ -145,6 +132,31 @@ def fit_data(config: Config, dataset: Dataset) -> TrainingData:
     fitted = load_or_fit(config, dataset)
     require_sequences(fitted)
     return TrainingData(source=dataset.source, fitted=fitted)
+
+
+def _train(
+    config: Config, data: TrainingData, progress: Progress, tracker: Tracker, parent_run_id: str
+) -> None:
+    """Take the steps that are left, on Ray or here."""
+    name = Path(config.output_dir).name
+    if progress.is_finished(config):
+        logger.info("%s: %s", name, how_to_train_on(config, progress))
+        # A kill after the last save may have left these to be done.
+        clear_rubbish(config.output_dir)
+    elif config.scaling.num_workers > 0:
+        from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
+
+        train_on_ray(
+            config, data, run_name=name, run_id=tracker.run_id, parent_run_id=parent_run_id
+        )
+    else:
+        _train_here(config, data, tracker, name)
+
+
+def _report_again(progress: Progress, report: EpochReport) -> None:
+    """Give a store the epochs of a resumed run that it lacks: it may be another, or was away."""
+    for metrics in progress.history:
+        report(metrics, None)
 
 
 def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str) -> None:

@@ -1,17 +1,19 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.provenance import Hardware, Provenance
 from cvmae.evaluate.reconstruction import Sums
-from cvmae.evaluate.report.figures import draw
+from cvmae.evaluate.report.figure_style import Drawing
+from cvmae.evaluate.report.figures import FIGURES, draw
 from cvmae.evaluate.report.page import text_table, write_report
-from cvmae.evaluate.results import Settings, build_results, to_json
+from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.summary import summary
 from cvmae.statistics.code_statistics import CodeStatistics
 
@@ -278,6 +280,29 @@ def test_an_r2_of_zero_ranks_above_a_negative_one():
     others = [replace(m, r2_pooled=values[m.name]) for m in results.methods if m.name in values]
     rows = summary(replace(results, methods=(*rest, *others)))
     assert [row.policy for row in rows[1:]] == ["last value", "code mean", "linear interpolation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithContext(Results):
+    context: tuple[float, ...]
+
+
+def draw_context(results):
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().plot(results.context)
+    return Drawing(name="context", title="Context", caption="More is better.", figure=figure)
+
+
+def test_a_new_figure_needs_a_field_and_a_drawing_to_be_in_results_json_and_report(
+    monkeypatch, tmp_path
+):
+    results = WithContext(**vars(make_results({"random": 0.7})), context=(0.1, 0.2))
+    monkeypatch.setattr("cvmae.evaluate.report.figures.FIGURES", (*FIGURES, draw_context))
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert to_json(results)["context"] == [0.1, 0.2]
+    assert '<figure id="context">' in page
+    assert "More is better." in page
+    assert (tmp_path / "figures" / "context.png").is_file()
 
 
 @pytest.mark.parametrize("errors", [{"mine": 0.5}, {"random": 0.7, "cv": 0.6}])

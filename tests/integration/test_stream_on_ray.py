@@ -131,6 +131,7 @@ def test_a_reader_killed_in_mid_epoch_costs_only_the_read_it_was_at(cluster, dat
     assert +repeated == {(killed.number, killed.lanes): 1}
 
 
+@pytest.mark.survival
 def test_a_node_lost_in_mid_epoch_costs_only_what_it_still_held(cluster, data, watch):
     lost = add_node(cluster)
     start_processes(lost)  # may take longer than the epoch
@@ -156,6 +157,7 @@ def test_a_node_lost_in_mid_epoch_costs_only_what_it_still_held(cluster, data, w
     assert set((+repeated).values()) <= {1}
 
 
+@pytest.mark.survival
 @pytest.mark.parametrize("world", [1, 2])
 def test_after_a_node_is_lost_any_number_of_workers_takes_the_epoch_up(cluster, data, watch, world):
     lost = add_node(cluster)
@@ -263,6 +265,7 @@ def test_bricks_that_are_not_the_next_ones_are_refused(cluster, data, places, me
         list(bricks)
 
 
+@pytest.mark.survival
 def test_training_goes_on_exactly_after_its_node_is_lost(tiny, tmp_path):
     config = replace(
         tiny,

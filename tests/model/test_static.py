@@ -100,13 +100,13 @@ def by_mask(query, key, value, query_offsets, key_offsets):
 @pytest.fixture
 def compilations(monkeypatch):
     """Return a list that grows with each compilation, and the backend that does nothing else."""
-    kernels = SimpleNamespace(
+    operators = SimpleNamespace(
         self_attention=lambda packed, offsets, _: by_mask(*packed.unbind(1), offsets, offsets),
         cross_attention=lambda query, packed, query_offsets, key_offsets, _: by_mask(
             query, *packed.unbind(1), query_offsets, key_offsets
         ),
     )
-    monkeypatch.setattr(attention, "kernels", kernels, raising=False)
+    monkeypatch.setattr(attention, "operators", operators, raising=False)
     monkeypatch.setattr(attention, "_have_kernels", lambda _: True)
     torch._dynamo.reset()
     met = []

@@ -96,6 +96,20 @@ def test_a_folder_that_renames_nothing_is_found_before_any_work(tiny, no_work, v
     assert not Path(tiny.output_dir).exists()
 
 
+def test_a_claim_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    open_file = os.open
+
+    def refused(path, *args):
+        if str(path).endswith(".claim"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, *args)
+
+    monkeypatch.setattr(os, "open", refused)
+    said = rf"cannot be written to: Permission denied \({tmp_path}/\.claim\); give"
+    with pytest.raises(OSError, match=said), output_folder(str(tmp_path), "evaluate"):
+        pass
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_file_in_the_way_is_found_before_any_work(tiny, no_work, verb):
     Path(tiny.output_dir).write_text("mine", encoding="utf-8")

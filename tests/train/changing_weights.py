@@ -11,7 +11,7 @@ from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import Config
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train import loop
-from cvmae.train.engine import DDPEngine
+from cvmae.train.replicated_engine import DDPEngine
 from cvmae.train.streams import Plan, make_plan
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.policies import mask_weights
-from cvmae.settings import DataConfig
+from cvmae.settings import MOST_CODES
 from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.validate.broken_sets import (
@@ -252,10 +252,9 @@ def test_ten_thousand_codes_can_be_the_vocabulary(write_meds):
         "numeric_value": pa.array(np.arange(2.0 * num_codes), pa.float32()),
     }
     root = write_meds(*whole({"a.parquet": pa.table(columns)}, {ONE: "train"}))
-    settings = {"num_codes": DataConfig(num_codes=65_535).num_codes}
-    fitted, _ = accepted(root, **settings)
+    fitted, _ = accepted(root, num_codes=MOST_CODES)
     assert fitted.statistics.num_codes == num_codes
-    config = config_of(root, **settings)
+    config = config_of(root, num_codes=MOST_CODES)
     plan = make_plan(config, training_data(config))
     bricks = list(stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0))
     seen = np.concatenate([brick.code_index_N for brick in bricks])
