@@ -14,7 +14,7 @@ PATH = re.compile(r"(?<![\w./$])(?:cvmae|benchmarks|jobs|docs|tests|cluster)/[\w
 # Ray Data's side of the way, which a run in this process does not take.
 ON_RAY = {"batches/on_ray.py"}
 # Called for a run as a whole: counts of work, what units hold, and the masks of comparisons.
-BESIDE_THE_WAY = {"model/flops.py", "meds/unit_index.py"}
+BESIDE_THE_WAY = {"model/flops.py", "meds/code_names.py", "meds/unit_index.py"}
 
 
 def slug(heading: str) -> str:
