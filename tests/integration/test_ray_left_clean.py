@@ -19,7 +19,7 @@ from cvmae.sweep.driver import sweep
 from cvmae.train.pretrain import pretrain
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.survival]
 
 OTHER_RAY = """
 import ray, sys
