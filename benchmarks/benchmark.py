@@ -1,24 +1,27 @@
 """The verb `benchmark`: run a suite, print its table, write its rows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
 
 import tyro
 
-from benchmarks.chaos import run_chaos
-from benchmarks.data import run_data
-from benchmarks.plan import run_plan
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from benchmarks.settings import BenchmarkConfig
-from benchmarks.step import run_step
 from cvmae.runtime.logs import setup_logging
 
 __all__ = ["SUITES", "benchmark", "main"]
 
+
+def _run(module: str, function: str, config: BenchmarkConfig) -> Iterator[Row]:
+    """Import a suite when it is run: what others need may not be installed."""
+    suite: Callable[[BenchmarkConfig], Iterator[Row]]
+    suite = getattr(import_module(f"benchmarks.{module}"), function)
+    yield from suite(config)
+
+
 SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
-    "chaos": run_chaos,
-    "data": run_data,
-    "plan": run_plan,
-    "step": run_step,
+    name: partial(_run, name, f"run_{name}") for name in ("chaos", "data", "gpu", "plan", "step")
 }
 
 
@@ -37,6 +40,7 @@ def benchmark(config: BenchmarkConfig) -> str:
     Raises:
         ValueError: A setting is not allowed.
         FileNotFoundError: A file that is named is not there.
+        SystemExit: A part failed; the table is its message.
     """
     rows = machine_rows()
     num_facts = len(rows)
@@ -48,4 +52,8 @@ def benchmark(config: BenchmarkConfig) -> str:
         f"{row.name} {row.value}" for row in rows[:num_facts] if row.value is not None
     )
     written = [f"written to {config.output}"] if config.output else []
-    return "\n\n".join([format_table(rows[num_facts:]), facts, *written])
+    text = "\n\n".join([format_table(rows[num_facts:]), facts, *written])
+    failed = [row.name for row in rows if row.failed]
+    if failed:
+        raise SystemExit(f"{text}\n\ncvmae: {', '.join(failed)}: see the notes")
+    return text

@@ -10,9 +10,10 @@ __all__ = ["BenchmarkConfig"]
 class BenchmarkConfig:
     """Measure cvmae against ceilings taken in the same run, and print a table."""
 
-    suite: Literal["data", "step", "plan", "chaos"] = "data"
-    """data: the way from files to batches; step: what a training step costs; plan: what a hospital
-    needs, on paper; chaos: runs that are killed again and again."""
+    suite: Literal["data", "step", "gpu", "plan", "chaos"] = "data"
+    """data: the way from files to batches; step: what a training step costs; gpu: all that only a
+    GPU shows; plan: what a hospital needs, on paper; chaos: runs that are killed again and again.
+    """
     output: str = ""
     """File to write the rows to as JSON, part after part; empty: only the table."""
     only: tuple[str, ...] = ()
@@ -22,7 +23,9 @@ class BenchmarkConfig:
     num_rows: int = 15_000_000
     """Rows of the synthetic hospital, about; half of them are measurements."""
     rounds: int = 5
-    """Rounds in which ceilings and ours take turns; medians are over them."""
+    """Rounds in which ceilings and ours take turns; medians are over them (gpu: 3 at most)."""
+    budget_s: float = 480
+    """gpu: seconds that all its parts may take; what is not done then is reported as failed."""
     measured: str = ""
     """File of the suite data to plan from; empty: the plan measures a short version itself."""
     num_measurements: float = 1e9
@@ -34,6 +37,7 @@ class BenchmarkConfig:
         for name, least in (
             ("num_rows", 10_000),
             ("rounds", 1),
+            ("budget_s", 1),
             ("num_measurements", 1),
             ("num_gpus", 1),
         ):

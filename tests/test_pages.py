@@ -13,8 +13,9 @@ from tests.pages import PAGES, README, ROOT
 PATH = re.compile(r"(?<![\w./$])(?:cvmae|benchmarks|jobs|docs|tests|cluster)/[\w./]*\w")
 # Ray Data's side of the way, which a run in this process does not take.
 ON_RAY = {"batches/on_ray.py"}
-# Called for a run as a whole: counts of work, what units hold, and the masks of comparisons.
-BESIDE_THE_WAY = {"model/flops.py", "meds/unit_index.py"}
+# Called for a run as a whole: counts of work, what units hold, the masks of comparisons; and who
+# takes Triton's kernels, which on a CPU nobody does.
+BESIDE_THE_WAY = {"model/flops.py", "meds/unit_index.py", "model/kernels/__init__.py"}
 
 
 def slug(heading: str) -> str:
