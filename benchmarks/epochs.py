@@ -1,6 +1,6 @@
-"""A data set made ready to be streamed, and its ceiling: the same files read by pyarrow."""
+"""A data set made ready to be streamed, and its floor: the same files read by pyarrow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE
 from cvmae.meds.splits import is_among
 from cvmae.statistics.fit import load_or_fit
 from cvmae.statistics.fitted import FittedData, TrainingData
-from cvmae.train.loop import Plan, make_plan
+from cvmae.train.streams import Plan, make_plan
 
 __all__ = ["Prepared", "prepare"]
 
@@ -70,14 +70,19 @@ class Prepared:
         return sum(shard.num_rows for shard in self.dataset.shards)
 
     def read_raw(self) -> None:
-        """Read the four columns of train's shards, strings and all: the ceiling."""
+        """Read the four columns of train's shards, strings and all: what a naive reader does."""
         for path in self.train_shards:
             self._read(path, COLUMNS)
 
-    def read_raw_everything(self) -> None:
-        """Read the four columns of all shards: what a pass over every split is compared with."""
+    def read_floor(self) -> None:
+        """Read them with codes as dictionaries: the least that an epoch must do."""
+        for path in self.train_shards:
+            self._read(path, COLUMNS, [CODE])
+
+    def read_floor_everything(self) -> None:
+        """Read all shards so: the least that a pass over every split must do."""
         for shard in self.dataset.shards:
-            self._read(shard.path, COLUMNS)
+            self._read(shard.path, COLUMNS, [CODE])
 
     def steps(self, epoch: int) -> Iterator[Batch]:
         """Yield the steps of an epoch of train in this process, as one rank takes them."""
@@ -107,8 +112,13 @@ class Prepared:
             )
         return num_measurements
 
-    def _read(self, path: str, columns: list[str]) -> "pq.Table":
-        return pq.read_table(f"{self.root}/{path}", columns=columns, use_threads=False)
+    def _read(self, path: str, columns: list[str], dictionaries: Sequence[str] = ()) -> "pq.Table":
+        return pq.read_table(
+            f"{self.root}/{path}",
+            columns=columns,
+            use_threads=False,
+            read_dictionary=list(dictionaries),
+        )
 
 
 def prepare(root: str, *, unit_rows: int = 0, beside: str = "") -> Prepared:

@@ -1,4 +1,7 @@
-"""Results of a benchmark: rows with a goal, as a table and as JSON, and the machine's facts."""
+"""Results of a benchmark: rows with a goal, as a table and as JSON, and the machine's facts.
+
+`cvmae.plan.inputs` reads that JSON.
+"""
 
 import datetime
 import json
@@ -11,7 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Row", "format_table", "machine_rows", "read_rows", "write_rows"]
+from cvmae.runtime.tables import text_table
+
+__all__ = ["Row", "format_table", "machine_rows", "write_rows"]
 
 Value = float | int | str | None
 HEADER = ("name", "value", "unit", "goal", "met")
@@ -49,15 +54,9 @@ class Row:
 
 def format_table(rows: Sequence[Row]) -> str:
     """Return rows as text: name, value, unit, goal, met (yes, no or -), notes below."""
-    cells = [HEADER, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), line[1].rjust(widths[1]), line[2].ljust(widths[2])])
-        + f"  {line[3].ljust(widths[3])}  {line[4]}"
-        for line in cells
-    ]
+    table = text_table(HEADER, list(map(_cells, rows)), align="<><")
     notes = [f"{row.name}: {row.note}" for row in rows if row.note]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *([""] if notes else []), *notes])
+    return "\n".join([table, *([""] if notes else []), *notes])
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
@@ -68,29 +67,6 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     text = ",\n".join(json.dumps(row.to_json(), allow_nan=False) for row in map(_finite, rows))
     aside.write_text(f"[\n{text}\n]\n", encoding="utf-8")
     os.replace(aside, target)
-
-
-def read_rows(path: str | Path) -> list[Row]:
-    """Read what `write_rows` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It does not hold rows of a benchmark.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: write it with jobs/benchmark.py --suite data --output {path}"
-        )
-    names = set(Row.__dataclass_fields__)
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        kept = [{key: value for key, value in row.items() if key in names} for row in found]
-        return [Row(**row | {"sense": row["sense"] or "<="}) for row in kept]
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(
-            f"{path} holds no rows of a benchmark ({error!r}): write it with "
-            "jobs/benchmark.py --suite data --output FILE"
-        ) from None
 
 
 def machine_rows() -> list[Row]:

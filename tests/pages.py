@@ -1,4 +1,4 @@
-"""README and docs/ as the tests read them: pages, their blocks, their commands."""
+"""README, CONTRIBUTING and docs/ as the tests read them: pages, their blocks, their commands."""
 
 import re
 import shlex
@@ -46,7 +46,11 @@ def job_and_flags(command: str) -> tuple[str, list[str]]:
 
 PAGES = [
     Page(path, path.read_text(encoding="utf-8"))
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]
 ]
 README = PAGES[0]
 # Calls of a verb, in the order of the pages.

@@ -1,6 +1,6 @@
 """How every method did: pooled, averaged over codes, and code by code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +48,7 @@ class CodeScores:
     """How every method did on one code; errors are in the code's own unit."""
 
     code: str
+    name: str | None  # what the data set calls it, in words
     num_scored: int
     num_subjects: int
     counted: bool  # enough scored values for macro averages and comparisons
@@ -135,7 +136,9 @@ def method_rows(
     return tuple(methods)
 
 
-def code_rows(found: Scored, statistics: CodeStatistics) -> tuple[CodeScores, ...]:
+def code_rows(
+    found: Scored, statistics: CodeStatistics, descriptions: Mapping[str, str]
+) -> tuple[CodeScores, ...]:
     """Return a row per code of the vocabulary."""
     names, own = found.names, found.scores
     rows = []
@@ -144,6 +147,7 @@ def code_rows(found: Scored, statistics: CodeStatistics) -> tuple[CodeScores, ..
         rows.append(
             CodeScores(
                 code=name,
+                name=descriptions.get(name),
                 num_scored=int(own.count_C[code]),
                 num_subjects=int(own.subjects_C[code]),
                 counted=bool(own.counted_C[code]),

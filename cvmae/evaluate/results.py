@@ -20,6 +20,7 @@ from cvmae.evaluate.provenance import Provenance
 from cvmae.evaluate.reconstruction import Sums, scores
 from cvmae.evaluate.report.headline import Headline, headline
 from cvmae.evaluate.significance import Comparison, Correlation, correlate
+from cvmae.meds.code_names import short_names
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["Data", "Results", "Settings", "build_results", "to_json"]
@@ -81,12 +82,18 @@ class Results:
         """Return the codes with enough scored values to be compared one by one."""
         return tuple(code for code in self.codes if code.counted)
 
+    def labels(self, *, unit: bool = True) -> dict[str, str]:
+        """Return what each code is called, the same in all figures and tables."""
+        names = {code.code: code.name for code in self.codes if code.name}
+        return short_names([code.code for code in self.codes], names, unit=unit)
+
 
 def build_results(
     sums: Sums,
     contestants: Sequence[Contestant],
     *,
     statistics: CodeStatistics,
+    names: Mapping[str, str],
     histories: Mapping[str, Sequence[History]],
     settings: Settings,
     provenance: Provenance,
@@ -98,6 +105,7 @@ def build_results(
         sums: Errors of every contestant, then of every baseline.
         contestants: In the order of the sums' methods.
         statistics: Of the reference; errors are in its standard deviations.
+        names: Descriptions of codes, where there are any.
         histories: Name -> history of each of its runs.
         settings: Of the evaluation.
         provenance: Where the results come from.
@@ -119,7 +127,7 @@ def build_results(
         seed=settings.seed,
     )
     methods = method_rows(found, contestants, scores(sums, min_scored=settings.min_scored))
-    codes = code_rows(found, statistics)
+    codes = code_rows(found, statistics, names)
     compared = tuple(found.versus(first, second, num_pairs) for first, second in pairs)
     best = found.versus(found.best(models), found.best(BASELINES), num_pairs)
     return Results(

@@ -8,17 +8,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from meds.schema import data_subdirectory, subject_splits_filepath
+from meds.schema import subject_splits_filepath
 
+from cvmae.arrays import Ints
 from cvmae.config import resolved_path
-from cvmae.meds.files import RowGroup, is_shard, open_shard, read_row_groups
-from cvmae.meds.splits import SPLITS, load_splits
-from cvmae.storage.places import list_files, num_connections
+from cvmae.meds.files import RowGroup, open_shard, read_row_groups
+from cvmae.meds.listing import find_shards
+from cvmae.meds.refused import RefusedDataError
+from cvmae.meds.splits import SPLITS, load_splits, other_splits
+from cvmae.storage.places import num_connections
 
 __all__ = ["Dataset", "Shard", "Source", "open_dataset", "require_splits"]
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,26 +82,27 @@ def open_dataset(root: str, needed: Sequence[str] = ()) -> Dataset:
 
     Args:
         root: Folder (or URI) that holds data/ and metadata/subject_splits.parquet. Shards are
-            the parquet files at any depth below data/; folder names mean nothing.
+            the parquet files at any depth below data/; folder names mean nothing, except that
+            what begins with . or _ is passed over.
         needed: Splits that must have a subject.
 
     Raises:
         FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
-        ValueError: There are no shards or no rows, a shard is not parquet, its columns are not
-            those of MEDS or its subjects are not ascending, or the splits table is not sound.
+        RefusedDataError: There are no shards or no rows, something below data/ seems to be a shard
+            and cannot be read as one, a shard's columns are not those of MEDS or its subjects
+            are not ascending, or the splits table is not sound.
     """
     if not root:
         raise ValueError("data.root is empty: say --data.root FOLDER of a MEDS data set")
     root = resolved_path(root)  # tasks on Ray run in another folder
-    found = list_files(root, data_subdirectory)
+    files = find_shards(root)
     members = load_splits(root)
-    files = [(path, size) for path, size in found if is_shard(path)]
-    if not files:
-        raise ValueError(f"data.root={root!r} has no .parquet file below {data_subdirectory}/")
     with ThreadPoolExecutor(num_connections(root)) as pool:
         shards = tuple(pool.map(lambda file: _open_shard(root, *file), files))
     if not any(shard.num_rows for shard in shards):
-        raise ValueError(f"data.root={root!r}: its {len(shards)} shards have no rows")
+        raise RefusedDataError(
+            f"data.root={root!r}: its {len(shards)} shards have no rows", "check the export"
+        )
     dataset = Dataset(root=root, members=members, shards=shards)
     require_splits(dataset, needed)
     return dataset
@@ -111,13 +112,18 @@ def require_splits(dataset: Dataset, needed: Sequence[str]) -> None:
     """Refuse a data set without subjects in one of the splits.
 
     Raises:
-        ValueError: No subject is in the split.
+        RefusedDataError: No subject is in the split.
     """
     for split in needed:
         if not dataset.num_subjects.get(split):
-            raise ValueError(
-                f"data.root={dataset.root!r}: {subject_splits_filepath} puts no subject in split "
-                f"{split!r} (it has {dataset.num_subjects}); splits come from this table only"
+            others = other_splits(dataset.root)
+            remedy = "splits come from this table only"
+            if others:
+                remedy += f", and MEDS calls them {', '.join(SPLITS)}: rename {', '.join(others)}"
+            raise RefusedDataError(
+                f"puts no subject in split {split!r} (it has {dataset.num_subjects | others})",
+                remedy,
+                file=subject_splits_filepath,
             )
 
 

@@ -1,4 +1,4 @@
-"""Parquet files of a MEDS data set: opening, schema, order; each failure one clear line.
+"""Shards of a MEDS data set: opening them, their columns, their row groups.
 
 Beneath `cvmae.meds.reading`, which everybody else imports. Row numbers in messages count from 0
 within the file; neither subject ids nor values are ever shown.
@@ -11,24 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from meds.schema import dataset_metadata_filepath
 
+from cvmae.meds.parquet import (
+    check_num_rows,
+    is_number,
+    is_subject,
+    is_text,
+    only_column,
+    open_parquet,
+)
+from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.row_order import RowOrder
 from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE, read_subjects, subject_bounds
-from cvmae.storage.places import is_remote, locate, open_file, reaching
+from cvmae.storage.places import locate
 
 __all__ = [
     "RowGroup",
-    "check_num_rows",
     "dataset_name",
     "ends_with",
-    "is_shard",
-    "is_text",
-    "locate",
     "open_shard",
     "read_row_groups",
-    "reading",
 ]
 
 UNNAMED = "unnamed data set"
@@ -56,85 +59,45 @@ def dataset_name(root: str) -> str:
 
 
 @contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn what pyarrow raises about a file into one line that names the file.
-
-    Raises:
-        ValueError: The file has vanished, is cut short, is damaged or is not parquet.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is gone: it was there when the data set was listed; restore it or start anew"
-        ) from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} cannot be read as parquet (cut short, damaged, or another format?); "
-            f"write it again: {reason}"
-        ) from error
-
-
-@contextmanager
 def open_shard(root: str, path: str) -> Iterator[Any]:
     """Open a shard so that codes stay dictionaries of strings and small integers.
 
     Raises:
-        ValueError: Its columns are not those of MEDS (see `check_schema`), or as `reading`, for
-            opening and for whatever is read within the block.
+        RefusedDataError: Its columns are not those of MEDS (see `check_schema`), or as
+            `open_parquet`, for opening and for whatever is read within the block.
     """
-    with reading(path), reaching(root), open_file(root, path) as source:
-        try:
-            parquet = pq.ParquetFile(
-                source,
-                read_dictionary=[CODE],
-                pre_buffer=is_remote(root),  # neighbouring columns come in one request
-                page_checksum_verification=True,  # of pages that have one
-            )
-        except KeyError:  # there is no column of codes
-            check_schema(path, pq.read_metadata(source).schema.to_arrow_schema())
-            raise
+    with open_parquet(root, path, dictionary=CODE) as parquet:
         check_schema(path, parquet.metadata.schema.to_arrow_schema())
         _check_names(path, parquet.metadata)
         yield parquet
 
 
-def is_shard(path: str) -> bool:
-    """Return whether a file below data/ is a shard: parquet, and not hidden."""
-    return path.endswith(".parquet") and path.rpartition("/")[2][0] not in "._"
-
-
 def check_schema(path: str, schema: Any) -> None:
     """Refuse a shard whose columns are not those of MEDS, or cannot be aligned to them.
 
-    Aligned without loss of meaning are: large or dictionary-encoded strings as codes, times in
-    seconds, milli- or nanoseconds, values in float64, and times or values that are all null.
-    numeric_value may be missing: none of the rows has a value then.
+    Aligned without loss of meaning are: subjects in integers of other widths; strings that are
+    large, views or dictionaries, as codes; times in seconds, milli- or nanoseconds; values in
+    other floats, integers or decimals; and times or values that are all null. numeric_value may
+    be missing: none of the rows has a value then.
 
     Raises:
-        ValueError: A column is missing, twice there, or of another type.
+        RefusedDataError: A column is missing, twice there, or of another type.
     """
     columns = {
-        SUBJECT: ("int64", _is_subject),
+        SUBJECT: ("int64", is_subject),
         TIME: ("timestamp[us] without a time zone", _is_time),
         CODE: ("string", is_text),
         VALUE: ("float32", _is_value),
     }
     for name, (wanted, fits) in columns.items():
-        found = [field for field in schema if field.name == name]
-        if name == VALUE and not found:
+        if name == VALUE and name not in schema.names:
             continue  # MEDS lets a shard leave it out
-        if len(found) != 1:
-            what = "no column" if not found else f"{len(found)} columns"
-            raise ValueError(
-                f"{path} has {what} {name!r}; MEDS needs one of type {wanted} "
-                f"(columns there: {', '.join(map(repr, schema.names)) or 'none'})"
-            )
-        if not fits(found[0].type):
-            raise ValueError(
-                f"{path}: column {name!r} is of type {found[0].type}, MEDS needs {wanted}; "
-                "convert the column and write the file again"
+        found = only_column(path, schema, name, wanted)
+        if not fits(found.type):
+            raise RefusedDataError(
+                f"has a column {name!r} of type {found.type}, MEDS needs {wanted}",
+                "convert the column and write the file again",
+                file=path,
             )
 
 
@@ -145,9 +108,10 @@ def _check_names(path: str, metadata: Any) -> None:
         return
     row_group = metadata.row_group(0)  # repeats the names
     if names != [row_group.column(i).path_in_schema for i in range(metadata.num_columns)]:
-        raise ValueError(
-            f"{path}: schema and row groups name the columns differently; the file is damaged: "
-            "write it again"
+        raise RefusedDataError(
+            "names the columns differently in its schema and its row groups",
+            "the file is damaged: write it again",
+            file=path,
         )
 
 
@@ -158,7 +122,7 @@ def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
     column up to there.
 
     Raises:
-        ValueError: Subjects are not ascending in the file.
+        RefusedDataError: Subjects are not ascending in the file.
     """
     metadata = parquet.metadata
     row_groups: list[RowGroup] = []
@@ -181,19 +145,6 @@ def read_row_groups(parquet: Any, path: str) -> tuple[RowGroup, ...]:
     return tuple(row_groups)
 
 
-def check_num_rows(path: str, metadata: Any, num_rows: int) -> None:
-    """Refuse a file that has lost rows: a damaged footer may end before its last row group.
-
-    Raises:
-        ValueError: The footer gives the whole file another number of rows.
-    """
-    if num_rows != metadata.num_rows:
-        raise ValueError(
-            f"{path} has {num_rows} rows, its footer says {metadata.num_rows}; the file is "
-            "damaged: write it again"
-        )
-
-
 def ends_with(metadata: Any, index: int, subject: int) -> bool:
     """Return whether the footer says that a row group's last rows are the subject's."""
     bounds = subject_bounds(metadata, index)
@@ -209,21 +160,10 @@ def _read_bounds(parquet: Any, path: str, index: int) -> tuple[int, int]:
     return int(subject_N[0]), int(subject_N[-1])
 
 
-def _is_subject(kind: Any) -> bool:
-    return bool(pa.types.is_int64(kind))
-
-
 def _is_time(kind: Any) -> bool:
     # With a time zone, a wall-clock time would be read as another instant without a word.
     return pa.types.is_null(kind) or (bool(pa.types.is_timestamp(kind)) and kind.tz is None)
 
 
-def is_text(kind: Any) -> bool:
-    """Return whether a type is a string, large or dictionary-encoded ones included."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 def _is_value(kind: Any) -> bool:
-    return any(fits(kind) for fits in (pa.types.is_float32, pa.types.is_float64, pa.types.is_null))
+    return pa.types.is_null(kind) or is_number(kind)

@@ -4,18 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from cvmae.arrays import Bools, Ints
 from cvmae.meds.files import ends_with, open_shard
+from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.row_order import RowOrder
 from cvmae.meds.rows import distinct_subjects
 from cvmae.meds.units import Piece
 
 __all__ = ["is_own", "open_piece", "own_subjects"]
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @contextmanager
@@ -30,10 +26,11 @@ def open_piece(
     with open_shard(root, piece.path) as parquet:
         metadata = parquet.metadata
         if piece.last_row_group >= metadata.num_row_groups:
-            raise ValueError(
-                f"{piece.path} has changed since the data set was listed: it has "
-                f"{metadata.num_row_groups} row groups, {piece.last_row_group + 1} or more are "
-                "expected; start anew"
+            raise RefusedDataError(
+                f"has changed since the data set was listed: it has {metadata.num_row_groups} row "
+                f"groups, {piece.last_row_group + 1} or more are expected",
+                "start anew",
+                file=piece.path,
             )
         num_rows = [metadata.row_group(i).num_rows for i in range(piece.last_row_group + 1)]
         wanted: list[tuple[int, int | None]] = [

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae import compiled
+from cvmae.meds.refused import RefusedDataError
 
 __all__ = ["FIRST_US", "LAST_US", "NO_CALENDAR", "NULL_TIME", "Column", "RowOrder", "run_starts"]
 
@@ -24,7 +25,7 @@ FIRST_US, LAST_US = (
     int(np.datetime64(time, "us").astype(np.int64))
     for time in ("0001-01-01", "9999-12-31T23:59:59.999999")
 )
-NO_CALENDAR = "has a time that is in no year from 1 to 9999; mend the export"
+NO_CALENDAR = ("has a time that is in no year from 1 to 9999", "mend the export")
 NULL_TIME = np.iinfo(np.int64).min  # sorts before every time: MEDS wants rows without one first
 
 
@@ -75,7 +76,7 @@ class RowOrder:
         """Return where each subject begins in the next row group (0 first).
 
         Raises:
-            ValueError: A row belongs to a lower subject than the row before it.
+            RefusedDataError: A row belongs to a lower subject than the row before it.
         """
         self._first_row, self._next_row = self._next_row, self._next_row + len(subject_N)
         starts_N = np.empty(len(subject_N) + 1, np.int64)
@@ -86,9 +87,9 @@ class RowOrder:
         if num_subjects < 0:
             self.refuse(
                 -1 - num_subjects,
-                "belongs to a lower subject_id than the row before it; MEDS needs the rows of a "
-                "subject together, and cvmae subjects ascending: sort the file by subject_id, "
-                "then time",
+                "belongs to a lower subject_id than the row before it",
+                "MEDS needs the rows of a subject together, and cvmae subjects ascending: sort "
+                "the file by subject_id, then time",
             )
         self._continues = first == before
         self._last_subject = int(subject_N[-1])
@@ -105,8 +106,8 @@ class RowOrder:
             Each subject's first row with a time; its rows before that have none.
 
         Raises:
-            ValueError: A row is earlier than the row before it of the same subject, or its time
-                is in no year from 1 to 9999.
+            RefusedDataError: A row is earlier than the row before it of the same subject, or
+                its time is in no year from 1 to 9999.
         """
         timed_S = np.empty_like(starts_S)
         if self._ascend(times, starts_S, timed_S):
@@ -157,7 +158,8 @@ class RowOrder:
             self.refuse(
                 row,
                 "is earlier than the row before it of the same subject, or has no time behind "
-                "rows that have one; sort the file by subject_id, then time, nulls first",
+                "rows that have one",
+                "sort the file by subject_id, then time, nulls first",
             )
 
     def _check_calendar(self, time_N: Ints, timed_N: Bools | None, edges: Ints | None) -> None:
@@ -166,21 +168,23 @@ class RowOrder:
             return
         outside_N = _outside(time_N, timed_N, slice(None))
         if outside_N.any():
-            self.refuse(int(np.argmax(outside_N)), NO_CALENDAR)
+            self.refuse(int(np.argmax(outside_N)), *NO_CALENDAR)
 
     def skip_times(self) -> None:
         """Leave the times of the current row group unchecked (none of its subjects is read)."""
         self._last_time = None
 
     def refuse_damaged(self, index: int, what: str) -> NoReturn:
-        """Raise a ValueError about a row group that cannot be as it was written."""
-        raise ValueError(
-            f"{self.path}: row group {index} (from 0) {what}; the file is damaged: write it again"
+        """Raise RefusedDataError about a row group that cannot be as it was written."""
+        raise RefusedDataError(
+            f"has a row group ({index}, from 0) that {what}",
+            "the file is damaged: write it again",
+            file=self.path,
         )
 
-    def refuse(self, row: int, reason: str) -> NoReturn:
-        """Raise a ValueError about a row of the current row group."""
-        raise ValueError(f"{self.path}: row {self._first_row + row} (from 0) {reason}")
+    def refuse(self, row: int, what: str, remedy: str) -> NoReturn:
+        """Raise RefusedDataError about a row of the current row group."""
+        raise RefusedDataError(what, remedy, file=self.path, rows=[self._first_row + row])
 
 
 def _outside(time_N: Ints, timed_N: Bools | None, rows: "Ints | slice") -> Bools:

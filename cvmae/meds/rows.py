@@ -43,6 +43,7 @@ Lookup = Callable[[Sequence[str]], npt.NDArray[np.int32]]
 SUBJECT, TIME = DataSchema.subject_id_name, DataSchema.time_name
 CODE, VALUE = DataSchema.code_name, DataSchema.numeric_value_name
 MOST_INT16 = np.iinfo(np.int16).max
+EVERY_ROW = "MEDS needs one in every row"
 HEAD_ROWS = 4096  # at a time, where only the beginning of a row group is wanted
 
 
@@ -89,7 +90,7 @@ def read_rows(
         starts_S: Likewise.
 
     Raises:
-        ValueError: The rows are not in MEDS order, or lack a code.
+        RefusedDataError: The rows are not in MEDS order, or lack a code.
     """
     num_rows = len(subject_N)
     found = parquet.schema_arrow.names
@@ -171,17 +172,17 @@ def read_subjects(
         last_subject: Return only the rows up to this subject's (None: all).
 
     Raises:
-        ValueError: As `RowOrder.check_subjects`.
+        RefusedDataError: As `RowOrder.check_subjects`.
     """
     if last_subject is None:
         table = parquet.read_row_group(index, columns=[SUBJECT], use_threads=False)
     else:
         beyond = partial(_beyond, last_subject=last_subject)
         table = _read_head(parquet, index, [SUBJECT], beyond)
-    subjects = Column.of(_array(table.column(0)), np.int64)
+    subjects = Column.of(_cast(table.column(SUBJECT), pa.int64()), np.int64)
     subject_N, valid_N = subjects.value_N, subjects.valid_N
     if valid_N is not None:
-        order.refuse(int(np.argmin(valid_N)), "has no subject_id; MEDS needs one in every row")
+        order.refuse(int(np.argmin(valid_N)), "has no subject_id", EVERY_ROW)
     if last_subject is None and len(subject_N) != parquet.metadata.row_group(index).num_rows:
         order.refuse_damaged(index, "has another number of rows than the footer says")
     starts_S = order.check_subjects(subject_N)
@@ -229,7 +230,7 @@ def _enough(batches: Sequence[Any], num_rows: int) -> bool:
 
 
 def _beyond(batches: Sequence[Any], last_subject: int) -> bool:
-    newest = batches[-1].column(0)[-1].as_py()
+    newest = batches[-1].column(SUBJECT)[-1].as_py()
     return newest is None or int(newest) > last_subject
 
 
@@ -237,12 +238,12 @@ def _codes(
     column: Any, lookup: Lookup, order: RowOrder, index: int
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.signedinteger]]:
     """Return each row's place in the dictionary, and the code_index there (-1: not wanted)."""
+    if not pa.types.is_dictionary(column.type):  # the file's encoding does not allow it
+        column = column.cast(pa.large_string()).dictionary_encode()
     array = _array(column)
-    if not pa.types.is_dictionary(array.type):
-        array = array.dictionary_encode()
     places = Column.of(array.indices, array.indices.type.to_pandas_dtype())
     if places.valid_N is not None:
-        order.refuse(int(np.argmin(places.valid_N)), "has no code; MEDS needs one in every row")
+        order.refuse(int(np.argmin(places.valid_N)), "has no code", EVERY_ROW)
     # Arrow does not check this; beyond the end, codes would be taken for others. As unsigned
     # numbers, negative ones are large.
     index_N = places.value_N.view(f"u{places.value_N.itemsize}")
@@ -266,13 +267,13 @@ def _times(column: Any, order: RowOrder) -> Any:
         if timed_N is not None:
             outside_N &= timed_N
         if outside_N.any():
-            order.refuse(int(np.argmax(outside_N)), NO_CALENDAR)
+            order.refuse(int(np.argmax(outside_N)), *NO_CALENDAR)
     return _cast(column, pa.timestamp("us"))
 
 
 def _cast(column: Any, kind: Any) -> Any:
-    # A column of nulls may be of type null. Unsafe casts only round (nanoseconds, float64); a
-    # checked one would show a value.
+    # A column of nulls may be of type null. Unsafe casts only round (nanoseconds, float64, wide
+    # integers, decimals); a checked one would show a value.
     return _array(column if column.type == kind else column.cast(kind, safe=False))
 
 

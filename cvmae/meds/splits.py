@@ -1,13 +1,12 @@
 """Which subject is in which split: metadata/subject_splits.parquet and nothing else."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from meds.schema import (
     SubjectSplitSchema,
     held_out_split,
@@ -16,17 +15,18 @@ from meds.schema import (
     tuning_split,
 )
 
-from cvmae.meds.files import check_num_rows, is_text, reading
-from cvmae.storage.places import locate, open_file, reaching
+from cvmae.arrays import Bools, Ints
+from cvmae.meds.parquet import is_subject, is_text, only_column, read_columns, reading
+from cvmae.meds.refused import RefusedDataError
+from cvmae.storage.places import locate, reaching
 
-__all__ = ["SPLITS", "is_among", "load_splits"]
+__all__ = ["SPLITS", "is_among", "load_splits", "other_splits"]
 
-# Shape letters: S subjects, N subjects looked up.
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+# Shape letters beside those of `cvmae.arrays`: N subjects looked up.
 
 SPLITS = (train_split, tuning_split, held_out_split)
 SUBJECT, SPLIT = SubjectSplitSchema.subject_id_name, SubjectSplitSchema.split_name
+MOST_OTHERS = 5  # names of other splits that a message shows
 NO_SPLIT = 255  # a split of another name
 
 
@@ -38,15 +38,13 @@ def load_splits(root: str) -> dict[str, Ints]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not parquet, lacks a column, or puts a subject in two splits.
+        RefusedDataError: It is not parquet, lacks a column, or puts a subject in two splits.
     """
     _require_table(root)
     path = subject_splits_filepath
-    with reading(path), reaching(root), open_file(root, path) as source:
-        parquet = pq.ParquetFile(source, page_checksum_verification=True)
-        table = parquet.read()
-        check_num_rows(path, parquet.metadata, table.num_rows)
-        subject_S = _column(table, SUBJECT, "int64", pa.types.is_int64).to_numpy()
+    table = read_columns(root, path, SUBJECT, SPLIT)
+    with reading(path):  # bytes that are no UTF-8 come out as they are decoded
+        subject_S = _column(table, SUBJECT, "int64", is_subject).cast(pa.int64()).to_numpy()
         encoded = _column(table, SPLIT, "string", is_text).cast(pa.string()).dictionary_encode()
         names, name_S = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     order_S = np.argsort(subject_S, kind="stable")
@@ -55,9 +53,12 @@ def load_splits(root: str) -> dict[str, Ints]:
     torn = again_S[name_S[again_S] != name_S[again_S + 1]]
     if len(torn):
         first, second = order_S[torn[0]], order_S[torn[0] + 1]
-        raise ValueError(
-            f"{path}: rows {first} and {second} (from 0) put one subject in two splits "
-            f"({names[name_S[torn[0]]]!r} and {names[name_S[torn[0] + 1]]!r}); keep one of them"
+        one, other = (names[name_S[torn[0] + place]] for place in (0, 1))
+        raise RefusedDataError(
+            f"put one subject in two splits ({one!r} and {other!r})",
+            "keep one of them",
+            file=path,
+            rows=[int(first), int(second)],
         )
     index_of = np.array([SPLITS.index(n) if n in SPLITS else NO_SPLIT for n in names], np.uint8)
     split_S = index_of[name_S] if len(names) else np.empty(0, np.uint8)
@@ -76,10 +77,25 @@ def is_among(member_S: Ints, subject_N: Ints) -> Bools:
     return among_N
 
 
+def other_splits(root: str) -> dict[str, int]:
+    """Return how many subjects are in splits that MEDS does not know, such as "val" or "test".
+
+    Nothing where there are many such names: they are no splits, and may say who the subjects are.
+    """
+    table = read_columns(root, subject_splits_filepath, SPLIT)
+    counts = Counter(table.column(SPLIT).to_pylist())
+    others = {name: number for name, number in counts.items() if name not in SPLITS}
+    return others if len(others) <= MOST_OTHERS else {}
+
+
 def _require_table(root: str) -> None:
-    with reaching(root):
+    with reading(subject_splits_filepath), reaching(root):
         filesystem, location = locate(root, subject_splits_filepath)
         info = filesystem.get_file_info(location)
+    if info.type == pafs.FileType.Directory:
+        raise RefusedDataError(
+            "is a folder", "write the table as one parquet file", file=subject_splits_filepath
+        )
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(
             f"{root}/{subject_splits_filepath} is missing; MEDS keeps there which subject is in "
@@ -90,12 +106,13 @@ def _require_table(root: str) -> None:
 def _column(table: Any, name: str, needed: str, fits: Callable[[Any], bool]) -> Any:
     """Return a column as one array; refuse it where it is missing, of another type or has nulls."""
     path = subject_splits_filepath
-    found = table.schema.field(name).type if name in table.column_names else None
-    if found is None or not fits(found):
-        what = "has no column" if found is None else f"has type {found} in column"
-        raise ValueError(f"{path} {what} {name!r}; MEDS needs one of type {needed}")
+    found = only_column(path, table.schema, name, needed).type
+    if not fits(found):
+        raise RefusedDataError(
+            f"has type {found} in column {name!r}", f"MEDS needs {needed}: convert it", file=path
+        )
     array = table.column(name).combine_chunks()
     if array.null_count:
         row = array.is_null().index(True).as_py()
-        raise ValueError(f"{path}: row {row} (from 0) has no {name}; complete or remove it")
+        raise RefusedDataError(f"has no {name}", "complete or remove it", file=path, rows=[row])
     return array

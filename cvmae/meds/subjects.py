@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.meds.pieces import open_piece, own_subjects
+from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.rows import find_shared, read_subjects
 from cvmae.meds.units import Piece, Unit
 from cvmae.storage.places import map_reads
 
 __all__ = ["refuse_shared", "refuse_shared_subjects", "scan_subjects"]
-
-Ints = npt.NDArray[np.int64]
 
 
 def scan_subjects(root: str, unit: Unit) -> Ints:
@@ -23,7 +22,7 @@ def scan_subjects(root: str, unit: Unit) -> Ints:
     that, over all units.
 
     Raises:
-        ValueError: A file cannot be read or is not in order.
+        RefusedDataError: A file cannot be read or is not in order.
     """
     return np.concatenate(map_reads(root, partial(_scan_piece, root), unit.pieces))
 
@@ -37,7 +36,7 @@ def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[
         subjects: What `scan_subjects` returned for each of them.
 
     Raises:
-        ValueError: There is one; the message names the two files.
+        RefusedDataError: There is one; the message names the two files.
     """
     shared = find_shared(subjects)
     if shared is None:
@@ -61,10 +60,10 @@ def refuse_shared(unit: Unit, subjects: Sequence[Ints]) -> None:
         raise _two_files(unit.pieces[one].path, unit.pieces[other].path)
 
 
-def _two_files(one: str, other: str) -> ValueError:
-    return ValueError(
-        f"a subject has rows in two files, {one} and {other}; MEDS needs all rows of a subject "
-        "in one file: write the data set again"
+def _two_files(one: str, other: str) -> RefusedDataError:
+    return RefusedDataError(
+        f"a subject has rows in two files, {one} and {other}",
+        "MEDS needs all rows of a subject in one file: write the data set again",
     )
 
 

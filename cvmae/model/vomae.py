@@ -27,6 +27,7 @@ from cvmae.model.attention import (
     self_attention,
 )
 from cvmae.model.residual import Residual, add_norm, product, widen
+from cvmae.runtime.torch_hooks import compile_for_all_sizes
 from cvmae.settings import ModelConfig
 
 __all__ = ["VOMAE", "build_model", "param_groups"]
@@ -70,10 +71,7 @@ class VOMAE(nn.Module):
 
         Layer by layer: layers alike share the code, which takes seconds instead of minutes.
         """
-        # Two sizes that happen to be the same must not be taken for one that always is.
-        torch.fx.experimental._config.use_duck_shape = False
-        # Counted over all models of the process; beyond it, compiling would be an error.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        compile_for_all_sizes()
         for layer in (*self.encoder, *self.decoder):
             layer.compile(dynamic=True, fullgraph=True, backend=backend)
         for name in ("_embed", "_embed_query", "_finish_encoder", "_finish_decoder"):

@@ -1,4 +1,4 @@
-"""Told to stop: a signal is noted, all ranks agree on a step, and a checkpoint is written there.
+"""A signal is noted, all ranks agree on a step, and a checkpoint is written there.
 
 The loop asks a `Watch` after every step. It asks around about once a second only, since every
 answer needs all ranks, and on a GPU the host would wait for the device.
@@ -23,7 +23,7 @@ logger = logging.getLogger("cvmae")
 
 # What the outside wants of a run: nothing; a checkpoint, since a node will be lost; to stop.
 Demand = Literal["", "save", "stop"]
-Ask = Callable[[], Demand]  # what this rank has been told
+Ask = Callable[[], Demand]  # what is wanted of this rank
 
 ASK_EVERY_S = 1.0
 MOST_STEPS = 1000  # between two questions
@@ -31,14 +31,14 @@ MOST_GROWTH = 2  # of that number, from one question to the next
 
 
 class PreemptedError(BaseException):
-    """The run was told to stop, wrote a checkpoint and can be continued: no failure.
+    """The run was signalled to stop, wrote a checkpoint and can be resumed: no failure.
 
     Like KeyboardInterrupt it passes what handles failures, such as a sweep's trials.
     """
 
 
 class Watch:
-    """Tells every rank at the same step what any of them has been told."""
+    """Says on every rank at the same step what is wanted of any of them."""
 
     def __init__(self, ask: Ask, device: torch.device) -> None:
         self._ask, self._device = ask, device
@@ -54,9 +54,9 @@ class Watch:
         self._steps += 1
         if self._steps < self._every:
             return ""
-        now_s, told = time.monotonic(), self._ask()
+        now_s, wanted = time.monotonic(), self._ask()
         save, stop, seconds = sum_over_ranks(
-            np.array([told == "save", told == "stop", now_s - self._asked_s], np.float64),
+            np.array([wanted == "save", wanted == "stop", now_s - self._asked_s], np.float64),
             self._device,
         )
         steps_a_second = self._steps * world_size() / max(float(seconds), 1e-9)

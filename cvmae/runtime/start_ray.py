@@ -2,11 +2,13 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
 from cvmae.settings import ScalingConfig
 
 __all__ = ["check_resources", "start_ray", "trains_on_gpu", "workers_that_fit"]
@@ -28,25 +30,23 @@ def start_ray(scaling: ScalingConfig) -> None:
 
     Raises:
         ValueError: Less than one whole CPU would be left for Ray Data, or GPUs are too few:
-            either would be waited for in silence; the message shows the arithmetic.
+            either would be waited for in silence; the message shows the arithmetic. Or a local
+            Ray has no folder for its sockets.
     """
-    # Trials side by side say similar lines, of which Ray would swallow all but one.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    # A busy machine needs more than the minute that Ray gives its dashboard; read at import.
-    os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
+    prepare_environment()
+    is_local = "RAY_ADDRESS" not in os.environ
+    is_running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if is_local and not is_running:
+        prepare_local_start()
     import ray
 
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if not is_running:
         options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(**options)
-        else:
-            num_cpus = max(8, os.cpu_count() or 1)
+        if is_local:
             logger.info("starting a local Ray")
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **options)
+            num_cpus = max(8, os.cpu_count() or 1)
+            options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": True}
+        ray.init(**options)
     resources = ray.cluster_resources()
     check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 

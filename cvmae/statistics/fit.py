@@ -1,36 +1,39 @@
 """The verb `fit_statistics`: two passes over a data set -> what every later step relies on."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import compress
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Floats, Ints
 from cvmae.config import Config, resolved_path, write_config
+from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS, is_among
 from cvmae.meds.subjects import refuse_shared_subjects
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.meds.units import Unit, plan_units
-from cvmae.settings import DataConfig
+from cvmae.settings import MOST_CODES, DataConfig
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
-from cvmae.statistics.fitted import FittedData, as_json, fit_settings
+from cvmae.statistics.fitted import FittedData, as_json, fit_settings, require_unfitted
 from cvmae.statistics.histogram import median_deviation, quantile_bounds, quantile_value
-from cvmae.statistics.passes import FirstPass, SecondPass, SplitCounts
-from cvmae.statistics.table import format_statistics
+from cvmae.statistics.passes import FirstPass, SecondPass
+from cvmae.statistics.sequence_counts import SplitCounts
+from cvmae.statistics.table import count_lines, format_statistics
 from cvmae.statistics.vocabulary import choose_codes, open_candidates
-from cvmae.storage.folders import is_file, join, names, written
+from cvmae.storage.folders import is_file, join, written
+from cvmae.storage.output import output_folder
 
 __all__ = ["fit", "fit_statistics", "load_or_fit", "require_sequences"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+logger = logging.getLogger("cvmae")
 
 TRAIN, TUNING = SPLITS[:2]
-# Shape letters: C codes of the vocabulary, K candidate codes, U units.
+# Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
 def fit_statistics(config: Config) -> str:
@@ -40,21 +43,22 @@ def fit_statistics(config: Config) -> str:
         ValueError: `output_dir` is not new, or the data cannot be used (see `fit`).
         FileNotFoundError: The data set is not there.
     """
-    if not config.output_dir:
-        raise ValueError("output_dir is empty: say --output_dir FOLDER")
-    folder = resolved_path(config.output_dir)
-    if is_file(folder) or names(folder):
-        raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
-    dataset = open_dataset(config.data.root, [TRAIN])  # footers and splits need no Ray
-    if config.scaling.num_workers > 0:
-        from cvmae.runtime.start_ray import start_ray  # Ray only where it is asked for
+    with output_folder(
+        config.output_dir, "fit_statistics", data_root=config.data.root, check=require_unfitted
+    ) as folder:
+        dataset = open_dataset(config.data.root, [TRAIN])  # footers and splits need no Ray
+        if config.scaling.num_workers > 0:
+            from cvmae.runtime.start_ray import start_ray  # Ray only where it is asked for
 
-        start_ray(config.scaling)
-    fitted = fit(config, dataset)
-    fitted.write(folder)
-    with written(join(folder, "config.yaml")) as path:
-        write_config(config, path)
-    return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
+            start_ray(config.scaling)
+        fitted = fit(config, dataset)
+        fitted.write(folder)
+        with written(join(folder, "config.yaml")) as path:
+            write_config(config, path)
+        codes = [*fitted.statistics.codes, *fitted.report["dropped_codes"]]
+        names_of = code_names(dataset.root, codes)
+        table = format_statistics(fitted.statistics, fitted.report, names_of)
+        return f"{table}\nwritten to {folder}"
 
 
 def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
@@ -69,6 +73,10 @@ def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
     if not given:
         fitted = fit(config, dataset)
         fitted.write(own)
+        names_of = code_names(dataset.root, fitted.report["dropped_codes"])
+        # Once: who reads them later has seen them.
+        for line in count_lines(fitted.report, names_of):
+            logger.info("%s", line)
         return fitted
     fitted = FittedData.read(given)
     found = fitted.settings | fitted.fingerprint
@@ -128,6 +136,11 @@ def fit(config: Config, dataset: Dataset) -> FittedData:
     )
     if not chosen_C:
         raise _no_codes(data, dataset.root, first, dropped)
+    if len(chosen_C) > MOST_CODES:  # data.num_codes holds for a pattern only
+        raise ValueError(
+            f"data.codes_file={data.codes_file} has {len(chosen_C)} entries with values, at most "
+            f"{MOST_CODES} can be told apart: leave out the rarest"
+        )
     entries = {codes[0]: codes for codes in candidates.entries}
     vocabulary = Vocabulary(
         members=tuple(entries.get(name, (name,)) for name in (first.names[k] for k in chosen_C)),

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Ints
 from cvmae.settings import DataConfig
 
 __all__ = ["CandidateLookup", "Candidates", "choose_codes", "file_hash", "open_candidates"]
 
-# Shape letters: K candidate codes.
+# Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ def open_candidates(config: DataConfig) -> Candidates:
 
     Raises:
         FileNotFoundError: data.codes_file does not exist.
-        ValueError: data.code_pattern is not a regular expression, or data.codes_file is empty
-            or names a code twice.
+        ValueError: data.code_pattern is not a regular expression, or data.codes_file is empty,
+            is not UTF-8, may not be read, or has a code twice or in quotes.
     """
     if config.codes_file:
         return Candidates(pattern="", entries=_read_entries(config.codes_file))
@@ -84,10 +85,15 @@ def open_candidates(config: DataConfig) -> Candidates:
 def _read_entries(path: str) -> tuple[tuple[str, ...], ...]:
     entries: list[tuple[str, ...]] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", _read_text(path)), start=1):
         # Blanks are kept: MIMIC has a code that ends with a blank unit.
-        members = tuple(code for code in line.rstrip("\r").split("\t") if code)
+        members = tuple(code for code in line.split("\t") if code)
         for code in members:
+            if len(code) > 1 and code[0] == code[-1] == '"':
+                raise ValueError(
+                    f"data.codes_file={path}, line {number}: {code} is in quotes; write codes "
+                    "without, one entry a line, tabs between the codes of an entry"
+                )
             if code in line_of:
                 raise ValueError(
                     f"data.codes_file={path}, line {number}: {code!r} stands on line "
@@ -102,9 +108,29 @@ def _read_entries(path: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _read_text(path: str) -> str:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"data.codes_file={path} does not exist")
-    return Path(path).read_text(encoding="utf-8")
+    """Read a text in UTF-8, with or without the mark that Windows programs put before it."""
+    if Path(path).is_dir():
+        raise ValueError(f"data.codes_file={path} is a folder: give a text file")
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"data.codes_file={path} does not exist") from None
+    except PermissionError:
+        raise ValueError(
+            f"data.codes_file={path} may not be read by this user: ask its owner for read access"
+        ) from None
+    try:
+        text = content.decode("utf-8-sig")
+        wrong = text.find("\0")  # UTF-16 without its mark
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    if wrong >= 0:
+        line = content.count(b"\n", 0, wrong) + 1
+        raise ValueError(
+            f"data.codes_file={path}, line {line}, is not UTF-8: save it as UTF-8 (editors and "
+            "spreadsheets ask for the encoding when they save)"
+        )
+    return text
 
 
 def file_hash(path: str) -> str:
@@ -116,8 +142,8 @@ def choose_codes(
     config: DataConfig,
     candidates: Candidates,
     names: Sequence[str],
-    num_values_K: npt.NDArray[np.int64],
-    constant_K: npt.NDArray[np.bool_],
+    num_values_K: Ints,
+    constant_K: Bools,
 ) -> tuple[list[int], dict[str, str]]:
     """Choose the vocabulary from the counts on train.
 

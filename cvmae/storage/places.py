@@ -3,17 +3,19 @@
 Credentials, region and endpoint come from the environment that the providers' own tools read,
 never from a URI: it is logged and written into config.yaml. A request that fails, stalls or
 breaks off in mid-body is repeated by the provider's client within pyarrow, for its own range of
-bytes only: nothing is lost and nothing comes twice. No MEDS here, see `meds_files`.
+bytes only: nothing is lost and nothing comes twice. No MEDS here, see `cvmae.meds`.
 """
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -65,8 +67,10 @@ def locate(
     if "://" not in root:
         return pafs.LocalFileSystem(), joined
     if not is_remote(root):
-        filesystem, location = pafs.FileSystem.from_uri(joined)
-        return filesystem, location
+        folder = unquote(root.removeprefix("file://").removeprefix("localhost"))
+        if not folder.startswith("/"):
+            raise ValueError(f"{setting}={root!r} names no folder: give file:///FOLDER")
+        return pafs.LocalFileSystem(), f"{folder.rstrip('/')}/{path}" if path else folder
     scheme, _, rest = root.partition("://")
     place = rest.partition("/")[0]
     # A secret may hold a slash, so a colon before any @ is one; a bucket's name has neither.
@@ -87,12 +91,15 @@ def locate(
     return filesystem, joined.partition("://")[2]
 
 
-def list_files(root: str, folder: str) -> list[tuple[str, int]]:
-    """Return the path below the root, and the size in bytes, of all files below a folder.
+def list_files(root: str, folder: str) -> list[tuple[str, int | None]]:
+    """Return path below the root, and size in bytes, of all that lies below a folder.
+
+    The size is None of what is no file and no folder: a link that leads nowhere or to a folder
+    above it, a socket. Folders themselves are left out.
 
     Raises:
         FileNotFoundError: There is no such root, or no such folder in it.
-        ValueError: The storage does not answer, or refuses.
+        ValueError: The storage does not answer, or refuses; a folder may not be listed.
     """
     with reaching(root):
         filesystem, location = locate(root, num_retries=NUM_RETRIES_AT_FIRST)
@@ -107,9 +114,44 @@ def list_files(root: str, folder: str) -> list[tuple[str, int]]:
             raise FileNotFoundError(
                 f"data.root={root!r} holds no folder {folder}/; give the folder that does"
             )
-        found = filesystem.get_file_info(pafs.FileSelector(below, recursive=True))
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            found = list(_walk(below, ()))
+        else:
+            infos = filesystem.get_file_info(pafs.FileSelector(below, recursive=True))
+            found = [
+                (info.path, info.size if info.is_file else None)
+                for info in infos
+                if info.type != pafs.FileType.Directory
+            ]
     start = location.rstrip("/") + "/"
-    return sorted((info.path.removeprefix(start), info.size) for info in found if info.is_file)
+    return sorted((path.removeprefix(start), size) for path, size in found)
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int | None]]:
+    """Yield path and size of all below a local folder, through links to other folders.
+
+    Not by pyarrow, which passes over links that lead nowhere, and follows those that lead in a
+    circle until the system has enough of it.
+    """
+    try:
+        own = os.stat(folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError:
+        raise ValueError(
+            f"{folder} may not be listed by this user (permission denied): ask its owner for "
+            "read access"
+        ) from None
+    above = (*above, (own.st_dev, own.st_ino))
+    for entry in entries:
+        try:
+            state = entry.stat()
+        except OSError:  # a link that leads nowhere, or to itself
+            yield entry.path, None
+            continue
+        if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) not in above:
+            yield from _walk(entry.path, above)
+        else:
+            yield entry.path, state.st_size if stat.S_ISREG(state.st_mode) else None
 
 
 def open_file(root: str, path: str) -> Any:
@@ -165,7 +207,7 @@ def map_reads(root: str, function: Callable[[Item], Result], items: Sequence[Ite
 def _connect(scheme: str, bucket: str, num_retries: int) -> Any:
     if scheme in GCS:
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-        # Google's client doubles its waits, too, and is told when to stop instead.
+        # Google's client doubles its waits, too, and has a time limit instead.
         wait = timedelta(seconds=max(1, round(0.025 * 2**num_retries)))
         return pafs.GcsFileSystem(
             anonymous=bool(emulator), retry_time_limit=wait, **_endpoint(emulator, "http")

@@ -11,9 +11,10 @@ from ray import tune
 
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
+from cvmae.runtime.ray_hooks import trial_actor
 from cvmae.statistics.fitted import TrainingData
-from cvmae.sweep.driver import DRIVER_CPUS, num_concurrent, report_progress, run_trial
-from cvmae.sweep.summary import Trial
+from cvmae.sweep.concurrency import DRIVER_CPUS, num_concurrent
+from cvmae.sweep.trials import Trial, report_progress, run_trial
 
 __all__ = ["run_on_ray"]
 
@@ -28,10 +29,11 @@ def run_on_ray(
     """
     folder = Path(config.output_dir) / "tune"
     folder.mkdir(exist_ok=True)
-    # The newer output prints a frame about the experiment even when it is told to be silent.
+    # The newer output prints a frame about the experiment even where it should be silent.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Ctrl-C would end the experiment as if its trials were done.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    progress = _Progress(len(trials))
     limit = num_concurrent(config, ray.cluster_resources(), _num_cores())
     tuner = tune.Tuner(
         tune.with_resources(
@@ -54,11 +56,15 @@ def run_on_ray(
             name=f"attempt_{len(list(folder.iterdir())) + 1}",
             storage_path=str(folder),
             failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),
-            callbacks=[_Progress(len(trials))],
+            callbacks=[progress],
             verbose=0,
         ),
     )
-    results = tuner.fit()
+    try:
+        results = tuner.fit()
+    except BaseException:  # Tune stops its trials only at what is an Exception
+        progress.stop_trials()
+        raise
     errors = {}
     for number in range(len(results)):
         result = results[number]
@@ -88,10 +94,19 @@ def _num_cores() -> int:
 
 
 class _Progress(tune.Callback):
-    """Says on the driver when a trial ends."""
+    """Says on the driver when a trial ends, and can end those that run."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._start = total, 0, time.monotonic()
+        self._trials: Any = []
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._trials = trials
+
+    def stop_trials(self) -> None:
+        """End the trials' drivers, and with them their workers: this process may live on."""
+        for actor in filter(None, map(trial_actor, self._trials)):
+            ray.kill(actor)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._report(trial, str((trial.last_result or {}).get("error", "")))

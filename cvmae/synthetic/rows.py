@@ -117,13 +117,13 @@ def assemble_labels(ids_S: Ints, subjects: Subjects) -> pa.Table:
 
 
 def describe_codes(config: SyntheticConfig) -> pa.Table:
-    """Return the table of codes that MEDS asks for."""
-    codes = _vocabulary(config)
-    kinds = ["fixed"] * len(FIXED_CODES)
-    kinds += ["laboratory code"] * config.num_codes + ["copy on an ICU chart"] * config.num_codes
-    kinds += ["diagnosis"] * len(DIAGNOSES) + ["drug"] * len(DRUGS)
+    """Return the table of codes that MEDS asks for; each laboratory code has a name of its own."""
+    codes, panel_C = _vocabulary(config), code_laws(config).panel_C
+    labs = [f"Synthetic lab {c + 1}, Panel {panel + 1}" for c, panel in enumerate(panel_C)]
+    described = ["synthetic fixed"] * len(FIXED_CODES)
+    described += [*labs, *(f"{lab}, copy on an ICU chart" for lab in labs)]
+    described += ["synthetic diagnosis"] * len(DIAGNOSES) + ["synthetic drug"] * len(DRUGS)
     parents = pa.nulls(len(codes), pa.list_(pa.string()))
-    described = [f"synthetic {kind}" for kind in kinds]
     return pa.table({"code": codes, "description": described, "parent_codes": parents})
 
 

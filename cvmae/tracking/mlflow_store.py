@@ -1,273 +1,123 @@
-"""The MLflow side of tracking: one run per training, which outlives a server that is down.
+"""The MLflow store itself: its database, its experiment, and where its artifacts lie."""
 
-Everything that is logged is first an entry. An entry that cannot be sent is kept, with all
-that follow, in ``OUT/tracking_pending.jsonl``, and replayed in order when the store answers
-again: by the same process, by the driver when the workers have ended, or by a resumed run.
-Only `MlflowClient` is used; MLflow's fluent functions keep a run per process, which a trial
-that shares its process with another would overwrite.
-"""
-
-import json
+import contextlib
 import logging
-import time
-import uuid
+import sqlite3
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from cvmae.config import Config, resolved_path
-from cvmae.storage.folders import is_file, join, local_copy, remove_file, written
-from cvmae.tracking.tracker import Status, save_figure, store_uri
+from cvmae.config import Config, without_password
+from cvmae.tracking.sqlite import sqlite_path
 
-__all__ = ["MlflowTracker", "prepare_mlflow_store"]
+__all__ = ["find_or_create_experiment", "first_line", "prepare_mlflow_store", "warn_down"]
 
-RETRY_AFTER_S = 60.0
-MAX_PARAMS_PER_CALL = 100  # MLflow's own limit
-MAX_PARAM_LENGTH = 6000
-KEY_TAG = "cvmae.run_key"
-# The store understood the entry and will never take it: it must not block those behind it.
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"})
+ARTIFACTS = "mlartifacts"  # beside a SQLite database
 
 for _noisy in ("mlflow", "alembic"):  # a screen of migrations for every new database
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 
-def prepare_mlflow_store(config: Config) -> str:
-    """Create database and experiment where missing and return the store's URI.
+class _DeletedExperimentError(ValueError):
+    """The experiment is one that takes no runs any more."""
+
+
+def prepare_mlflow_store(config: Config) -> None:
+    """Create database and experiment where missing; let a database that was moved know its place.
 
     A server that does not answer is only warned of: it may be back before the run ends.
 
     Raises:
-        ValueError: `tracking.uri` names no store that MLflow can open.
+        ValueError: `tracking.uri` names no store that MLflow can open, the folder of a resumed
+            run's database is gone, or the experiment was deleted.
     """
-    uri = store_uri(config)
+    uri = config.tracking.uri
+    database = sqlite_path(uri)
+    if database and config.resume and not Path(database).parent.is_dir():
+        raise ValueError(
+            f"tracking.uri={uri!r}: the folder of that database is gone, and a new one would lack "
+            "what the run has written; say where it lies now with --tracking.uri sqlite:///FILE"
+        )
     try:
-        _find_or_create_experiment(uri, config.tracking.experiment)
+        find_or_create_experiment(uri, config.tracking.experiment)
+        if database:
+            _follow(Path(database))
+    except _DeletedExperimentError:
+        raise
     except Exception as error:
         if not uri.startswith(("http://", "https://")):
             raise ValueError(
-                f"tracking.uri={uri!r} cannot be opened by MLflow: {_first_line(error)}; give "
-                "sqlite:///FILE, the address of a server, or leave it empty for a database in "
-                "the output folder"
+                f"tracking.uri={without_password(uri)!r} (or MLFLOW_TRACKING_URI) cannot be opened "
+                f"by MLflow: {first_line(error)}; give sqlite:///FILE, the address of a server, "
+                "or leave it empty for a database in the output folder"
             ) from error
-        _warn_down(uri, error)
-    return uri
+        warn_down(uri, error)
 
 
-class MlflowTracker:
-    """Writes one run to MLflow; see the module's docstring for a store that is down."""
+def find_or_create_experiment(uri: str, name: str) -> str:
+    """Return the id of an experiment.
 
-    def __init__(
-        self, config: Config, *, run_name: str, run_id: str = "", parent_run_id: str = ""
-    ) -> None:
-        self._uri = store_uri(config)
-        self._experiment = config.tracking.experiment
-        self._folder = resolved_path(config.output_dir)
-        self._run_name, self._run_id, self._parent = run_name, run_id, parent_run_id
-        self._last_step: dict[str, int] | None = None  # None: ask the store
-        self._retry_at, self._is_down = 0.0, False
-        # An end that an interrupted run could not send is no end any more.
-        kept = [entry for entry in self._read_pending() if entry["kind"] != "status"]
-        self._write_pending(kept)
-        self._replay([])
-
-    @property
-    def run_id(self) -> str:
-        """Return MLflow's run id; empty while the store is down and the run not created."""
-        return self._run_id
-
-    @property
-    def location(self) -> str:
-        """Return the tracking URI."""
-        return self._uri
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record settings; a name already recorded keeps its first value."""
-        values = {name: str(value)[:MAX_PARAM_LENGTH] for name, value in params.items()}
-        self._log({"kind": "params", "values": values})
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record numbers at a step; points at or before a metric's last step are dropped."""
-        values = {name: float(value) for name, value in metrics.items()}
-        self._log(
-            {"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "values": values}
-        )
-
-    def log_artifact(self, path: str, artifact_path: str = "") -> None:
-        """Copy a file to the run's artifacts."""
-        if not is_file(path):
-            raise FileNotFoundError(f"{path} cannot be kept with the run: there is no such file")
-        self._log({"kind": "artifact", "path": resolved_path(path), "to": artifact_path})
-
-    def log_figure(self, figure: Any, name: str) -> None:
-        """Write ``figures/NAME.png`` in the run's folder and copy it to the artifacts."""
-        self.log_artifact(save_figure(figure, self._folder, name), "figures")
-
-    def close(self, status: Status) -> None:
-        """Replay what was kept, wait or no wait, and mark the run's end."""
-        self._retry_at = 0.0
-        self._log({"kind": "status", "status": status, "time_ms": int(time.time() * 1000)})
-        if is_file(self._pending_path):
-            warnings.warn(
-                f"MLflow at {self._uri} did not come back; what it lacks is kept in "
-                f"{self._pending_path} and sent when the run is resumed",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    @property
-    def _pending_path(self) -> str:
-        return join(self._folder, "tracking_pending.jsonl")
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        if time.monotonic() < self._retry_at:
-            self._write_pending([*self._read_pending(), entry])
-        else:
-            self._replay([entry])
-
-    def _replay(self, new: list[dict[str, Any]]) -> None:
-        """Send kept entries and new ones in order; keep the rest at the first failure."""
-        entries = [*self._read_pending(), *new]
-        sent = 0
-        try:
-            self._attach()
-            for entry in entries:
-                self._send_or_drop(entry)
-                sent += 1
-        except Exception as error:
-            if not self._is_down:
-                _warn_down(self._uri, error)
-            self._is_down, self._retry_at = True, time.monotonic() + RETRY_AFTER_S
-            # Where only the reply was lost, the store itself drops the entry when it comes again:
-            # the same point at the same time.
-            self._write_pending(entries[sent:])
-            return
-        self._is_down = False
-        self._write_pending([])
-
-    def _attach(self) -> None:
-        """Find the run by its id or its folder's key, else create it."""
-        self._client = MlflowClient(tracking_uri=self._uri)
-        if self._last_step is not None:
-            return
-        if not self._run_id:
-            self._run_id = self._find_or_create_run()
-        run = self._client.get_run(self._run_id)
-        if run.info.status != "RUNNING":
-            self._client.update_run(self._run_id, status="RUNNING")
-        self._last_step = {
-            name: max(m.step for m in self._client.get_metric_history(self._run_id, name))
-            for name in run.data.metrics
-        }
-
-    def _find_or_create_run(self) -> str:
-        experiment_id = _find_or_create_experiment(self._uri, self._experiment)
-        key = _run_key(self._folder)
-        found = self._client.search_runs(
-            [experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{key}'", max_results=1
-        )
-        if found:
-            return str(found[0].info.run_id)
-        tags = {KEY_TAG: key, "cvmae.output_dir": self._folder}
-        if self._parent:
-            tags["mlflow.parentRunId"] = self._parent
-        run = self._client.create_run(experiment_id, run_name=self._run_name, tags=tags)
-        return str(run.info.run_id)
-
-    def _send_or_drop(self, entry: dict[str, Any]) -> None:
-        try:
-            self._send(entry)
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            warnings.warn(
-                f"MLflow refused {entry['kind']} of run {self._run_id}: {_first_line(error)}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    def _send(self, entry: dict[str, Any]) -> None:
-        assert self._last_step is not None
-        match entry["kind"]:
-            case "params":
-                known = self._client.get_run(self._run_id).data.params
-                params = [Param(n, v) for n, v in entry["values"].items() if n not in known]
-                for start in range(0, len(params), MAX_PARAMS_PER_CALL):
-                    some = params[start : start + MAX_PARAMS_PER_CALL]
-                    self._client.log_batch(self._run_id, params=some)
-            case "metrics":
-                step, time_ms = entry["step"], entry["time_ms"]
-                metrics = [
-                    Metric(name, value, time_ms, step)
-                    for name, value in entry["values"].items()
-                    if step > self._last_step.get(name, -1)
-                ]
-                if metrics:
-                    self._client.log_batch(self._run_id, metrics=metrics)
-                self._last_step |= {metric.key: step for metric in metrics}
-            case "artifact":
-                if is_file(entry["path"]):  # a kept entry's file may be gone by now
-                    with local_copy(entry["path"]) as path:
-                        self._client.log_artifact(self._run_id, str(path), entry["to"] or None)
-            case "status":
-                self._client.set_terminated(self._run_id, entry["status"], entry["time_ms"])
-
-    def _read_pending(self) -> list[dict[str, Any]]:
-        if not is_file(self._pending_path):
-            return []
-        with local_copy(self._pending_path) as path:
-            return [json.loads(line) for line in path.read_text().splitlines()]
-
-    def _write_pending(self, entries: list[dict[str, Any]]) -> None:
-        if not entries:
-            remove_file(self._pending_path)
-            return
-        with written(self._pending_path) as path:
-            path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-
-
-def _find_or_create_experiment(uri: str, name: str) -> str:
+    Raises:
+        ValueError: It was deleted.
+    """
     location = None
-    if uri.startswith("sqlite:///"):
+    if database := sqlite_path(uri):
         # MLflow's default would be ./mlruns of whichever process creates the experiment.
-        folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
+        folder = Path(database).parent
         folder.mkdir(parents=True, exist_ok=True)
-        location = (folder / "mlartifacts").as_uri()
+        location = (folder / ARTIFACTS).as_uri()
     client = MlflowClient(tracking_uri=uri)
-    if (experiment := client.get_experiment_by_name(name)) is not None:
-        return str(experiment.experiment_id)
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException:
-        # Another driver of the same server may have been first.
-        if (experiment := client.get_experiment_by_name(name)) is None:
-            raise
-        return str(experiment.experiment_id)
+    if (experiment := client.get_experiment_by_name(name)) is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Another driver of the same server may have been first.
+            if (experiment := client.get_experiment_by_name(name)) is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise _DeletedExperimentError(
+            f"tracking.experiment={name!r} was deleted from {without_password(uri)}, and takes no "
+            f"runs: bring it back with MLFLOW_TRACKING_URI={without_password(uri)} mlflow "
+            f"experiments restore -x {experiment.experiment_id}, or give another "
+            "--tracking.experiment"
+        )
+    return str(experiment.experiment_id)
 
 
-def _run_key(folder: str) -> str:
-    """Return the folder's own name for its run, known before MLflow gives it an id."""
-    place = join(folder, "tracking_key.txt")
-    if not is_file(place):
-        with written(place) as path:
-            path.write_text(uuid.uuid4().hex)
-    with local_copy(place) as path:
-        return path.read_text()
+def _follow(database: Path) -> None:
+    """Let a database that was moved with its artifacts name their present place.
+
+    MLflow notes absolute places of artifacts and has no call that changes them, so that a moved
+    run would write to where its folder was, and show none of what it had kept.
+    """
+    here = (database.parent / ARTIFACTS).as_uri()
+    moves = (
+        "UPDATE {table} SET {column} = ? || substr({column}, ?) "
+        "WHERE substr({column} || '/', 1, ?) = ?"
+    )
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        found = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        for (old,) in found:
+            if not str(old).endswith(f"/{ARTIFACTS}") or old == here:
+                continue
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                own = moves.format(table=table, column=column)
+                connection.execute(own, (here, len(old) + 1, len(old) + 1, f"{old}/"))
 
 
-def _warn_down(uri: str, error: Exception) -> None:
+def warn_down(uri: str, error: Exception) -> None:
+    """Warn that a store does not take what is logged."""
     warnings.warn(
-        f"MLflow at {uri} does not answer ({_first_line(error)}); training goes on, and what is "
-        "logged is kept in the output folder and sent when the store is back",
+        f"MLflow at {without_password(uri)} does not answer ({first_line(error)}); training goes "
+        "on, and what is logged is kept in the output folder and sent when the store is back",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def first_line(error: Exception) -> str:
+    """Return what an error says first, or its name; no password."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return without_password(line)[:300]  # it may name the address

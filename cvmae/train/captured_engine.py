@@ -16,7 +16,8 @@ from cvmae.config import Config
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
 from cvmae.runtime.ranks import world_size
-from cvmae.train.engine import ReplicatedEngine
+from cvmae.runtime.torch_hooks import add_each
+from cvmae.train.replicated_engine import ReplicatedEngine
 
 __all__ = ["CapturedEngine"]
 
@@ -67,7 +68,7 @@ class CapturedEngine(ReplicatedEngine):
         return total, count
 
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up full tensors; see `Engine.load_state`."""
+        """Load full tensors; see `Engine.load_state`."""
         super().load_state(model, optimizer)
         self._use_own_rate()
         self._updates = _Graphs(self.device)  # an earlier one would write to earlier moments
@@ -109,7 +110,7 @@ class CapturedEngine(ReplicatedEngine):
             predicted_M = self.model(batch)
         square_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
         error = (square_M * static.weight_M).sum()
-        torch._foreach_add_(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
+        add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
         self._error += error.detach()
 
     def _update(self) -> None:

@@ -99,7 +99,7 @@ class DeepspeedEngine(Engine):
 
     @torch.no_grad()
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up full tensors; see `Engine.load_state`."""
+        """Load full tensors; see `Engine.load_state`."""
         self._make_optimizer_state(optimizer)
         for name, parameter in self._parameters():
             value = model[name].to(self.device)

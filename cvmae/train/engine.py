@@ -1,4 +1,4 @@
-"""One optimizer step over one or many ranks: where strategies differ, and only here.
+"""One optimizer step over one or many ranks: what all strategies promise, and nobody else asks.
 
 Every strategy takes the same steps and hands out the same state: full tensors by parameter name.
 A checkpoint therefore knows neither the strategy nor the number of ranks that wrote it.
@@ -6,7 +6,6 @@ A checkpoint therefore knows neither the strategy nor the number of ranks that w
 
 import contextlib
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,18 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.model.kernels import HEAD_DIMS
-from cvmae.model.loss import hidden_error, rank_loss
-from cvmae.model.vomae import VOMAE, param_groups
-from cvmae.runtime.ranks import is_distributed, rank, world_size
-from cvmae.train.peak import peak_flops
+from cvmae.runtime.ranks import world_size
+from cvmae.train.peak import Peak, peak_of
 from cvmae.train.schedule import learning_rate
 
-__all__ = ["DDPEngine", "Engine", "ReplicatedEngine", "State", "compiles", "make_engine"]
+__all__ = ["Engine", "State"]
 
 State = dict[str, Tensor]
 
@@ -63,12 +58,12 @@ class Engine(ABC):
 
     @abstractmethod
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up the state that `state` of any strategy returned (collective)."""
+        """Load the state that `state` of any strategy returned (collective)."""
 
     @property
-    def peak_flops(self) -> float:
-        """Return the operations a second that this rank's device can make at most."""
-        return peak_flops(self.device, bf16=self._bf16)
+    def peak(self) -> Peak:
+        """Return what this rank's device can make at most."""
+        return peak_of(self.device, bf16=self._bf16)
 
     @property
     def is_healthy(self) -> bool:
@@ -119,131 +114,3 @@ class Engine(ABC):
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
-
-
-class ReplicatedEngine(Engine):
-    """Model and AdamW whole on each rank."""
-
-    def __init__(
-        self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
-    ) -> None:
-        super().__init__(config, device, total_steps)
-        self.model = model.to(device)
-        groups = param_groups(self.model, config.optim.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
-
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        """Return predictions; see `Engine.predict`."""
-        with self._autocast():
-            predicted: Tensor = self.model(batch)
-        return predicted.float()
-
-    def state(self) -> tuple[State, State]:
-        """Return full tensors; see `Engine.state`."""
-        if rank() != 0:
-            return {}, {}
-        model = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
-        optimizer = {
-            f"{name}/{key}": value.cpu()
-            for name, parameter in self.model.named_parameters()
-            for key, value in self._optimizer.state[parameter].items()
-        }
-        return model, optimizer
-
-    def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take up full tensors; see `Engine.load_state`."""
-        self.model.load_state_dict(model)
-        saved: dict[str, dict[str, Tensor]] = {}
-        for place, value in optimizer.items():
-            name, _, key = place.rpartition("/")
-            saved.setdefault(name, {})[key] = value
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        ordered = [p for group in self._optimizer.param_groups for p in group["params"]]
-        template: dict[str, Any] = self._optimizer.state_dict()
-        template["state"] = {
-            number: saved[names[id(parameter)]]
-            for number, parameter in enumerate(ordered)
-            if names[id(parameter)] in saved
-        }
-        self._optimizer.load_state_dict(template)
-
-
-class DDPEngine(ReplicatedEngine):
-    """Gradients are averaged over ranks, where there are several, while they come."""
-
-    def __init__(
-        self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
-    ) -> None:
-        super().__init__(model, config, device=device, total_steps=total_steps)
-        self._parallel: torch.nn.Module = self.model
-        if is_distributed() and world_size() > 1:
-            self._parallel = DistributedDataParallel(
-                self.model,
-                device_ids=[device.index] if device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                bucket_cap_mb=32,
-            )
-
-    def step(self, micro_batches: Sequence[Batch], global_step: int) -> tuple[Tensor, Tensor]:
-        """Update the weights once; see `Engine.step`."""
-        count, global_count = self._counts(micro_batches)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, batch in enumerate(micro_batches):
-            is_last = number == len(micro_batches) - 1
-            with self._synchronised(is_last):
-                with self._autocast():
-                    error_sum, _ = hidden_error(self._parallel, batch)
-                rank_loss(error_sum, global_count, world_size()).backward()
-            total += error_sum.detach()
-        clip_norm = self._config.optim.clip_norm
-        if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate(global_step)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._note(global_step, total)
-        return total, count
-
-    def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        if is_last or not isinstance(self._parallel, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self._parallel.no_sync()
-
-
-def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_steps: int) -> Engine:
-    """Return the engine that `train.strategy` names."""
-    model.recompute = config.train.activation_checkpointing
-    if compiles(config, on_gpu=device.type == "cuda"):
-        from cvmae.train.captured_engine import CapturedEngine
-
-        return CapturedEngine(model, config, device=device, total_steps=total_steps)
-    if config.train.strategy == "deepspeed":
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for others, and warn
-        # Only where it is asked for: its import takes seconds.
-        from cvmae.train.deepspeed_engine import DeepspeedEngine
-
-        return DeepspeedEngine(model, config, device=device, total_steps=total_steps)
-    return DDPEngine(model, config, device=device, total_steps=total_steps)
-
-
-def compiles(config: Config, *, on_gpu: bool) -> bool:
-    """Tell whether steps are compiled and captured.
-
-    Raises:
-        ValueError: `train.compile` is on where that is not possible.
-    """
-    head_dim = config.model.width // config.model.num_heads
-    problems = {
-        "on cpu; give a GPU (scaling.use_gpu True on Ray)": not on_gpu,
-        "in fp32; give train.precision bf16": config.train.precision == "fp32",
-        "with deepspeed; give train.strategy ddp": config.train.strategy != "ddp",
-        f"with {head_dim} dimensions a head (model.width / model.num_heads); give one of "
-        f"{', '.join(map(str, HEAD_DIMS))}": head_dim not in HEAD_DIMS,
-    }
-    found = [text for text, is_met in problems.items() if is_met]
-    if config.train.compile == "on" and found:
-        raise ValueError(f"train.compile=on is not possible {found[0]}, or leave it at auto")
-    return config.train.compile != "off" and not found

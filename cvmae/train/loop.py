@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cvmae.batches.bricks import Brick, BrickReader, iterate_steps, own_lanes, stream_bricks
-from cvmae.batches.order import Order
-from cvmae.batches.policies import mask_weights
+from cvmae.arrays import Float32s
+from cvmae.batches.bricks import Brick, iterate_steps, own_lanes, stream_bricks
 from cvmae.checkpoint import (
     Progress,
     clear_rubbish,
@@ -25,7 +24,6 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config
-from cvmae.meds.units import Unit
 from cvmae.model.vomae import build_model
 from cvmae.runtime.memory import keep_memory
 from cvmae.runtime.preemption import Ask, PreemptedError, Watch
@@ -33,69 +31,23 @@ from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
 from cvmae.runtime.read_ahead import read_ahead
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train.device import on_device
-from cvmae.train.engine import Engine, State, make_engine
+from cvmae.train.engine import Engine, State
+from cvmae.train.make_engine import make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.resume import with_precision
+from cvmae.train.streams import Plan, make_plan
 
-__all__ = ["BrickSource", "Plan", "make_plan", "train"]
+__all__ = ["BrickSource", "train", "tuning_error"]
 
 HEALTH_EVERY_STEPS = 50
 
 logger = logging.getLogger("cvmae")
 
-# (epoch, first step) -> this rank's bricks from there to the end of the epoch
-BrickSource = Callable[[int, int], Iterator[Brick]]
+
+# (epoch, first step, mask weights of the epoch) -> this rank's bricks to the end of the epoch
+BrickSource = Callable[[int, int, Float32s | None], Iterator[Brick]]
 # (metrics of the epoch, realised mask rate per code if known) -> nothing; called on every rank
 Report = Callable[[Mapping[str, float], np.ndarray | None], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is read in which order: train under the policy, tuning under the fixed mask."""
-
-    train_reader: BrickReader
-    train_order: Order
-    tuning_reader: BrickReader
-    tuning_order: Order
-    units: tuple[Unit, ...]
-
-
-def make_plan(config: Config, data: TrainingData) -> Plan:
-    """Derive readers and orders from the settings and what was fitted to the data."""
-    fitted = data.fitted
-    weight_C = mask_weights(fitted.statistics, config.mask.policy).astype(np.float32)
-    reader = BrickReader(
-        source=data.source,
-        split="train",
-        statistics=fitted.statistics,
-        weight_C=None if config.mask.policy == "random" else weight_C,
-        ratio=config.mask.ratio,
-        seed=config.seed,
-        sequence_length=config.data.sequence_length,
-        crop=config.data.crop,
-    )
-    # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
-    # each policy's own mask could not be compared.
-    tuning_reader = replace(
-        reader, split="tuning", weight_C=None, seed=config.evaluate.seed, evaluation=True
-    )
-    train_order, tuning_order = (
-        Order(
-            num_sequences_U=fitted.unit_index.num_sequences[split],
-            num_measurements_U=fitted.unit_index.num_measurements[split],
-            seed=seed,
-            lanes=config.data.lanes,
-            batch_sequences=config.train.batch_sequences,
-        )
-        for split, seed in (("train", config.seed), ("tuning", config.evaluate.seed))
-    )
-    return Plan(
-        train_reader=reader,
-        train_order=train_order,
-        tuning_reader=tuning_reader,
-        tuning_order=tuning_order,
-        units=fitted.unit_index.units,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +76,7 @@ def train(
 ) -> Progress:
     """Pretrain from wherever the run folder stands to the last epoch.
 
-    Every rank calls it; that settings and data are those of the run that is taken up, the caller
+    Every rank calls it; that settings and data are those of the run that is resumed, the caller
     has checked (`resume.check_same_run`). Rank 0 writes checkpoints, which all ranks can read.
 
     Args:
@@ -132,13 +84,13 @@ def train(
         data: Where rows are read; statistics, vocabulary and unit index.
         bricks: This rank's training data.
         report: Called on every rank at the end of each epoch, and for the last one before this.
-        ask: Whether this rank has been told to save or to stop; called about once a second.
+        ask: Whether this rank is to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
 
     Raises:
         FloatingPointError: An error or a weight is not finite; the last checkpoint stays.
-        PreemptedError: A rank was told to stop, and a checkpoint is written.
+        PreemptedError: A rank was signalled to stop, and a checkpoint is written.
         RuntimeError: The data set changed while it was read.
     """
     torch.set_num_threads(config.train.num_threads)
@@ -148,7 +100,7 @@ def train(
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
     model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
-    progress = _take_up(config, engine, report)
+    progress = _resume(config, engine, report)
     line = ProgressLine(
         label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
     )
@@ -162,28 +114,39 @@ def train(
         bricks=bricks,
         num_steps=num_steps,
     )
-    with contextlib.closing(_all_bricks(run, progress)) as stream:
-        while not progress.is_finished(config):
-            meter = _meter(run, progress)
-            progress = _train_epoch(run, stream, meter, progress)
-            progress = _end_epoch(run, meter, progress)
-            line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
-            report(progress.history[-1], meter.mask_rate())
-            _end_if_told(run, progress)
+    while not progress.is_finished(config):
+        # Weights that follow from an epoch are known at its end: nothing is read beyond it.
+        end = progress.epoch + 1 if plan.weights.changes else config.train.epochs
+        progress = _train_until(run, progress, end, report)
     line.close()
     return progress
 
 
-def _all_bricks(run: _Run, progress: Progress) -> Generator[Brick]:
-    """Yield this rank's bricks of all epochs that are left, a superstep read ahead.
+def _train_until(run: _Run, progress: Progress, end: int, report: Report) -> Progress:
+    """Train up to an epoch, its bricks in one stream."""
+    with contextlib.closing(_bricks_until(run, progress, end)) as stream:
+        while progress.epoch < end:
+            meter = _meter(run, progress)
+            progress = _train_epoch(run, stream, meter, progress)
+            progress = _end_epoch(run, meter, progress)
+            run.line.epoch(progress.global_step, run.config.train.epochs, progress.history[-1])
+            report(progress.history[-1], meter.mask_rate())
+            _end_if_signalled(run, progress)
+    return progress
+
+
+def _bricks_until(run: _Run, progress: Progress, end: int) -> Generator[Brick]:
+    """Yield this rank's bricks up to an epoch, a superstep read ahead.
 
     So the next superstep is there when one ends, and the next epoch's first while the tuning
     error is taken.
     """
+    weight_C = run.plan.reader_of(progress).weight_C
 
     def read() -> Iterator[Brick]:
-        for epoch in range(progress.epoch, run.config.train.epochs):
-            yield from run.bricks(epoch, progress.step if epoch == progress.epoch else 0)
+        for epoch in range(progress.epoch, end):
+            first_step = progress.step if epoch == progress.epoch else 0
+            yield from run.bricks(epoch, first_step, weight_C)
 
     return read_ahead(read(), depth=len(_lanes(run)))
 
@@ -197,7 +160,7 @@ def _meter(run: _Run, progress: Progress) -> EpochMeter:
         run.config.model,
         run.data.fitted.statistics.num_codes,
         run.engine.device,
-        peak_flops=run.engine.peak_flops,
+        peak=run.engine.peak,
         before=(progress.error_sum, progress.num_hidden),
     )
 
@@ -228,7 +191,7 @@ def _train_epoch(
             state = _finite_state(run, progress)
             progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
             _save(run, progress, state)
-            _end_if_told(run, progress)
+            _end_if_signalled(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
             f"epoch {epoch} ended after {progress.step} of {run.num_steps[epoch]} steps: the data "
@@ -260,9 +223,8 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
         terms = torch.stack([error_M, torch.ones_like(target_M), target_M, target_M.square()])
         sums_4C.index_add_(1, codes_M, terms)
     error_C, count_C, sum_C, square_C = sum_over_ranks(sums_4C.cpu().numpy(), engine.device)
-    count = max(count_C.sum(), 1.0)
+    count, error = max(count_C.sum(), 1.0), error_C.sum()
     spread = (square_C - sum_C**2 / np.maximum(count_C, 1.0)).sum()
-    error = error_C.sum()
     return {
         "tuning_mse": float(error / count),
         "tuning_r2": float(1 - error / spread) if spread > 0 else math.nan,
@@ -286,8 +248,8 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     return progress
 
 
-def _end_if_told(run: _Run, progress: Progress) -> None:
-    """End the run where its checkpoint has just been written, if it was told to stop."""
+def _end_if_signalled(run: _Run, progress: Progress) -> None:
+    """End the run where its checkpoint has just been written, if it was signalled to stop."""
     if run.watch.is_stopped and not progress.is_finished(run.config):
         run.line.close()
         raise PreemptedError(
@@ -317,14 +279,14 @@ def _finite_state(run: _Run, progress: Progress) -> tuple[State, State]:
 def _require_finite(run: _Run, progress: Progress, error: float) -> None:
     """Stop before weights that are not finite are saved over good ones."""
     if not math.isfinite(error):
-        raise _not_finite(run, progress, f"the error is {error}")
+        raise _not_finite(run, progress, f"the loss is {error}")
 
 
 def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
     """Return what says where training broke (collective)."""
     bad = run.engine.first_bad_step()
     back = progress.global_step - 1 - bad
-    fingerprint = _fingerprint(run, progress.epoch, progress.step - 1 - back)
+    fingerprint = _fingerprint(run, progress, progress.step - 1 - back)
     return FloatingPointError(
         f"{what} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
         f"{fingerprint}, {world_size()} ranks): lower optim.lr, or set optim.clip_norm and "
@@ -333,14 +295,14 @@ def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
     )
 
 
-def _fingerprint(run: _Run, epoch: int, step: int) -> str:
+def _fingerprint(run: _Run, progress: Progress, step: int) -> str:
     """Return a hash of all ranks' batches of a step, which are read once more (collective)."""
     # Not from where training has them: there, another thread reads on.
     bricks = stream_bricks(
-        run.plan.train_reader,
+        run.plan.reader_of(progress),
         run.plan.train_order,
         run.plan.units,
-        epoch=epoch,
+        epoch=progress.epoch,
         step=step,
         rank=rank(),
         world=world_size(),
@@ -372,7 +334,7 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         logger.warning("%s; training goes on to the next", error)
 
 
-def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
+def _resume(config: Config, engine: Engine, report: Report) -> Progress:
     """Load the run folder's last whole checkpoint, if the run has come that far.
 
     Its last epoch is reported again.
@@ -384,11 +346,11 @@ def _take_up(config: Config, engine: Engine, report: Report) -> Progress:
     loaded = load_state(config.output_dir) if has_checkpoints(config.output_dir) else None
     progress = loaded[0] if loaded else Progress()
     own = progress.global_step
-    # Before a state is taken up, for which ranks may wait for each other.
+    # Before a state is loaded, for which ranks may wait for each other.
     newest, oldest = max_over_ranks(np.array([own, -own]), engine.device) * [1, -1]
     if newest != oldest:
         raise RuntimeError(
-            f"rank {rank()} would take up step {own}, others {oldest:.0f} to {newest:.0f}: "
+            f"rank {rank()} would resume at step {own}, others {oldest:.0f} to {newest:.0f}: "
             f"output_dir={config.output_dir!r} must be a folder that all nodes share and see alike"
         )
     if loaded:

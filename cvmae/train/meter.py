@@ -17,6 +17,7 @@ from cvmae.batches.batch import Batch
 from cvmae.model.flops import flops
 from cvmae.runtime.ranks import max_over_ranks, sum_over_ranks, world_size
 from cvmae.settings import ModelConfig
+from cvmae.train.peak import Peak
 
 __all__ = ["EpochMeter", "ProgressLine"]
 
@@ -35,7 +36,7 @@ class EpochMeter:
         model: ModelConfig,
         num_codes: int,
         device: torch.device,
-        peak_flops: float,
+        peak: Peak,
         before: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         """Start an epoch.
@@ -44,10 +45,10 @@ class EpochMeter:
             model: Sizes, for the operations of a step.
             num_codes: Size of the vocabulary.
             device: Of this rank.
-            peak_flops: What utilisation is a share of, operations a second of one rank.
+            peak: What utilisation is a share of, of this rank's device.
             before: Error and count of the epoch's steps in an earlier attempt.
         """
-        self._peak_flops = peak_flops
+        self._peak = peak
         self._model, self._device, self._before = model, device, before
         self._error = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
@@ -93,8 +94,7 @@ class EpochMeter:
     @property
     def utilisation(self) -> float:
         """Return useful operations a second over the peak, of this rank in the epoch so far."""
-        wall_s = max(time.monotonic() - self._started_s, 1e-9)
-        return self._flops / wall_s / self._peak_flops
+        return self._peak.share(self._flops / max(time.monotonic() - self._started_s, 1e-9))
 
     @property
     def wait_share(self) -> float:
@@ -118,7 +118,8 @@ class EpochMeter:
 
     def summary(self) -> dict[str, float]:
         """Return loss, throughput and waiting of the epoch over all ranks (collective)."""
-        error, count = self.error_and_count()
+        error, count = self.error_and_count()  # waits for the device: all work is done
+        own_wall_s = max(time.monotonic() - self._started_s, 1e-9)
         # On a GPU steps are queued, and a step's time is that of the queue, which is as long.
         median_s, p95_s = _percentiles(self._step_ended_s, 50, 95)
         (median_cpu_s,) = _percentiles(self._step_ended_cpu_s, 50)
@@ -128,7 +129,7 @@ class EpochMeter:
                     self._measurements,
                     self.wait_share,
                     self._flops,
-                    self.utilisation,
+                    self._peak.raised_share(self._flops / own_wall_s),
                     median_s,
                     p95_s,
                     median_cpu_s,

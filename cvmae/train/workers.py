@@ -13,7 +13,6 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.experimental import internal_kv
 from ray.train import (
     CheckpointConfig,
     DataConfig,
@@ -23,25 +22,30 @@ from ray.train import (
     UserCallback,
 )
 from ray.train import ScalingConfig as RayScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick
-from cvmae.batches.on_ray import brick_dataset, ray_bricks
+from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
+from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
+from cvmae.runtime.ray_trainer import InterruptibleTrainer
 from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
-from cvmae.tracking.tracker import open_tracker
-from cvmae.train.loop import make_plan, train
-from cvmae.train.pretrain import EpochReport
+from cvmae.tracking.store import open_tracker
+from cvmae.train.epoch_report import EpochReport
+from cvmae.train.loop import train
+from cvmae.train.streams import make_plan
 
 __all__ = ["train_on_ray"]
 
 logger = logging.getLogger("cvmae")
+
 
 RESIZE_EVERY_S = 15.0  # after which an elastic run looks for nodes with which it could grow
 COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
@@ -56,17 +60,16 @@ def train_on_ray(
 
     Raises:
         ChildProcessError: Workers failed more than `scaling.max_failures` times.
-        FloatingPointError: The error is not finite any more.
+        FloatingPointError: The loss is not finite any more.
         PreemptedError: SIGTERM or SIGINT came to this process, and the workers have written a
             checkpoint.
+        KeyboardInterrupt: A second SIGINT came; the workers are stopped where they were.
     """
     plan = make_plan(config, data)
-    # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the run folder
-    # and are taken up by the loop, so every attempt has a name of its own.
+    # Ray Train resumes a run of the same name from its own checkpoints; ours lie in the run folder,
+    # from which the loop resumes, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
-    # Our own way to remote storage: Ray's would not retry as often.
-    storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
-    trainer = _Trainer(
+    trainer = InterruptibleTrainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
             "config": config,
@@ -79,20 +82,10 @@ def train_on_ray(
         datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=_scaling(config.scaling),
-        run_config=RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
-            name=attempt,
-            storage_path=storage_path,
-            storage_filesystem=storage,
-            callbacks=[_WaitingLine(config.scaling)],  # type: ignore[list-item]  # as above
-            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
-        ),
+        run_config=_run_config(config, attempt),
     )
     try:
-        # The cluster's key-value store: neither a process of its own that could die, nor a file
-        # that a shared file system shows to another node half a minute later.
-        stop = partial(internal_kv._internal_kv_put, attempt, b"1")
+        stop = partial(put_note, attempt)
         with (
             on_signal(signal.SIGTERM, signal.SIGINT, call=stop),
             _saying_what_is_missing(config, run_name),
@@ -103,17 +96,15 @@ def train_on_ray(
             f"training of {run_name} failed: {_cause(error)}; what it has written is kept, and "
             f"--resume {config.output_dir} continues it"
         ) from error
+    except ray.exceptions.RayActorError as error:
+        raise ChildProcessError(
+            f"training of {run_name} lost the process that leads its workers: give the node that "
+            f"it ran on more memory; --resume {config.output_dir} continues the run"
+        ) from error
     finally:
-        internal_kv._internal_kv_del(attempt)
+        drop_note(attempt)
     if result.return_value is not None:
         raise result.return_value
-
-
-class _Trainer(TorchTrainer):
-    """A trainer that leaves Ctrl-C to `on_signal`."""
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Keep Ray's handler away: it ends the run without a checkpoint and without a word."""
 
 
 class _WaitingLine(UserCallback):
@@ -133,6 +124,20 @@ class _WaitingLine(UserCallback):
             self._scaling.min_workers or self._scaling.num_workers,
             self._scaling.max_failures,
         )
+
+
+def _run_config(config: Config, attempt: str) -> Any:
+    # Our own way to remote storage: Ray's would not retry as often.
+    storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
+    return RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
+        name=attempt,
+        storage_path=storage_path,
+        storage_filesystem=storage,
+        callbacks=[_WaitingLine(config.scaling)],  # type: ignore[list-item]  # as above
+        failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=1),
+        logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
+    )
 
 
 def _scaling(scaling: ScalingConfig) -> Any:
@@ -212,8 +217,9 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     )
     write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
-    def bricks(epoch: int, step: int) -> Iterator[Brick]:
-        return ray_bricks(shard, epoch=epoch, step=step, rank=rank(), world=world_size())
+    def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
+        cursor = Cursor(epoch=epoch, step=step, rank=rank(), world=world_size(), weight_C=weight_C)
+        return ray_bricks(shard, cursor)
 
     def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None") -> None:
         write(metrics, mask_rate_C)
@@ -236,13 +242,13 @@ def _work(job: dict[str, Any]) -> BaseException | None:
 
 
 def _ask(attempt: str) -> Ask:
-    """Return what tells a worker of a signal to the driver, and of a node that will be lost."""
+    """Return what says whether the driver was signalled, or a node will be lost."""
     known = None
 
     def ask() -> Demand:
         nonlocal known
         lost = ray.train.get_preemption_info()  # a barrier
-        if internal_kv._internal_kv_exists(attempt):
+        if has_note(attempt):
             return "stop"
         if lost is None or lost == known:
             return ""

@@ -1,12 +1,13 @@
 """What `validate` has found: one table for people, plain dictionaries for machines."""
 
-import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
+
+from cvmae.meds.refused import RefusedDataError
+from cvmae.runtime.tables import text_table
 
 __all__ = ["Finding", "Level", "Validation", "as_finding", "format_findings", "merge_findings"]
 
@@ -16,8 +17,6 @@ SHOWN_ROWS = 5  # of one kind in one file
 # Files with the same finding; the JSON holds all of them.
 SHOWN_FILES = {"refused": 10, "counted": 3}
 COLUMN_WIDTH = 44  # of the columns of text
-
-_ROWS = re.compile(r"rows? (\d+)(?: and (\d+))? \(from 0\) ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,24 +88,21 @@ class Validation:
 
 
 def as_finding(error: Exception, file: str = "") -> Finding:
-    """Turn the message with which the reader refuses a data set into a finding.
+    """Turn the error with which a data set or a setting is refused into a finding.
 
-    Its messages name the file, then the row, what was found, and behind a semicolon what to do.
+    Args:
+        error: What pretraining would raise.
+        file: What it is about, where the error does not say so itself.
     """
-    # A path may hold anything, so it is taken off before the message is cut at its signs.
-    message = str(error)
-    if file:
-        message = message.partition(file)[2].removeprefix(":").strip() or message
-    rows = _ROWS.match(message)
-    what, _, remedy = message[rows.end() if rows else 0 :].partition("; ")
-    numbers = tuple(int(row) for row in rows.groups() if row) if rows else ()
+    if not isinstance(error, RefusedDataError):
+        return Finding(level="refused", file=file, what=str(error), remedy="")
     return Finding(
         level="refused",
-        file=file,
-        rows=numbers,
-        count=len(numbers) or 1,
-        what=what,
-        remedy=remedy,
+        file=error.file or file,
+        rows=error.rows,
+        count=len(error.rows) or 1,
+        what=error.what,
+        remedy=error.remedy,
     )
 
 
@@ -130,7 +126,7 @@ def format_findings(findings: Sequence[Finding]) -> str:
 
     A finding of many files is shown for the first of them, with the number of the others.
     """
-    lines = [("level", "file", "row (from 0)", "count", "what", "what to do")]
+    lines = []
     for _, same in groupby(findings, key=lambda found: _order(found)[:3]):
         files = list(same)
         shown = SHOWN_FILES[files[0].level]
@@ -138,27 +134,11 @@ def format_findings(findings: Sequence[Finding]) -> str:
         if rest := files[shown:]:
             count = sum(found.count for found in rest)
             lines.append(("", f"and {len(rest):,} more files", "", f"{count:,}", "likewise", ""))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    widths += [COLUMN_WIDTH, COLUMN_WIDTH]
-    return "\n".join(row for line in lines for row in _wrapped(line, widths))
+    header = ("level", "file", "row (from 0)", "count", "what", "what to do")
+    return text_table(header, lines, align="<", wrapped={4: COLUMN_WIDTH, 5: COLUMN_WIDTH})
 
 
 def _cells(found: Finding) -> tuple[str, str, str, str, str, str]:
     rows = ", ".join(map(str, found.rows)) + (", ..." if found.count > len(found.rows) > 0 else "")
     file = found.file or "(all)"
     return found.level, file, rows, f"{found.count:,}", found.what, found.remedy
-
-
-def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Return one line of the table, and as many more as its texts need."""
-    columns = [
-        textwrap.wrap(cell, max(width, 1)) for cell, width in zip(cells, widths, strict=True)
-    ]
-    height = max(len(column) for column in columns)
-    return [
-        "  ".join(
-            f"{column[line] if line < len(column) else '':{width}}"
-            for column, width in zip(columns, widths, strict=True)
-        ).rstrip()
-        for line in range(height)
-    ]

@@ -134,7 +134,7 @@ def _columns(batch: Any, lookup: Lookup) -> _Columns:
     value = batch.column(VALUE) if VALUE in batch.schema.names else pa.nulls(batch.num_rows)
     code = batch.column(CODE)
     if not pa.types.is_dictionary(code.type):
-        code = code.dictionary_encode()
+        code = code.cast(pa.large_string()).dictionary_encode()
     codes = [code or "" for code in code.dictionary.to_pylist()]
     place_N = code.indices.fill_null(0).to_numpy(zero_copy_only=False)
 
@@ -145,7 +145,7 @@ def _columns(batch: Any, lookup: Lookup) -> _Columns:
 
     has_code_N = code.is_valid().to_numpy(zero_copy_only=False)
     return _Columns(
-        subject_N=subject.fill_null(0).to_numpy(zero_copy_only=False),
+        subject_N=subject.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False),
         has_subject_N=subject.is_valid().to_numpy(zero_copy_only=False),
         time_N=time_N,
         no_calendar_N=no_calendar_N,

@@ -15,11 +15,13 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from meds.schema import data_subdirectory, subject_splits_filepath
+from meds.schema import code_metadata_filepath, subject_splits_filepath
 
 from cvmae.config import Config, resolved_path, write_config
+from cvmae.meds.code_names import code_names, read_code_names
 from cvmae.meds.dataset import Dataset, Shard, Source, open_dataset, require_splits
-from cvmae.meds.files import is_shard, open_shard, read_row_groups
+from cvmae.meds.files import open_shard, read_row_groups
+from cvmae.meds.listing import Listing, list_shards
 from cvmae.meds.reading import read_splits
 from cvmae.meds.splits import SPLITS, is_among, load_splits
 from cvmae.meds.subjects import scan_subjects
@@ -29,8 +31,9 @@ from cvmae.settings import DataConfig
 from cvmae.statistics.fit import fit, load_or_fit, require_sequences
 from cvmae.statistics.passes import count_duplicates
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates, open_candidates
-from cvmae.storage.folders import is_file, join, names, written
-from cvmae.storage.places import list_files, map_reads, num_connections
+from cvmae.storage.folders import join, written
+from cvmae.storage.output import output_folder
+from cvmae.storage.places import map_reads, num_connections
 from cvmae.validate.findings import Finding, Level, Validation, as_finding, merge_findings
 from cvmae.validate.row_tally import COUNTED, DISORDER, RowTally, tally_rows
 
@@ -54,22 +57,26 @@ def validate(config: Config) -> str:
         SystemExit: Pretraining would refuse the data set (exit code 1); the table is printed.
         ValueError: `data.root` is empty, or `output_dir` is not new.
     """
-    folder = resolved_path(config.output_dir)
-    if folder and (is_file(folder) or names(folder)):
-        raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
-    validation = check(config)
-    text = validation.as_text()
-    if folder:
-        with written(join(folder, "config.yaml")) as path:
-            write_config(config, path)
-        report = json.dumps(validation.as_json(), indent=1, ensure_ascii=False)
-        with written(join(folder, REPORT)) as path:
-            path.write_text(f"{report}\n", encoding="utf-8")
-        text += f"\nwritten to {join(folder, REPORT)}"
+    if config.output_dir:
+        with output_folder(config.output_dir, "validate", data_root=config.data.root) as folder:
+            validation = check(config)
+            _write(validation, config, folder)
+            text = f"{validation.as_text()}\nwritten to {join(folder, REPORT)}"
+    else:
+        validation = check(config)
+        text = validation.as_text()
     if not validation.accepted:
         print(text)
         raise SystemExit(1)
     return text
+
+
+def _write(validation: Validation, config: Config, folder: str) -> None:
+    with written(join(folder, "config.yaml")) as path:
+        write_config(config, path)
+    report = json.dumps(validation.as_json(), indent=1, ensure_ascii=False)
+    with written(join(folder, REPORT)) as path:
+        path.write_text(f"{report}\n", encoding="utf-8")
 
 
 def check(config: Config) -> Validation:
@@ -82,7 +89,9 @@ def check(config: Config) -> Validation:
         raise ValueError("data.root is empty: say --data.root FOLDER of a MEDS data set")
     root, codes_file = resolved_path(config.data.root), resolved_path(config.data.codes_file)
     config = replace(config, data=replace(config.data, root=root, codes_file=codes_file))
-    dataset, findings = _open(root)
+    listing = _list(root)
+    dataset, findings = _open(root, listing)
+    findings += _left_out(root, listing)
     candidates, refused = _candidates(config.data)
     files = _check_files(config, dataset, candidates)
     findings += [*refused, *(found for file in files for found in file.findings)]
@@ -99,33 +108,42 @@ def check(config: Config) -> Validation:
     )
 
 
-def _open(root: str) -> tuple[Dataset, list[Finding]]:
+def _list(root: str) -> Listing:
+    """Return what lies below data/; nothing where there is no folder, which `_open` refuses."""
+    try:
+        return list_shards(root)
+    except (ValueError, FileNotFoundError):
+        return Listing(shards=(), refused=(), others=(), hidden=())
+
+
+def _open(root: str, listing: Listing) -> tuple[Dataset, list[Finding]]:
     """Return the sound part of a data set, and why the rest is refused."""
     findings: list[Finding] = []
     try:
         dataset = open_dataset(root)
     except (ValueError, FileNotFoundError) as error:
-        dataset, findings = _open_what_is_sound(root, error)
+        dataset, findings = _open_what_is_sound(root, listing, error)
     for split in (TRAIN, TUNING) if dataset.members else ():
         try:
             require_splits(dataset, [split])
         except ValueError as error:
-            findings.append(replace(as_finding(error), file=subject_splits_filepath))
+            findings.append(as_finding(error, subject_splits_filepath))
     return dataset, findings
 
 
-def _open_what_is_sound(root: str, first: Exception) -> tuple[Dataset, list[Finding]]:
-    files = _files(root)
-    if not files:
-        return Dataset(root=root, members={}, shards=()), [as_finding(first)]
-    findings: list[Finding] = []
+def _open_what_is_sound(
+    root: str, listing: Listing, first: Exception
+) -> tuple[Dataset, list[Finding]]:
+    findings = [as_finding(refused) for refused in listing.refused]
+    if not listing.shards:
+        return Dataset(root=root, members={}, shards=()), findings or [as_finding(first)]
     members: dict[str, Ints] = {}
     try:
         members = load_splits(root)
     except (ValueError, FileNotFoundError) as error:
         findings.append(as_finding(error, subject_splits_filepath))
     with ThreadPoolExecutor(num_connections(root)) as pool:
-        opened = list(pool.map(partial(_open_shard, root), files))
+        opened = list(pool.map(partial(_open_shard, root), [path for path, _ in listing.shards]))
     findings += [found for found in opened if isinstance(found, Finding)]
     shards = tuple(shard for shard in opened if isinstance(shard, Shard))
     if not findings:  # it is of no single file: there are no rows
@@ -133,12 +151,19 @@ def _open_what_is_sound(root: str, first: Exception) -> tuple[Dataset, list[Find
     return Dataset(root=root, members=members, shards=shards), findings
 
 
-def _files(root: str) -> list[str]:
-    """Return the shards; none where there is no folder."""
+def _left_out(root: str, listing: Listing) -> Iterator[Finding]:
+    """Yield the files that are passed over, and a table of codes that cannot be read."""
+    for paths, what in (
+        (listing.others, "is not read, since only files that end in .parquet are"),
+        (listing.hidden, "is passed over, since it or a folder of it begins with . or _"),
+    ):
+        for path in paths:
+            yield Finding(level="counted", file=path, what=what, remedy="nothing, if it is no data")
     try:
-        return [path for path, _ in list_files(root, data_subdirectory) if is_shard(path)]
-    except (ValueError, FileNotFoundError):
-        return []
+        read_code_names(root)
+    except (ValueError, OSError) as error:
+        found = as_finding(error, code_metadata_filepath)
+        yield replace(found, level="counted", what=f"{found.what}: codes are shown without names")
 
 
 def _open_shard(root: str, path: str) -> Shard | Finding:
@@ -323,23 +348,31 @@ def _fit_findings(config: Config, dataset: Dataset) -> Iterator[Finding]:
     except (ValueError, FileNotFoundError) as error:
         yield as_finding(error)
         return
+    flagged = fitted.report["flagged_codes"]
+    names_of = code_names(config.data.root, [*fitted.report["dropped_codes"], *flagged])
     reasons: dict[str, list[str]] = {}
     for code, reason in fitted.report["dropped_codes"].items():
         # "3 values on train (data.min_count=25)": the number is the code's own.
         reasons.setdefault(re.sub(r"^\d+", "too few", reason), []).append(code)
     for reason, codes in reasons.items():
-        yield _of_codes("matching codes left out", reason, codes, "nothing, or change the setting")
-    if flagged := fitted.report["flagged_codes"]:
+        yield _of_codes(
+            "matching codes left out", reason, codes, names_of, "nothing, or change the setting"
+        )
+    if flagged:
         yield _of_codes(
             "codes without a natural zero",
             "mean at or near zero, or values on both sides of it",
             flagged,
+            names_of,
             "kept: their mask weight is capped",
         )
 
 
-def _of_codes(what: str, reason: str, codes: Sequence[str], remedy: str) -> Finding:
-    some = ", ".join(map(repr, codes[:SHOWN_CODES])) + (", ..." if codes[SHOWN_CODES:] else "")
+def _of_codes(
+    what: str, reason: str, codes: Sequence[str], names_of: Mapping[str, str], remedy: str
+) -> Finding:
+    shown = (f"{c!r} ({names_of[c]})" if c in names_of else repr(c) for c in codes[:SHOWN_CODES])
+    some = ", ".join(shown) + (", ..." if codes[SHOWN_CODES:] else "")
     return Finding(
         level="counted", what=f"{what} ({reason}): {some}", remedy=remedy, count=len(codes)
     )

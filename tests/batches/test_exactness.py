@@ -212,7 +212,7 @@ def test_the_steps_are_exact_for_any_data_set(case, data):
     assert_exact(case, data)
 
 
-@pytest.mark.slow
+@pytest.mark.survival
 @settings(max_examples=300, deadline=None)
 @given(case=cases, data=st.data())
 def test_the_steps_are_exact_for_very_many_data_sets(case, data):
@@ -358,7 +358,7 @@ def digests_of(data: Written, world: int, step: int = 0) -> list[str]:
     return [Columns.of(parts).digest() for parts in zip(*ranks, strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.survival
 def test_ten_million_rows_are_exact(ten_million):
     data, row_M, subject_M = ten_million
     assert row_M[-1] < 2**24  # where a float32 value no longer names every row

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.chaos import Outcome, chaos_rows, run_chaos
-from benchmarks.chaos_cluster import ClusterProcess, environment
-from benchmarks.chaos_processes import is_alive, kill, leaving_no_process
-from benchmarks.chaos_record import RankLog, fingerprints, rank_logs
-from benchmarks.chaos_runs import KINDS, Lineage, draw_kills, expected_steps, lineage
+from benchmarks.chaos.cluster import ClusterProcess, environment
+from benchmarks.chaos.processes import is_alive, kill, leaving_no_process
+from benchmarks.chaos.record import RankLog, fingerprints, rank_logs
+from benchmarks.chaos.runs import KINDS, Lineage, draw_kills, expected_steps, lineage
+from benchmarks.chaos.suite import Outcome, chaos_rows, run_chaos
 from benchmarks.settings import BenchmarkConfig
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 from tests.prepared import fit, training_data
 
 
@@ -205,7 +205,7 @@ def test_no_process_is_left_after_an_interruption(number, error):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.survival
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_the_cluster_is_on_loopback_and_admits_no_one_without_its_token():
     pytest.importorskip("ray")

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from benchmarks import benchmark as verb
-from benchmarks import gpu, gpu_agreement, gpu_tests
-from benchmarks.gpu import PARTS, run_gpu, run_part, run_processes
-from benchmarks.gpu_agreement import largest_difference
-from benchmarks.gpu_sizes import Sizes, milliseconds
-from benchmarks.gpu_steps import goals_of
+from benchmarks.gpu import agreement, marked
+from benchmarks.gpu import suite as gpu
+from benchmarks.gpu.agreement import largest_difference
+from benchmarks.gpu.sizes import Sizes, milliseconds
+from benchmarks.gpu.steps import goals_of
+from benchmarks.gpu.suite import PARTS, run_gpu, run_part, run_processes
 from benchmarks.rows import Row
 from benchmarks.settings import BenchmarkConfig
+from cvmae.command_line import run_job
 from cvmae.config import PRESETS
 from cvmae.settings import ModelConfig
 
@@ -102,7 +104,7 @@ def test_golden_runs_are_those_of_the_golden_file(tmp_path):
 
 
 def test_golden_losses_are_told_where_there_is_no_golden_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_agreement, "GOLDEN", tmp_path / "none")
+    monkeypatch.setattr(agreement, "GOLDEN", tmp_path / "none")
     rows = run("golden", tmp_path, replace(SMALL, golden_steps=1))
     assert {row.value for row in rows.values()} == {None}
     assert all(row.note.startswith("losses in fp32: 0x1.") for row in rows.values())
@@ -131,7 +133,7 @@ def test_stages_of_deepspeed_lose_what_ddp_loses(tmp_path, monkeypatch):
 
 
 def test_deepspeed_that_is_not_installed_is_no_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_agreement, "find_spec", lambda _: None)
+    monkeypatch.setattr(agreement, "find_spec", lambda _: None)
     rows = run("deepspeed", tmp_path)
     assert {(row.value, row.note, row.failed) for row in rows.values()} == {
         (None, "deepspeed is not installed", False)
@@ -201,12 +203,12 @@ def test_steps_are_taken_with_each_kernel_replaced(tmp_path):
 
 def test_a_step_that_does_not_go_with_others_kernels_says_so(tmp_path, monkeypatch):
     pytest.importorskip("triton")
-    from benchmarks import gpu_kernels
+    from benchmarks.gpu import kernels
 
     def refuse(*_, **__):
         raise RuntimeError("no such GPU")
 
-    monkeypatch.setattr(gpu_kernels, "measure", refuse)
+    monkeypatch.setattr(kernels, "measure", refuse)
     rows = run("replaced", tmp_path)
     assert {row.note for row in rows.values()} == {"does not go here: RuntimeError: no such GPU"}
 
@@ -226,13 +228,13 @@ def test_the_marked_tests_are_run_by_pytest_and_the_failed_counted(tmp_path, mon
     assert "test_one" in row.note
     with pytest.raises(RuntimeError, match="pytest ended with 4"):
         run("tests", tmp_path, replace(SMALL, tests=("tests/nowhere",)))
-    monkeypatch.setattr(gpu_tests, "find_spec", lambda _: None)
+    monkeypatch.setattr(marked, "find_spec", lambda _: None)
     row = only(run("tests", tmp_path))
     assert (row.value, row.note) == (None, "pytest is not installed")
 
 
 def test_marked_tests_are_found_where_they_are():
-    assert gpu_tests.marked_places() == [
+    assert marked.marked_places() == [
         "tests/model/kernels",
         "tests/train/test_captured_engine.py",
     ]
@@ -240,7 +242,7 @@ def test_marked_tests_are_found_where_they_are():
 
 def test_the_time_of_a_call_is_its_median_over_rounds(monkeypatch):
     now = iter([0.0, 4.0, 10.0, 11.0, 20.0, 22.0])
-    monkeypatch.setattr("benchmarks.gpu_sizes.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("benchmarks.gpu.sizes.time.perf_counter", lambda: next(now))
     calls = []
     sizes = replace(SMALL, rounds=3, calls=2)
     assert milliseconds(lambda: calls.append(1), CPU, sizes) == 1000
@@ -272,7 +274,7 @@ def test_parts_are_processes_and_those_that_find_no_time_say_so():
 
 
 def test_a_process_that_breaks_is_told_by_its_exit_code(monkeypatch):
-    monkeypatch.setitem(gpu.PARTS, "broken", ("gpu_agreement", "captured_rows"))
+    monkeypatch.setitem(gpu.PARTS, "broken", ("agreement", "captured_rows"))
     monkeypatch.setattr(gpu, "_process", end_at_once)
     rows = {row.name: row for row in run_processes(["broken"], CPU, SMALL, 100)}
     assert rows["broken: failed"].note == "its process ended with 3"
@@ -282,12 +284,12 @@ def end_at_once(*_):
     os._exit(3)
 
 
-def test_a_failed_part_is_written_and_makes_the_command_fail(tmp_path, monkeypatch, capsys):
+def test_a_failed_part_is_written_and_makes_the_command_fail(tmp_path, monkeypatch):
     failed = Row(suite="gpu", name="speed: failed", value=None, note="why", failed=True)
     monkeypatch.setitem(verb.SUITES, "gpu", lambda config: iter([failed]))
     output = tmp_path / "gpu.json"
     with pytest.raises(SystemExit, match=r"speed: failed: why[\s\S]*cvmae: speed: failed: see the"):
-        verb.main(["--suite", "gpu", "--output", str(output)])
+        run_job(verb.benchmark, ["--suite", "gpu", "--output", str(output)], tree=BenchmarkConfig)
     assert json.loads(output.read_text())[-1]["failed"]
 
 
@@ -340,9 +342,9 @@ for name in {absent}:
     sys.modules[name] = None  # an import of it is an error
 from pathlib import Path
 import torch
-from benchmarks import gpu
+from benchmarks.gpu import suite as gpu
 from benchmarks.benchmark import SUITES
-from benchmarks.gpu_sizes import Sizes
+from benchmarks.gpu.sizes import Sizes
 from benchmarks.settings import BenchmarkConfig
 from cvmae.config import PRESETS
 TINY = PRESETS["tiny"].model

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import peer_loaders
 from benchmarks.epochs import prepare
 from benchmarks.hospitals import labs_only
-from benchmarks.peers import GOALS, OURS, OURS_CROP, _prepare_peers, _run, main, speed_rows
+from benchmarks.peers import loaders
+from benchmarks.peers.suite import GOALS, OURS, OURS_CROP, _prepare_peers, _run, main, speed_rows
 
 
 def test_ours_is_set_against_every_peer_in_the_same_round():
@@ -29,7 +29,7 @@ def test_ours_is_set_against_every_peer_in_the_same_round():
 
 
 def test_every_peer_with_a_goal_has_a_loader():
-    assert set(peer_loaders.LOADERS) == set(GOALS)
+    assert set(loaders.LOADERS) == set(GOALS)
 
 
 def test_the_pandas_loader_takes_every_measurement_of_train(small_hospital, tmp_path):
@@ -38,7 +38,7 @@ def test_the_pandas_loader_takes_every_measurement_of_train(small_hospital, tmp_
     (tmp_path / "costs.json").write_text("{}")  # as if the peers had converted
     settings, costs = _prepare_peers(prepared, tmp_path, tmp_path / "python")
     assert costs == {}
-    epoch = peer_loaders.LOADERS["pandas group-by"](json.loads(settings.read_text()))
+    epoch = loaders.LOADERS["pandas group-by"](json.loads(settings.read_text()))
     single = prepared.fitted.report["splits"]["train"]["num_single"]
     assert epoch() == prepared.num_measurements + single
 
@@ -47,10 +47,10 @@ def test_a_loader_prints_its_figures_as_json(small_hospital, tmp_path):
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"train_shards": [], "codes": {"code": []}}))
     patched = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import peer_loaders as p;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import loaders as p;"
         "p.LOADERS = {'three': lambda settings: lambda: 3}; p.main('three', sys.argv[2])"
     )
-    folder = str(Path(peer_loaders.__file__).parent)
+    folder = str(Path(loaders.__file__).parent)
     shown = subprocess.run(
         [sys.executable, "-c", patched, folder, str(settings)],
         capture_output=True,
@@ -67,7 +67,7 @@ def test_a_failed_command_says_what_it_said():
 
 
 def test_an_environment_that_cannot_be_made_ends_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.peers.REQUIREMENTS", ("no such requirement!",))
-    monkeypatch.setattr("benchmarks.peers.sys.executable", "/bin/false")
+    monkeypatch.setattr("benchmarks.peers.suite.REQUIREMENTS", ("no such requirement!",))
+    monkeypatch.setattr("benchmarks.peers.suite.sys.executable", "/bin/false")
     with pytest.raises(SystemExit, match="cvmae: /bin/false -m venv --clear failed"):
         main(["--folder", str(tmp_path), "--num_rows", "10000"])

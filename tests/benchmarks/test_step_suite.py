@@ -7,24 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import step_meds_torch, step_model, step_order, step_peer, step_ranks
-from benchmarks.data_streaming import _loads
+from benchmarks.data.streaming import _loads
 from benchmarks.epochs import TRAIN, prepare
 from benchmarks.hospitals import regroup
 from benchmarks.settings import BenchmarkConfig
-from benchmarks.step import PARTS, run_step
-from benchmarks.step_batches import Step, cut, draw_steps, quantiles, to_batch, to_padded
-from benchmarks.step_memory import LargeRun, large_rows, run_large
-from benchmarks.step_model import model_rows, paper_config, speed_rows, useful_flops
-from benchmarks.step_order import make_order, order_rows, simulate
-from benchmarks.step_peer import PEERS, peer_rows, ratio_rows, step_columns
-from benchmarks.step_ranks import overhead_row, rank_rows
-from benchmarks.step_ray import loop_config, ray_overhead_rows
+from benchmarks.step import meds_torch_step, model, peer, ranks
+from benchmarks.step import order as order_part
+from benchmarks.step.batches import Step, cut, draw_steps, quantiles, to_batch, to_padded
+from benchmarks.step.memory import LargeRun, large_rows, run_large
+from benchmarks.step.model import model_rows, paper_config, speed_rows, useful_flops
+from benchmarks.step.order import make_order, order_rows, simulate
+from benchmarks.step.peer import PEERS, peer_rows, ratio_rows, step_columns
+from benchmarks.step.ranks import overhead_row, rank_rows
+from benchmarks.step.ray_train import loop_config, ray_overhead_rows
+from benchmarks.step.suite import PARTS, run_step
 from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.sequences import cut_windows
 from cvmae.config import PRESETS
 from cvmae.meds.reading import read_unit
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 
 
 def by_name(rows):
@@ -91,14 +92,14 @@ def test_speeds_are_medians_of_ratios_of_the_same_round():
 def test_the_part_model_gives_every_figure(monkeypatch, tmp_path):
     small = replace(paper_config(), model=PRESETS["tiny"].model)
     monkeypatch.setattr(
-        step_model,
+        model,
         "paper_config",
         lambda encoder_input="visible_only": replace(
             small, model=replace(small.model, encoder_input=encoder_input)
         ),
     )
-    monkeypatch.setattr(step_model, "STEP_MEASUREMENTS", 512)
-    monkeypatch.setattr(step_model, "GEMMS", ((64, 64, 64, 2),))
+    monkeypatch.setattr(model, "STEP_MEASUREMENTS", 512)
+    monkeypatch.setattr(model, "GEMMS", ((64, 64, 64, 2),))
     rows = by_name(model_rows(tmp_path, 0, 2))
     assert {name: row.goal for name, row in rows.items() if row.goal is not None} == {
         "model: useful FLOPs over the GEMM peak of the same process": 0.85,
@@ -112,7 +113,7 @@ def test_the_part_model_gives_every_figure(monkeypatch, tmp_path):
 def test_the_peer_is_given_the_same_measurements_padded_to_the_longest():
     batch = to_batch(step_of([3, 5], [1, 2]), seed=0)
     columns = {f"{name}_7": column for name, column in step_columns(batch).items()}
-    padded = step_meds_torch.padded(columns, 7)
+    padded = meds_torch_step.padded(columns, 7)
     assert padded["mask"].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     assert padded["hidden"].sum() == 3
     assert not padded["hidden"][~padded["mask"]].any()
@@ -139,7 +140,7 @@ def test_ours_is_set_against_the_peer_in_the_same_round():
 
 
 def test_a_peer_that_cannot_be_installed_leaves_rows_that_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(step_peer.sys, "executable", "/bin/false")
+    monkeypatch.setattr(peer.sys, "executable", "/bin/false")
     rows = list(peer_rows(tmp_path, 0, 1))
     assert [row.value for row in rows] == [None] * len(PEERS)
     assert [row.goal for row in rows] == [4.5, None]
@@ -160,10 +161,10 @@ def test_steps_without_the_other_rank_are_taken_before_there_is_a_group(monkeypa
         def step(self, micro_batches, global_step):
             in_group.append(torch.distributed.is_initialized())
 
-    monkeypatch.setattr(step_ranks, "cpu_engine", lambda config: Engine())
-    monkeypatch.setattr(step_ranks, "one_thread", lambda: None)
-    monkeypatch.setattr(step_ranks, "NUM_RANKS", 1)
-    step_ranks._rank(0, tmp_path, 2)
+    monkeypatch.setattr(ranks, "cpu_engine", lambda config: Engine())
+    monkeypatch.setattr(ranks, "one_thread", lambda: None)
+    monkeypatch.setattr(ranks, "NUM_RANKS", 1)
+    ranks._rank(0, tmp_path, 2)
     assert in_group == [False] * 3 + [True] * 3
     assert len(torch.load(tmp_path / "rank_0")) == 2
 
@@ -234,7 +235,7 @@ def test_the_simulated_order_is_the_order_of_the_data(small_hospital, folder, is
 
 
 def test_units_of_a_simulated_hospital_hold_whole_subjects():
-    units = step_order.simulated_units(1_000_000, 50_000)
+    units = order_part.simulated_units(1_000_000, 50_000)
     subjects = np.concatenate([np.unique(unit.subject_id_W) for unit in units])
     assert len(subjects) == len(np.unique(subjects))
     sizes = np.array([unit.length_W.sum() for unit in units])
@@ -245,7 +246,7 @@ def test_units_of_a_simulated_hospital_hold_whole_subjects():
 
 
 def test_the_order_has_a_goal_where_a_rank_has_more_than_a_handful(monkeypatch, tmp_path):
-    monkeypatch.setattr(step_order, "NUM_MEASUREMENTS", 2_000_000)
+    monkeypatch.setattr(order_part, "NUM_MEASUREMENTS", 2_000_000)
     rows = by_name(order_rows(tmp_path, 0, 1))
     assert {name: row.goal for name, row in rows.items()} == {
         "order: 8 ranks, 256 sequences a step": 0.95,
@@ -276,7 +277,7 @@ def test_a_large_run_is_told_by_size_fall_and_memory():
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss(monkeypatch):
-    monkeypatch.setattr("benchmarks.step_memory.STEP_MEASUREMENTS", 256)
+    monkeypatch.setattr("benchmarks.step.memory.STEP_MEASUREMENTS", 256)
     config = replace(paper_config(), model=PRESETS["tiny"].model)
     config = replace(config, train=replace(config.train, activation_checkpointing=True))
     run = run_large(config)

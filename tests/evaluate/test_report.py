@@ -1,17 +1,19 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.provenance import Hardware, Provenance
 from cvmae.evaluate.reconstruction import Sums
-from cvmae.evaluate.report.figures import draw
+from cvmae.evaluate.report.figure_style import Drawing
+from cvmae.evaluate.report.figures import FIGURES, draw
 from cvmae.evaluate.report.page import text_table, write_report
-from cvmae.evaluate.results import Settings, build_results, to_json
+from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.summary import summary
 from cvmae.statistics.code_statistics import CodeStatistics
 
@@ -57,7 +59,9 @@ def make_statistics(num_codes=NUM_CODES):
     )
 
 
-def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True, settings=SETTINGS):
+def make_results(
+    errors, *, seeds=1, num_codes=NUM_CODES, histories=True, settings=SETTINGS, called=None
+):
     """Results in which each name's error on every code is scaled as given (by code or alike)."""
     rng = np.random.default_rng(11)
     subject, code = (
@@ -93,6 +97,7 @@ def make_results(errors, *, seeds=1, num_codes=NUM_CODES, histories=True, settin
         sums,
         [Contestant(name=name, path=f"runs/{name}", stamp="") for name in names],
         statistics=make_statistics(num_codes),
+        names=called or {},
         histories={name: [curve if histories else []] * seeds for name in errors},
         settings=settings,
         provenance=PROVENANCE,
@@ -181,7 +186,7 @@ KEYS = {
     "pairs": "first second kind num_codes wins losses win_rate clear_wins clear_losses wilcoxon_p "
     "wilcoxon_p_bonferroni cohens_d pooled_difference pooled_interval macro_difference "
     "macro_interval difference difference_low difference_high",
-    "codes": "code num_scored num_subjects counted mean std cv cv_unclipped r2 r2_interval "
+    "codes": "code name num_scored num_subjects counted mean std cv cv_unclipped r2 r2_interval "
     "mean_absolute_error root_mean_squared_error",
     "cv_against_r2": "r p num_codes",
     "convergence": "reference names reference_best",
@@ -254,6 +259,7 @@ def test_best_weights_stand_beside_their_model_and_not_in_the_ranking():
         sums,
         [last, best],
         statistics=make_statistics(2),
+        names={},
         histories={"cv": [[]]},
         settings=SETTINGS,
         provenance=PROVENANCE,
@@ -274,6 +280,29 @@ def test_an_r2_of_zero_ranks_above_a_negative_one():
     others = [replace(m, r2_pooled=values[m.name]) for m in results.methods if m.name in values]
     rows = summary(replace(results, methods=(*rest, *others)))
     assert [row.policy for row in rows[1:]] == ["last value", "code mean", "linear interpolation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithContext(Results):
+    context: tuple[float, ...]
+
+
+def draw_context(results):
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().plot(results.context)
+    return Drawing(name="context", title="Context", caption="More is better.", figure=figure)
+
+
+def test_a_new_figure_needs_a_field_and_a_drawing_to_be_in_results_json_and_report(
+    monkeypatch, tmp_path
+):
+    results = WithContext(**vars(make_results({"random": 0.7})), context=(0.1, 0.2))
+    monkeypatch.setattr("cvmae.evaluate.report.figures.FIGURES", (*FIGURES, draw_context))
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert to_json(results)["context"] == [0.1, 0.2]
+    assert '<figure id="context">' in page
+    assert "More is better." in page
+    assert (tmp_path / "figures" / "context.png").is_file()
 
 
 @pytest.mark.parametrize("errors", [{"mine": 0.5}, {"random": 0.7, "cv": 0.6}])
@@ -310,3 +339,16 @@ def test_no_history_means_no_learning_curves_and_no_invented_epochs():
     results = make_results({"random": 0.7, "cv": 0.6}, histories=False)
     assert "learning_curves" not in {drawing.name for drawing in draw(results)}
     assert summary(results)[0].epochs_to_reference_best is None
+
+
+def test_report_and_figures_call_codes_by_the_names_that_the_data_set_gives_them(tmp_path):
+    code = "LAB//lab 0//mg/dL"
+    results = make_results({"random": 0.7, "cv": 0.6}, called={code: "Sodium, Blood"})
+    page = write_report(results, tmp_path).read_text()
+    assert f'<td title="{code}: Sodium, Blood">Sodium mg/dL</td>' in page
+    assert "lab 1 mg/dL</td>" in page
+    drawn = {d.name: d.figure.axes[0] for d in draw(results)}
+    for name in ("differences", "codes"):
+        labels = [text.get_text() for text in drawn[name].get_yticklabels()]
+        assert "Sodium mg/dL" in labels
+        assert "lab 0 mg/dL" not in labels

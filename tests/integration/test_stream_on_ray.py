@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 from cvmae.batches import on_ray as stream  # noqa: E402
-from cvmae.batches.on_ray import brick_dataset, ray_bricks  # noqa: E402
+from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks  # noqa: E402
 from cvmae.runtime.ray_tasks import map_on_ray  # noqa: E402
 from tests.integration.ray_cluster import (  # noqa: E402
     Watch,
@@ -63,7 +63,9 @@ def watch(tmp_path, monkeypatch) -> Watch:
 
 def on_ray(data: Written, *, step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Brick]:
     dataset = brick_dataset(data.reader, data.order, data.units)
-    return ray_bricks(dataset.iterator(), epoch=EPOCH, step=step, rank=rank, world=world)
+    weight_C = data.reader.weight_C
+    cursor = Cursor(epoch=EPOCH, step=step, rank=rank, world=world, weight_C=weight_C)
+    return ray_bricks(dataset.iterator(), cursor)
 
 
 def digests(data: Written, bricks: Iterator[Brick], *, step: int = 0, world: int = 1) -> list[str]:
@@ -129,6 +131,7 @@ def test_a_reader_killed_in_mid_epoch_costs_only_the_read_it_was_at(cluster, dat
     assert +repeated == {(killed.number, killed.lanes): 1}
 
 
+@pytest.mark.survival
 def test_a_node_lost_in_mid_epoch_costs_only_what_it_still_held(cluster, data, watch):
     lost = add_node(cluster)
     start_processes(lost)  # may take longer than the epoch
@@ -154,6 +157,7 @@ def test_a_node_lost_in_mid_epoch_costs_only_what_it_still_held(cluster, data, w
     assert set((+repeated).values()) <= {1}
 
 
+@pytest.mark.survival
 @pytest.mark.parametrize("world", [1, 2])
 def test_after_a_node_is_lost_any_number_of_workers_takes_the_epoch_up(cluster, data, watch, world):
     lost = add_node(cluster)
@@ -255,12 +259,13 @@ def test_bricks_that_are_not_the_next_ones_are_refused(cluster, data, places, me
     tasks += plan_tasks(data.order, data.units, EPOCH, 0, 1, 2)
     reader = ray.put(data.reader)
     tables = [stream._brick_table(reader, tasks[place]) for place in places]
-    bricks = ray_bricks(Shard(tables), epoch=EPOCH, step=0, rank=0, world=2)
+    bricks = ray_bricks(Shard(tables), Cursor(epoch=EPOCH, step=0, rank=0, world=2, weight_C=None))
     assert next(bricks).number == 0
     with pytest.raises(RuntimeError, match=message):
         list(bricks)
 
 
+@pytest.mark.survival
 def test_training_goes_on_exactly_after_its_node_is_lost(tiny, tmp_path):
     config = replace(
         tiny,

@@ -16,13 +16,13 @@ from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
+    pytest.mark.survival,
     pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc"),
 ]
 
-from benchmarks.chaos_cluster import ClusterProcess  # noqa: E402
-from benchmarks.chaos_processes import leaving_no_process  # noqa: E402
-from benchmarks.chaos_runs import Watched, expected_steps, lineage  # noqa: E402
+from benchmarks.chaos.cluster import ClusterProcess  # noqa: E402
+from benchmarks.chaos.processes import leaving_no_process  # noqa: E402
+from benchmarks.chaos.runs import Watched, expected_steps, lineage  # noqa: E402
 
 NUM_NODES, CPUS_A_NODE = 2, 3
 EVERY = 7  # steps between checkpoints

@@ -176,7 +176,7 @@ def outcome(said: dict[str, str], sound: set[str], place: str) -> str:
     if "digest" in said:
         return "same" if said["digest"] in sound else "changed"
     message = said["message"]
-    refused = said["error"] in ("ValueError", "FileNotFoundError") and place in message
+    refused = said["error"] in ("RefusedDataError", "FileNotFoundError") and place in message
     return "refused" if refused and "\n" not in message else f"{said['error']}: {message}"
 
 

@@ -135,3 +135,9 @@ def test_a_full_disk_costs_only_time(folders, monkeypatch):
 def test_other_types_than_those_given_are_refused():
     with pytest.raises(TypeError, match="No matching definition"):
         compiled_double()("text")
+
+
+def test_a_pass_that_is_debugged_is_python(folders, monkeypatch):
+    monkeypatch.setattr(compile_cache.settings, "DISABLE_JIT", True)
+    assert compiled_double() is double
+    assert kept_in(folders) == []

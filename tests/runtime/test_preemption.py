@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from safetensors.torch import load_file
 
 from cvmae.checkpoint import find_checkpoint, read_progress
@@ -19,8 +18,9 @@ from cvmae.command_line import run_job
 from cvmae.config import write_config
 from cvmae.runtime import preemption
 from cvmae.runtime.preemption import PreemptedError, Watch, on_signal
-from cvmae.train.engine import DDPEngine
 from cvmae.train.pretrain import pretrain
+from cvmae.train.replicated_engine import DDPEngine
+from tests.ranks import on_ranks
 
 CPU = torch.device("cpu")
 
@@ -140,7 +140,7 @@ def test_ranks_are_asked_about_once_a_second(monkeypatch, step_s, questions):
         clock[0] += step_s
         watch()
     assert questions[0] <= len(asked) <= questions[1]
-    assert asked[0] == step_s  # a run that was told before it began
+    assert asked[0] == step_s  # a run that was signalled before it began
 
 
 def test_pauses_between_short_epochs_do_not_put_off_the_question(monkeypatch):
@@ -176,7 +176,7 @@ def watch_on_rank(number: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_all_ranks_stop_at_the_same_step_though_one_alone_was_told(tmp_path):
-    torch.multiprocessing.spawn(watch_on_rank, (tmp_path,), nprocs=3)
+    on_ranks(watch_on_rank, (tmp_path,), world=3)
     demands = [(tmp_path / f"rank{number}").read_text() for number in range(3)]
     assert demands[0] == demands[1] == demands[2]
     assert demands[0].startswith("['save',")

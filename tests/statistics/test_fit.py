@@ -16,6 +16,7 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS
 from cvmae.settings import DataConfig, ScalingConfig
+from cvmae.statistics import fit as fitting
 from cvmae.statistics.fit import fit_statistics
 from cvmae.statistics.fitted import FittedData
 from tests.prepared import fit, load_or_fit
@@ -231,6 +232,17 @@ def test_a_blank_at_the_end_of_a_code_counts(tmp_path):
     assert fit(config_of(root, codes_file=str(path))).statistics.codes == ("LAB//51498// ",)
 
 
+def test_more_codes_than_a_batch_can_tell_apart_are_refused(root, tmp_path, monkeypatch):
+    path = tmp_path / "codes.txt"
+    path.write_text("VITAL//HR\nLAB//K\nLAB//Na\n", encoding="utf-8")
+    config = config_of(root, codes_file=str(path))
+    monkeypatch.setattr(fitting, "MOST_CODES", 2)
+    with pytest.raises(ValueError, match=r"data\.codes_file=.* has 3 entries .* at most 2"):
+        fit(config)
+    monkeypatch.setattr(fitting, "MOST_CODES", 3)
+    assert fit(config).statistics.num_codes == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("A\nB\tA\n", r"line 2: 'A' stands on line 1"), ("\n\n", "is empty"), (None, "not exist")],
@@ -360,6 +372,14 @@ def test_the_verb_writes_a_folder_and_returns_a_table(root, tmp_path):
     assert load_or_fit(used).statistics.num_codes == 2
     with pytest.raises(ValueError, match=r"output_dir=.*not empty"):
         fit_statistics(config)
+
+
+def test_the_table_names_codes_in_words_those_that_are_left_out_as_well(hospital, tmp_path):
+    config = replace(config_of(hospital, num_codes=3), output_dir=str(tmp_path / "out"))
+    table = fit_statistics(config)
+    kept, _, left_out = table.partition("left out")
+    assert kept.count("  Synthetic lab ") == 3
+    assert left_out.count(" (Synthetic lab ") == 5
 
 
 def test_statistics_are_fitted_once_into_the_output_folder(root, tmp_path):

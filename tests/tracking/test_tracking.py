@@ -1,6 +1,7 @@
 """Both trackers keep a run's numbers once and in order, and MLflow's outlives a dead server."""
 
 import json
+import multiprocessing
 import socket
 import time
 import warnings
@@ -9,8 +10,9 @@ import matplotlib.figure
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.config import PRESETS, flatten, override
-from cvmae.tracking import tracker as tracking
+from cvmae.command_line import load
+from cvmae.config import PRESETS, flatten, override, write_config
+from cvmae.tracking import store as tracking
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,9 @@ def store(tmp_path_factory):
     """One SQLite store for all tests: creating one takes seconds of migrations."""
     folder = tmp_path_factory.mktemp("store")
     config = override(PRESETS["tiny"], {"tracking.uri": f"sqlite:///{folder}/mlflow.db"})
-    return tracking.prepare_store(override(config, {"output_dir": str(folder)}))
+    config = tracking.name_store(override(config, {"output_dir": str(folder)}))
+    tracking.prepare_store(config)
+    return config.tracking.uri
 
 
 @pytest.fixture
@@ -105,19 +109,153 @@ def test_an_artifact_that_does_not_exist_is_refused(num_workers, on_mlflow):
         tracker.log_artifact("nowhere.png")
 
 
+def name(uri: str = "", **changes: object) -> str:
+    """Return the URI that settings come to."""
+    config = override(PRESETS["tiny"], {"output_dir": "/out", "tracking.uri": uri, **changes})
+    return tracking.name_store(config).tracking.uri
+
+
 def test_store_is_named_by_setting_then_environment_then_folder(monkeypatch):
-    config = override(PRESETS["tiny"], {"output_dir": "/out"})
-    assert tracking.store_uri(config) == "sqlite:////out/mlflow.db"
+    assert name() == "sqlite:////out/mlflow.db"
+    assert name(output_dir="s3://bucket/run") == ""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking.store_uri(config) == "http://server:5000"
-    given = override(config, {"tracking.uri": "sqlite:////other.db"})
-    assert tracking.store_uri(given) == "sqlite:////other.db"
+    assert name() == name(output_dir="s3://bucket/run") == "http://server:5000"
+    assert name("sqlite:////other.db") == "sqlite:////other.db"
+
+
+def test_a_relative_database_is_the_same_one_in_every_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert name("sqlite:///own.db") == f"sqlite:///{tmp_path}/own.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite+pysqlite:///a b/x.db?timeout=60")
+    assert name() == f"sqlite+pysqlite:///{tmp_path}/a b/x.db?timeout=60"
+
+
+def test_a_relative_database_of_a_submitted_job_is_refused(monkeypatch):
+    monkeypatch.setattr(tracking, "runs_in_a_copy", lambda: True)
+    with pytest.raises(ValueError, match=r"tracking\.uri='sqlite:///own\.db' is relative"):
+        name("sqlite:///own.db")
+    assert name("sqlite:////runs/own.db") == "sqlite:////runs/own.db"
+
+
+@pytest.mark.parametrize("uri", ["file:///runs/mlruns", "file:mlruns", "./mlruns", "runs.db"])
+def test_a_path_is_refused_with_the_database_that_would_do(uri, monkeypatch):
+    with pytest.raises(ValueError, match=r"tracking\.uri='.*is a path.*give sqlite:////.*\.db, or"):
+        name(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI='.*is a path"):
+        name()
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite://", "sqlite:///:memory:", "sqlite://own.db", "sqlite:///"]
+)
+def test_a_database_that_only_one_process_could_open_is_refused(uri):
+    with pytest.raises(ValueError, match=r"no file that all processes of a run could open"):
+        name(uri)
+
+
+def test_a_resumed_run_keeps_its_store_and_finds_the_password_in_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
+    assert name("https://host/mlflow") == "https://me:secret@host/mlflow"
+    assert name("https://other/mlflow") == "https://other/mlflow"
+
+
+@pytest.mark.parametrize("setting", ["tracking.uri", "MLFLOW_TRACKING_URI"])
+def test_a_store_that_is_not_used_is_said_to_be_so_without_its_password(
+    setting, in_process, monkeypatch, caplog
+):
+    uri = "http://me:secret@server:5000"
+    if setting == "tracking.uri":
+        in_process = override(in_process, {setting: uri})
+    else:
+        monkeypatch.setenv(setting, uri)
+    config = tracking.name_store(in_process)
+    tracking.prepare_store(config)
+    assert f"{setting}=http://server:5000 is not used" in caplog.text
+    assert "metrics.parquet" in tracking.open_tracker(config, run_name="run").location
 
 
 def test_a_store_that_cannot_exist_is_refused_by_setting(on_mlflow):
     config = override(on_mlflow, {"tracking.uri": "nonsense://store"})
-    with pytest.raises(ValueError, match=r"tracking\.uri='nonsense://store' cannot be opened"):
+    with pytest.raises(ValueError, match=r"tracking\.uri='nonsense://store' .*cannot be opened"):
         tracking.prepare_store(config)
+
+
+def test_an_experiment_that_was_deleted_is_refused_with_the_way_back(on_mlflow, store):
+    from mlflow import MlflowClient
+
+    config = override(on_mlflow, {"tracking.experiment": "gone"})
+    tracking.prepare_store(config)
+    client = MlflowClient(store)
+    number = client.get_experiment_by_name("gone").experiment_id
+    client.delete_experiment(number)
+    with pytest.raises(ValueError, match=rf"experiment='gone' was deleted.* restore -x {number}"):
+        tracking.prepare_store(config)
+
+
+def test_a_resumed_run_does_not_begin_another_database_where_its_own_has_gone(tmp_path):
+    gone = f"sqlite:///{tmp_path}/sweep/mlflow.db"
+    run = str(tmp_path / "run")
+    changes = {"tracking.uri": gone, "output_dir": run, "resume": run}
+    with pytest.raises(ValueError, match="folder of that database is gone"):
+        tracking.prepare_store(override(PRESETS["tiny"], changes))
+    assert not (tmp_path / "sweep").exists()
+
+
+def begin_run(folder: str) -> None:
+    config = tracking.name_store(override(PRESETS["tiny"], {"output_dir": folder}))
+    tracking.prepare_store(config)
+    tracker = tracking.open_tracker(config, run_name="run")
+    tracker.log_figure(draw_line(), "first")
+    tracker.close("FAILED")
+    write_config(config, f"{folder}/config.yaml")
+
+
+def test_a_moved_run_keeps_its_artifacts_and_writes_the_next_below_its_present_folder(tmp_path):
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    # Characters that a URL or a pattern would read as something else.
+    old, new = tmp_path / "old", tmp_path / "a b?c%20#[d]é"
+    # A process of its own: MLflow remembers where a run's artifacts were.
+    begin = multiprocessing.get_context("spawn").Process(target=begin_run, args=(str(old),))
+    begin.start()
+    begin.join()
+    old.rename(new)
+
+    resumed = tracking.name_store(load(["--resume", str(new)]))
+    assert (new / "mlflow.db").is_file()
+    tracking.prepare_store(resumed)
+    again = tracking.open_tracker(resumed, run_name="run")
+    again.log_figure(draw_line(), "second")
+    assert not old.exists()
+    kept = MlflowClient(resumed.tracking.uri).list_artifacts(again.run_id, "figures")
+    assert [item.path for item in kept] == ["figures/first.png", "figures/second.png"]
+    for item in kept:
+        download_artifacts(
+            run_id=again.run_id,
+            artifact_path=item.path,
+            tracking_uri=resumed.tracking.uri,
+            dst_path=str(tmp_path),
+        )
+    assert len(list((new / "mlartifacts").rglob("*.png"))) == 2
+    run = read_run(resumed.tracking.uri, again.run_id)
+    assert run.data.tags["cvmae.output_dir"] == str(new)
+
+
+def test_what_waits_for_a_dead_server_is_sent_from_where_the_folder_lies_then(
+    on_mlflow, dead_server, store, tmp_path
+):
+    from mlflow import MlflowClient
+
+    config = override(on_mlflow, {"tracking.uri": dead_server})
+    with pytest.warns(RuntimeWarning, match="does not answer"):
+        tracking.open_tracker(config, run_name="run").log_figure(draw_line(), "curve")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = override(on_mlflow, {"output_dir": str(tmp_path / "moved")})
+    tracker = tracking.open_tracker(moved, run_name="run")
+    kept = MlflowClient(store).list_artifacts(tracker.run_id, "figures")
+    assert [item.path for item in kept] == ["figures/curve.png"]
 
 
 def test_child_run_points_to_its_parent_and_holds_everything_logged(on_mlflow, store):
@@ -162,7 +300,7 @@ def test_a_new_folder_is_a_new_run(on_mlflow, tmp_path):
 
 
 def test_dead_server_is_asked_seldom_and_complained_of_once(on_mlflow, dead_server, monkeypatch):
-    from cvmae.tracking import mlflow_store as tracking_mlflow
+    from cvmae.tracking import mlflow_tracker as tracking_mlflow
 
     connections = []
     make_client = tracking_mlflow.MlflowClient
@@ -172,7 +310,8 @@ def test_dead_server_is_asked_seldom_and_complained_of_once(on_mlflow, dead_serv
         return make_client(**kwargs)
 
     monkeypatch.setattr(tracking_mlflow, "MlflowClient", count_client)
-    config = override(on_mlflow, {"tracking.uri": dead_server})
+    with_password = dead_server.replace("//", "//me:secret@")
+    config = override(on_mlflow, {"tracking.uri": with_password})
     start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -188,6 +327,7 @@ def test_dead_server_is_asked_seldom_and_complained_of_once(on_mlflow, dead_serv
     messages = [str(w.message) for w in caught if "does not answer" in str(w.message)]
     assert len(messages) == 1
     assert dead_server in messages[0]
+    assert not any("secret" in str(w.message) for w in caught)
 
 
 def test_what_a_dead_server_missed_is_replayed_by_the_resumed_run(on_mlflow, dead_server, store):
@@ -209,7 +349,7 @@ def test_what_a_dead_server_missed_is_replayed_by_the_resumed_run(on_mlflow, dea
 def test_store_that_returns_gets_everything_once_even_after_a_lost_reply(
     on_mlflow, store, monkeypatch
 ):
-    from cvmae.tracking import mlflow_store as tracking_mlflow
+    from cvmae.tracking import mlflow_tracker as tracking_mlflow
 
     client = tracking_mlflow.MlflowClient
     log_batch = client.log_batch

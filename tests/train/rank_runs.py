@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import iterate_steps, stream_bricks
@@ -16,8 +15,10 @@ from cvmae.config import Config
 from cvmae.model.vomae import build_model
 from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
 from cvmae.statistics.fitted import TrainingData
-from cvmae.train.engine import State, make_engine
-from cvmae.train.loop import make_plan
+from cvmae.train.engine import State
+from cvmae.train.make_engine import make_engine
+from cvmae.train.streams import make_plan
+from tests.ranks import on_ranks
 
 Result = tuple[list[float], State, State]  # loss of each step, weights, optimiser state
 
@@ -41,7 +42,7 @@ def run_steps(
     model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
     engine = make_engine(model, config, device=device, total_steps=1000)
     if state is not None:
-        # Ranks are given the same memory, and optimisers write into what they take up.
+        # Ranks are given the same memory, and optimisers write into what they load.
         engine.load_state(*({name: t.clone() for name, t in part.items()} for part in state))
     number, losses = -1, []
     if rank() == world_size() - 1:
@@ -63,7 +64,7 @@ def run_steps(
 def run_on_ranks(world: int, folder: Path, *args: Any, **kwargs: Any) -> Result:
     """Call `run_steps` on several ranks; return what rank 0 returned, all is left in the folder."""
     folder.mkdir()
-    torch.multiprocessing.spawn(_rank, (world, folder, args, kwargs), nprocs=world)
+    on_ranks(_rank, (world, folder, args, kwargs), world=world)
     result: Result = torch.load(folder / "result_0", weights_only=False)  # of our own making
     return result
 

@@ -10,8 +10,9 @@ import torch
 from cvmae.config import PRESETS, override
 from cvmae.model.vomae import build_model
 from cvmae.train.captured_engine import CapturedEngine
-from cvmae.train.engine import DDPEngine, make_engine
+from cvmae.train.make_engine import make_engine
 from cvmae.train.pretrain import check_settings, pretrain
+from cvmae.train.replicated_engine import DDPEngine
 from tests.model.test_vomae import BOTH, NUM_CODES, random_batch
 
 CPU = torch.device("cpu")

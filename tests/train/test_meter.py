@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from cvmae.settings import ModelConfig
 from cvmae.train.meter import EpochMeter, ProgressLine
+from cvmae.train.peak import Peak
+from tests.ranks import on_ranks
 
 METRICS = {
     "epoch": 1,
@@ -28,8 +29,8 @@ METRICS = {
 }
 
 
-def make_meter() -> EpochMeter:
-    return EpochMeter(ModelConfig(), 8, torch.device("cpu"), peak_flops=1e9)
+def make_meter(peak: Peak | None = None) -> EpochMeter:
+    return EpochMeter(ModelConfig(), 8, torch.device("cpu"), peak=peak or Peak(1e9))
 
 
 class Terminal(io.StringIO):
@@ -67,6 +68,19 @@ def test_the_cpu_of_a_step_is_that_of_the_thread_that_trains():
     assert summary["step_ms_median"] >= 60
 
 
+def test_utilisation_is_never_above_all_of_the_peak(monkeypatch):
+    """It was measured while others kept the machine busy, and the epoch was not disturbed."""
+    peak, clock = Peak(1e9), [0.0]
+    monkeypatch.setattr("cvmae.train.meter.time.monotonic", lambda: clock[0])
+    shares = []
+    for work in (4e9, 3e9):
+        meter = make_meter(peak)
+        meter._flops = work
+        clock[0] += 1.0
+        shares.append((meter.utilisation, meter.summary()["mfu"]))
+    assert shares == [(1.0, 1.0), (0.75, 0.75)]
+
+
 def memory_on_rank(number: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder}/ranks", rank=number, world_size=2)
     meter = make_meter()
@@ -77,5 +91,5 @@ def memory_on_rank(number: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_rank_with_most(tmp_path):
-    torch.multiprocessing.spawn(memory_on_rank, (tmp_path,), nprocs=2)
+    on_ranks(memory_on_rank, (tmp_path,), world=2)
     assert [(tmp_path / f"rank{number}").read_text() for number in range(2)] == ["2.0", "2.0"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -218,3 +219,13 @@ def test_an_elastic_run_may_be_made_of_a_fixed_one(run):
 def test_a_permission_that_names_nothing_is_refused(run):
     with pytest.raises(ValueError, match=r"resume_allow='mask\.rato' is no setting"):
         check(replace(run, resume_allow=("mask.rato",)))
+
+
+def test_a_store_that_lacks_epochs_of_a_run_is_given_them_when_it_is_resumed(tiny):
+    metrics = Path(pretrain(tiny)) / "metrics.parquet"
+    whole = pq.read_table(metrics)
+    losses = whole.filter(pc.equal(whole["name"], "tuning_mse"))
+    metrics.unlink()
+    pretrain(replace(tiny, resume=tiny.output_dir))
+    again = pq.read_table(metrics)
+    assert again.filter(pc.equal(again["name"], "tuning_mse")).equals(losses)

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.policies import mask_weights
-from cvmae.settings import DataConfig
-from cvmae.train.loop import make_plan
+from cvmae.settings import MOST_CODES
+from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.validate.broken_sets import (
     FOUR,
@@ -205,6 +206,15 @@ def test_constant_and_rare_codes_are_counted_and_left_out(write_meds):
     assert "'LAB//RARE'" in the_finding(validation, "too few values on train").what
 
 
+def test_codes_that_are_left_out_are_named_in_words_where_the_data_set_has_them(write_meds):
+    rows = [*SOUND, (THREE, 3, "LAB//RARE", VALUE)]
+    root = write_meds(*whole({"a.parquet": rows}, TRAIN))
+    table = pa.table({"code": ["LAB//RARE"], "description": ["Copper, Blood"]})
+    pq.write_table(table, f"{root}/metadata/codes.parquet")
+    found = the_finding(accepted(root)[1], "too few values on train")
+    assert "'LAB//RARE' (Copper, Blood)" in found.what
+
+
 @pytest.mark.parametrize(
     "values", [(-3.0, -1.0), (-2.0, 2.0), (0.0, 1e-30)], ids=["negative", "zero", "tiny"]
 )
@@ -242,9 +252,10 @@ def test_ten_thousand_codes_can_be_the_vocabulary(write_meds):
         "numeric_value": pa.array(np.arange(2.0 * num_codes), pa.float32()),
     }
     root = write_meds(*whole({"a.parquet": pa.table(columns)}, {ONE: "train"}))
-    fitted, _ = accepted(root, num_codes=DataConfig(num_codes=65_535).num_codes)
+    fitted, _ = accepted(root, num_codes=MOST_CODES)
     assert fitted.statistics.num_codes == num_codes
-    plan = make_plan(config_of(root), training_data(config_of(root)))
+    config = config_of(root, num_codes=MOST_CODES)
+    plan = make_plan(config, training_data(config))
     bricks = list(stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0))
     seen = np.concatenate([brick.code_index_N for brick in bricks])
     np.testing.assert_array_equal(np.bincount(seen, minlength=num_codes), 2)

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cvmae.evaluate.report.figure_style import (
     GREY,
@@ -19,8 +17,9 @@ from cvmae.evaluate.report.figure_style import (
     finite,
     frame,
 )
-from cvmae.evaluate.report.wording import noun, number, p_value, short_code
+from cvmae.evaluate.report.wording import noun, number, p_value
 from cvmae.evaluate.results import Results
+from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["draw_codes", "draw_cv_against_r2", "draw_differences"]
 
@@ -53,7 +52,8 @@ def draw_differences(results: Results) -> Drawing | None:
             difference[code], row, "o", color=shade, markerfacecolor=shade if clear else "white"
         )
     axis.axvline(0, color=INK, linewidth=0.8)
-    axis.set_yticks(range(len(order)), [short_code(names[code]) for code in order], fontsize=8)
+    label_of = results.labels()
+    axis.set_yticks(range(len(order)), [label_of[names[code]] for code in order], fontsize=8)
     axis.set_ylim(-0.8, len(order) - 0.2)
     side: dict[str, Any] = {"fontsize": 9, "fontweight": "bold"}
     axis.set_title(f"{second} better", loc="left", color=tint[second], **side)
@@ -90,7 +90,8 @@ def draw_codes(results: Results) -> Drawing | None:
         label = method.name
         axis.plot(r2, rows, marker, color=tint[label], label=label, markersize=5, alpha=0.85)
     axis.axvline(0, color=RULE, zorder=0)
-    axis.set_yticks(rows, [short_code(code.code) for code in shown], fontsize=8)
+    label_of = results.labels()
+    axis.set_yticks(rows, [label_of[code.code] for code in shown], fontsize=8)
     axis.set_ylim(-0.8, len(shown) - 0.2)
     figure.legend(loc="outside upper center", ncols=len(methods) + 1, frameon=False, fontsize=9)
     frame(axis, f"R2 (values below {LOWEST_R2} drawn at {LOWEST_R2})")
@@ -113,7 +114,7 @@ def draw_cv_against_r2(results: Results) -> Drawing | None:
     cv = np.array([finite(code.cv, np.nan) for code in counted])
     figure = Figure(figsize=(3.6 * len(methods) + 1, 3.9), layout="constrained")
     axes = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-    tint, said = colours(results), []
+    tint, said, label_of = colours(results), [], results.labels(unit=False)
     for axis, method in zip(axes, methods, strict=True):
         r2 = drawn([code.r2[method.name] for code in counted])
         axis.plot(cv, r2, "o", color=tint[method.name], alpha=0.75, markersize=5)
@@ -128,7 +129,7 @@ def draw_cv_against_r2(results: Results) -> Drawing | None:
         said.append(f"{number(found.r, 2)} for {method.name} ({p_value(found.p)})")
         frame(axis, "CV on train (log scale)")
         axis.margins(x=0.15, y=0.1)
-        _label_extremes(axis, cv, r2, [short_code(c.code, unit=False) for c in counted])
+        _label_extremes(axis, cv, r2, [label_of[code.code] for code in counted])
     axes[0].set_ylabel("R2")
     return Drawing(
         name="cv_against_r2",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-__all__ = ["count", "noun", "number", "p_value", "short_code", "signed", "significant", "spread"]
+__all__ = ["count", "noun", "number", "p_value", "signed", "significant", "spread"]
 
 ABSENT = "-"
 
@@ -62,14 +62,3 @@ def p_value(value: float | None) -> str:
 def noun(codes: Iterable[str]) -> str:
     """Return what to call the codes: labs, where all of them are laboratory codes."""
     return "labs" if all(code.startswith("LAB//") for code in codes) else "codes"
-
-
-def short_code(code: str, *, unit: bool = True) -> str:
-    """Return the readable part of a MEDS code.
-
-    Example:
-        >>> short_code("LAB//RESULT//50813//mmol/L"), short_code("LAB//pH//UNK")
-        ('50813 mmol/L', 'pH')
-    """
-    parts = [part for part in code.split("//") if part not in ("LAB", "RESULT", "VITAL", "UNK")]
-    return " ".join(parts if unit else parts[:1]) or code

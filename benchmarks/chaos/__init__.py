@@ -1,0 +1,1 @@
+"""The suite `chaos`: runs that are killed again and again."""

@@ -1,0 +1,1 @@
+"""The suite `data`: the way from files to batches."""

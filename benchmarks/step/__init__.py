@@ -1,0 +1,1 @@
+"""The suite `step`: what a training step costs."""

@@ -1,0 +1,71 @@
+"""What Ray has no public way for: every private name of it that is used here, one function each.
+
+An upgrade of Ray that takes one away is noticed by the test that exercises each of them.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+__all__ = ["drop_note", "has_note", "own_ray_named", "put_note", "task_attempt", "trial_actor"]
+
+
+def put_note(name: str) -> None:
+    """Leave a note that every process of the cluster can see at once.
+
+    The cluster's key-value store is neither a process of its own that could die, nor a file that
+    a shared file system shows to another node half a minute later.
+    """
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(name, b"1")
+
+
+def has_note(name: str) -> bool:
+    """Tell whether a note has been left."""
+    from ray.experimental import internal_kv
+
+    return bool(internal_kv._internal_kv_exists(name))
+
+
+def drop_note(name: str) -> None:
+    """Take a note away, if it is there."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(name)
+
+
+def task_attempt() -> int:
+    """Return how often the task that this process runs was begun before."""
+    worker: Any = ray._private.worker.global_worker
+    return int(worker.core_worker.get_current_task_attempt_number())
+
+
+def trial_actor(trial: Any) -> Any:
+    """Return the actor in which a trial of Tune runs, None where it has none now."""
+    return trial.temporary_state.ray_actor
+
+
+@contextmanager
+def own_ray_named() -> Iterator[None]:
+    """Let the controllers that Ray Train starts meanwhile know which Ray they belong to.
+
+    What gives back the CPUs of a controller that has died asks Ray's dashboard, for which it looks
+    around on the machine: where there are two Rays it fails, and the CPUs are lost to all trials
+    that follow. It looks into RAY_ADDRESS first, which Ray Train hands on if it is told to.
+    """
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before

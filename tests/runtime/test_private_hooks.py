@@ -1,0 +1,80 @@
+"""Every private name of Ray and torch that is used: here an upgrade shows that one is gone."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cvmae.runtime import torch_hooks
+
+
+def test_tensors_are_added_to_others_pair_by_pair():
+    totals = [torch.ones(2), torch.ones(3)]
+    torch_hooks.add_each(totals, [torch.full((2,), 2.0), torch.full((3,), 3.0)])
+    assert [total.tolist() for total in totals] == [[3.0] * 2, [4.0] * 3]
+
+
+def test_compiling_knows_the_settings_that_let_it_serve_all_sizes(monkeypatch):
+    duck = torch.fx.experimental._config.use_duck_shape
+    limit = torch._dynamo.config.recompile_limit
+    try:
+        torch._dynamo.config.recompile_limit = 8
+        torch_hooks.compile_for_all_sizes()
+        assert torch.fx.experimental._config.use_duck_shape is False
+        assert torch._dynamo.config.recompile_limit == 64
+    finally:
+        torch.fx.experimental._config.use_duck_shape = duck
+        torch._dynamo.config.recompile_limit = limit
+
+
+def test_the_actor_of_a_trial_is_where_tune_keeps_it():
+    trial_class = pytest.importorskip("ray.tune.experiment.trial").Trial
+    from cvmae.runtime.ray_hooks import trial_actor
+
+    trial = trial_class("pretrain", stub=True)
+    assert trial_actor(trial) is None
+    trial.temporary_state.ray_actor = "actor"
+    assert trial_actor(trial) == "actor"
+
+
+def test_ray_train_leaves_signals_to_a_method_that_is_replaced():
+    """And knows a call that stops the workers of its controller."""
+    trainer = pytest.importorskip("ray.train.torch").TorchTrainer
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    assert callable(trainer._register_sigint_handler)
+    assert callable(TrainController.abort)
+
+
+def test_the_address_of_the_own_ray_is_handed_on_only_while_it_is_asked_for(monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+    from cvmae.runtime.ray_hooks import own_ray_named
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    own = SimpleNamespace(gcs_address="10.0.0.1:1234")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: own)
+    with own_ray_named():
+        assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:1234"
+    assert "RAY_ADDRESS" not in os.environ
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with own_ray_named():
+        assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:1234"
+    assert os.environ["RAY_ADDRESS"] == "auto"
+
+
+@pytest.mark.ray
+def test_notes_and_attempts_are_seen_by_the_processes_of_a_cluster():
+    ray = pytest.importorskip("ray")
+    from cvmae.runtime.ray_hooks import drop_note, has_note, put_note, task_attempt
+    from cvmae.runtime.start_ray import start_ray
+    from cvmae.settings import ScalingConfig
+
+    start_ray(ScalingConfig(num_workers=1))
+    put_note("a note")
+    see = ray.remote(num_cpus=0)(lambda: (has_note("a note"), task_attempt()))
+    assert ray.get(see.remote()) == (True, 0)
+    drop_note("a note")
+    assert ray.get(see.remote()) == (False, 0)
