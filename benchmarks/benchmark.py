@@ -1,20 +1,25 @@
 """The verb `benchmark`: run a suite, print its table, write its rows."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 
-from benchmarks.chaos.suite import run_chaos
-from benchmarks.data.suite import run_data
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from benchmarks.settings import BenchmarkConfig
-from benchmarks.step.suite import run_step
 from cvmae.storage.output import absolute_output
 
 __all__ = ["SUITES", "benchmark"]
 
+
+def _run(name: str, config: BenchmarkConfig) -> Iterator[Row]:
+    """Import a suite when it is run: what others need may not be installed."""
+    suite: Callable[[BenchmarkConfig], Iterator[Row]]
+    suite = getattr(import_module(f"benchmarks.{name}.suite"), f"run_{name}")
+    yield from suite(config)
+
+
 SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
-    "chaos": run_chaos,
-    "data": run_data,
-    "step": run_step,
+    name: partial(_run, name) for name in ("chaos", "data", "gpu", "step")
 }
 
 
@@ -24,6 +29,7 @@ def benchmark(config: BenchmarkConfig) -> str:
     Raises:
         ValueError: A setting is not allowed.
         FileNotFoundError: A file that is named is not there.
+        SystemExit: A part failed; the table is its message.
     """
     output = absolute_output(config.output, "output") if config.output else ""
     rows = machine_rows()
@@ -38,4 +44,8 @@ def benchmark(config: BenchmarkConfig) -> str:
         f"{row.name} {row.value}" for row in rows[:num_facts] if row.value is not None
     )
     written = [f"written to {output}"] if output else []
-    return "\n\n".join([format_table(rows[num_facts:]), facts, *written])
+    text = "\n\n".join([format_table(rows[num_facts:]), facts, *written])
+    failed = [row.name for row in rows if row.failed]
+    if failed:
+        raise SystemExit(f"{text}\n\ncvmae: {', '.join(failed)}: see the notes")
+    return text

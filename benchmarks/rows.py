@@ -34,6 +34,7 @@ class Row:
     goal: float | None = None
     sense: Literal["<=", ">="] = "<="
     note: str = ""
+    failed: bool = False  # its part ended in an error, which is the note
 
     @property
     def met(self) -> bool | None:

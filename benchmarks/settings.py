@@ -10,9 +10,9 @@ __all__ = ["BenchmarkConfig"]
 class BenchmarkConfig:
     """Measure cvmae against floors and ceilings taken in the same run, and print a table."""
 
-    suite: Literal["data", "step", "chaos"] = "data"
-    """data: the way from files to batches; step: what a training step costs; chaos: runs that
-    are killed again and again."""
+    suite: Literal["data", "step", "gpu", "chaos"] = "data"
+    """data: the way from files to batches; step: what a training step costs; gpu: all that only a
+    GPU shows; chaos: runs that are killed again and again."""
     output: str = ""
     """File to write the rows to as JSON, part after part; empty: only the table."""
     only: tuple[str, ...] = ()
@@ -22,10 +22,12 @@ class BenchmarkConfig:
     num_rows: int = 15_000_000
     """Rows of the synthetic hospital, about; half of them are measurements."""
     rounds: int = 5
-    """Rounds in which floors and ours take turns; medians are over them."""
+    """Rounds in which floors and ours take turns; medians are over them (gpu: 3 at most)."""
+    budget_s: float = 480
+    """gpu: seconds that all its parts may take; what is not done then is reported as failed."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_rows", 10_000), ("rounds", 1)):
+        for name, least in (("num_rows", 10_000), ("rounds", 1), ("budget_s", 1)):
             value = getattr(self, name)
             if not value >= least:
                 raise ValueError(f"{name}={value!r} is not allowed: give at least {least}")

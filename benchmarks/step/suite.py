@@ -12,7 +12,7 @@ from benchmarks.settings import BenchmarkConfig
 __all__ = ["PARTS", "run_step"]
 
 # Part -> module and function of it: (folder for data, rows of a hospital, rounds) -> figures.
-# Each is imported when it is run: a machine with a GPU and without Ray runs the part `gpu`.
+# Each is imported when it is run: a machine without Ray runs the others.
 PARTS = {
     "model": ("step.model", "model_rows"),
     "peer": ("step.peer", "peer_rows"),
@@ -20,7 +20,6 @@ PARTS = {
     "ray": ("step.ray_train", "ray_step_rows"),
     "order": ("step.order", "order_rows"),
     "memory": ("step.memory", "memory_rows"),
-    "gpu": ("step_gpu", "gpu_rows"),
 }
 NEEDS_PROC = ("memory",)  # processes are measured through Linux's /proc
 

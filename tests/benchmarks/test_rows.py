@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 
-FIELDS = {"suite", "name", "value", "unit", "goal", "sense", "met", "note"}
+FIELDS = {"suite", "name", "value", "unit", "goal", "sense", "met", "note", "failed"}
 
 
 def row(**changes):

@@ -1,15 +1,12 @@
 """The suite `step`: arithmetic of its figures, and that what is compared does the same work."""
 
 import itertools
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import step_gpu
 from benchmarks.data.streaming import _loads
 from benchmarks.epochs import TRAIN, prepare
 from benchmarks.hospitals import regroup
@@ -24,7 +21,6 @@ from benchmarks.step.peer import PEERS, peer_rows, ratio_rows, step_columns
 from benchmarks.step.ranks import overhead_row, rank_rows
 from benchmarks.step.ray_train import loop_config, ray_overhead_rows
 from benchmarks.step.suite import PARTS, run_step
-from benchmarks.step_gpu import goals_of, gpu_rows, largest_difference
 from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.sequences import cut_windows
 from cvmae.config import PRESETS
@@ -290,69 +286,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(monkeypatch):
     assert run.peak_bytes >= run.before_bytes > 0
 
 
-def test_without_a_gpu_every_figure_of_it_is_a_row_that_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    rows = list(gpu_rows(tmp_path, 0, 1))
-    assert {row.value for row in rows} == {None}
-    assert {row.note for row in rows} == {"no GPU here"}
-    assert {row.goal for row in rows} == {0.30, 8e6, 0.42, 0.54, 2.0, 0.02, 1e-3, None}
-
-
-@pytest.mark.parametrize(
-    ("name", "goals"),
-    [
-        ("NVIDIA H200", [0.30, 0.42, 0.54, 8e6]),
-        ("NVIDIA H100 80GB HBM3", [0.24, 0.35, 0.48, 6.5e6]),
-        ("NVIDIA A10", []),
-    ],
-)
-def test_goals_follow_the_name_of_the_gpu(name, goals):
-    assert list(goals_of(name).values()) == goals
-
-
-def test_losses_differ_by_their_largest_relative_difference():
-    assert largest_difference([1.0, 1.8, 3.0], [1.0, 2.0, 3.0]) == pytest.approx(0.1)
-
-
-def test_losses_of_the_same_device_do_not_differ(monkeypatch):
-    monkeypatch.setattr(step_gpu, "AGREEMENT_STEPS", 3)
-    monkeypatch.setattr(step_gpu, "AGREEMENT_MEASUREMENTS", 256)
-    assert step_gpu._disagreement("fp32", torch.device("cpu")) == 0
-    assert 0 < step_gpu._disagreement("bf16", torch.device("cpu")) < 0.1
-
-
-def test_waiting_for_data_is_that_of_a_run_on_files(small_hospital, tmp_path, monkeypatch):
-    def small(root):
-        prepared = prepare(root)
-        return replace(prepared, config=replace(prepared.config, model=PRESETS["tiny"].model))
-
-    monkeypatch.setattr("benchmarks.hospitals.synthetic_hospital", lambda *_: small_hospital)
-    monkeypatch.setattr("benchmarks.epochs.prepare", small)
-    monkeypatch.setattr(step_gpu, "INPUT_EPOCHS", 3)
-    for _ in range(2):  # again in the same folder
-        share, per_s = step_gpu._input_wait(tmp_path, 0, torch.device("cpu"))
-        assert 0 <= share <= 1
-        assert per_s > 0
-
-
-def test_the_part_gpu_starts_without_ray_and_mlflow():
-    code = (
-        "import sys; from benchmarks.benchmark import SUITES;"
-        "from benchmarks.settings import BenchmarkConfig as C;"
-        "list(SUITES['step'](C(suite='step', only=('gpu',))));"
-        "sys.exit(' '.join({'ray', 'mlflow', 'deepspeed', 'polars'} & set(sys.modules)) or 0)"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ":".join(filter(None, sys.path))},
-    )
-    assert found.returncode == 0, found.stderr
-
-
 def test_every_part_can_be_imported():
-    assert list(PARTS) == ["model", "peer", "ranks", "ray", "order", "memory", "gpu"]
+    assert list(PARTS) == ["model", "peer", "ranks", "ray", "order", "memory"]
     for module, function in PARTS.values():
         assert callable(getattr(__import__(f"benchmarks.{module}", fromlist=["_"]), function))
