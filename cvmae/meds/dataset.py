@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +39,7 @@ class Source:
     """
 
     root: str
-    members: Mapping[str, Ints]  # split -> its subjects, ascending
+    members: Mapping[str, Ints] = field(repr=False)  # split -> its subjects, ascending
 
     @property
     def num_subjects(self) -> dict[str, int]:
