@@ -17,7 +17,9 @@ logger = logging.getLogger("cvmae")
 
 SHARD = ".parquet"
 SHOWN = 3  # names of files that are not read
-LIKE_PARQUET = {"parquet", "parq", "pq"}  # among the endings of a file's name, in any case
+# Endings of a file's name, in any case: the last one, or one before that of a whole or part copy.
+LIKE_PARQUET = {"parquet", "parq", "pq"}
+COPIES = {"br", "bz2", "gz", "lz4", "part", "snappy", "tmp", "xz", "zip", "zst", "zstd"}
 PARQUET_MAGIC = b"PAR1"
 # Line breaks and other signs of control; bytes that are no UTF-8 come as surrogates.
 UNNAMEABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -76,7 +78,7 @@ def list_shards(root: str) -> Listing:
     others: list[str] = []
     hidden: list[str] = []
     for path, size in list_files(root, data_subdirectory):
-        if any(name[0] in "._" for name in path.split("/")[1:]):
+        if any(name.startswith((".", "_")) for name in path.split("/")[1:]):
             hidden += [path] if path.endswith(SHARD) else []
         elif size is None:
             refused.append(_unreachable(path))
@@ -98,15 +100,20 @@ def list_shards(root: str) -> Listing:
 
 
 def _is_like(path: str, start: bytes) -> bool:
+    if start == PARQUET_MAGIC:
+        return True
     endings = path.rpartition("/")[2].lower().split(".")[1:]
-    return start == PARQUET_MAGIC or not LIKE_PARQUET.isdisjoint(endings)
+    while endings and endings[-1] in COPIES:
+        endings.pop()
+    return bool(endings) and endings[-1] in LIKE_PARQUET
 
 
 def _first_bytes(root: str, path: str) -> bytes:
     try:
         with reaching(root), open_file(root, path) as source:
             start: bytes = source.read(len(PARQUET_MAGIC))
-    except OSError:  # it is no shard: what is wrong with it matters to nobody
+    # It is no shard: what is wrong with it, or with its storage, matters to nobody.
+    except (OSError, ValueError):
         return b""
     return start
 
