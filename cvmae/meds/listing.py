@@ -11,7 +11,7 @@ from meds.schema import data_subdirectory
 from cvmae.meds.refused import RefusedDataError
 from cvmae.storage.places import list_files, map_reads, open_file, reaching
 
-__all__ = ["Listing", "find_shards", "list_shards"]
+__all__ = ["Listing", "list_shards"]
 
 logger = logging.getLogger("cvmae")
 
@@ -29,42 +29,14 @@ UNNAMEABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 class Listing:
     """What lies below data/; nothing is left out of it. Paths are below the root."""
 
-    shards: tuple[tuple[str, int], ...]  # path and size in bytes
-    refused: tuple[RefusedDataError, ...]  # what seems to hold rows and is no shard
-    others: tuple[str, ...]  # not parquet, not hidden
-    hidden: tuple[str, ...]  # parquet below a name that begins with . or _
-
-
-def find_shards(root: str) -> tuple[tuple[str, int], ...]:
-    """Return path and size of all shards; log which other files are not read.
-
-    Raises:
-        FileNotFoundError: There is no such root, or no folder data/ in it.
-        RefusedDataError: There are no shards, or something that seems to be one cannot be read.
-        ValueError: The storage does not answer, or refuses.
-    """
-    listing = list_shards(root)
-    for refused in listing.refused:
-        raise refused
-    if not listing.shards:
-        what = f"data.root={root!r} has no {SHARD} file below {data_subdirectory}/"
-        if listing.hidden:
-            what += (
-                f" but what begins with . or _, or lies below such a folder ({listing.hidden[0]})"
-            )
-        raise RefusedDataError(what, "give the root of a MEDS data set")
-    for paths in (listing.others, listing.hidden):
-        if paths:
-            logger.warning("%s files are not read: %s", f"{len(paths):,}", _some(paths))
-    return listing.shards
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:SHOWN]) + (", ..." if paths[SHOWN:] else "")
+    shards: tuple[tuple[str, int], ...] = ()  # path and size in bytes
+    refused: tuple[RefusedDataError, ...] = ()  # what seems to hold rows and is no shard; no shards
+    others: tuple[str, ...] = ()  # not parquet, not hidden
+    hidden: tuple[str, ...] = ()  # parquet below a name that begins with . or _
 
 
 def list_shards(root: str) -> Listing:
-    """Sort what lies below data/ into shards and the rest.
+    """Sort what lies below data/ into shards and the rest; log which files are not read.
 
     A shard is a file that ends in .parquet, at any depth. Files and folders that begin with . or
     _ are passed over: editors keep copies there, and writers what is unfinished.
@@ -91,12 +63,18 @@ def list_shards(root: str) -> Listing:
     starts = map_reads(root, partial(_first_bytes, root), others)
     like = {path for path, start in zip(others, starts, strict=True) if _is_like(path, start)}
     refused += [_misnamed(path) for path in others if path in like]
+    others = [path for path in others if path not in like]
+    if not shards and not refused:
+        refused.append(_no_shards(root, hidden))
+    for paths in filter(None, (others, hidden)):
+        logger.warning("%s files are not read: %s", f"{len(paths):,}", _some(paths))
     return Listing(
-        shards=tuple(shards),
-        refused=tuple(refused),
-        others=tuple(path for path in others if path not in like),
-        hidden=tuple(hidden),
+        shards=tuple(shards), refused=tuple(refused), others=tuple(others), hidden=tuple(hidden)
     )
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:SHOWN]) + (", ..." if paths[SHOWN:] else "")
 
 
 def _is_like(path: str, start: bytes) -> bool:
@@ -116,6 +94,13 @@ def _first_bytes(root: str, path: str) -> bytes:
     except (OSError, ValueError):
         return b""
     return start
+
+
+def _no_shards(root: str, hidden: Sequence[str]) -> RefusedDataError:
+    what = f"data.root={root!r} has no {SHARD} file below {data_subdirectory}/"
+    if hidden:
+        what += f" but what begins with . or _, or lies below such a folder ({hidden[0]})"
+    return RefusedDataError(what, "give the root of a MEDS data set")
 
 
 def _unreachable(path: str) -> RefusedDataError:

@@ -13,7 +13,7 @@ import pytest
 
 from cvmae.meds import listing, parquet
 from cvmae.meds.dataset import open_dataset
-from cvmae.meds.listing import find_shards, list_shards
+from cvmae.meds.listing import list_shards
 from cvmae.validate.validate import check
 from tests.validate.broken_sets import SOUND, TRAIN, accepted, config_of, refusal, whole
 
@@ -26,7 +26,7 @@ def root(write_meds):
 
 
 def paths(root):
-    return [path for path, _ in find_shards(root)]
+    return [path for path, _ in list_shards(root).shards]
 
 
 @pytest.mark.parametrize(
