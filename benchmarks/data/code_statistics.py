@@ -14,6 +14,7 @@ import numpy.typing as npt
 from benchmarks.clock import interleave, median_ratio, progress
 from benchmarks.epochs import TRAIN, Prepared, prepare
 from benchmarks.rows import Row
+from cvmae.arrays import Float32s
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_unit
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
@@ -23,7 +24,6 @@ from cvmae.statistics.vocabulary import CandidateLookup, open_candidates
 
 __all__ = ["exact_variance", "merge_differences", "statistics_rows"]
 
-# Shape letters: C codes, N measurements.
 SAMPLED_CODES = 4
 FLOOR = "the read with codes as dictionaries"
 MOST = 1.4  # over the floor, which leaves MOST - 1 for the arithmetic
@@ -162,13 +162,13 @@ def _variance_error(
     return max(errors), float(fitted.cv[sampled].min())
 
 
-def _relative_error(moments: Moments, place: int, value_N: npt.NDArray[np.float32]) -> float:
+def _relative_error(moments: Moments, place: int, value_N: Float32s) -> float:
     exact = exact_variance(value_N)
     found = Fraction(float(moments.squares[place])) / int(moments.num_values[place])
     return float(abs(found - exact) / exact)
 
 
-def exact_variance(value_N: npt.NDArray[np.float32]) -> Fraction:
+def exact_variance(value_N: Float32s) -> Fraction:
     """Return the variance (ddof 0) of float32 values without any rounding.
 
     Example:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.clock import interleave, median_ratio, progress
 from benchmarks.epochs import TRAIN, Prepared, prepare
 from benchmarks.hospitals import regroup
 from benchmarks.rows import Row
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.bricks import Brick, stream_bricks
 from cvmae.batches.masking import hidden_counts, sample_hidden
 from cvmae.batches.order import UNITS_PER_LANE
@@ -21,9 +21,8 @@ from cvmae.meds.reading import read_unit
 
 __all__ = ["balance", "balance_rows", "count_unmatched", "streaming_rows"]
 
-Ints = npt.NDArray[np.int64]
 
-# Shape letters: W sequences, N measurements, K steps, L lanes.
+# Shape letters beside those of `cvmae.arrays`: K steps.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,9 @@ class MaskTask:
     """What `sample_hidden` is asked of one unit."""
 
     windows: Sequences
-    weight_N: npt.NDArray[np.float32]
+    weight_N: Float32s
 
-    def sample(self, prepared: Prepared, epoch: int) -> npt.NDArray[np.bool_]:
+    def sample(self, prepared: Prepared, epoch: int) -> Bools:
         """Hide values as the reader does."""
         reader, windows = prepared.plan.train_reader, self.windows
         return sample_hidden(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Ints
 from cvmae.batches.batch import Batch, make_batch
 from cvmae.batches.masking import hidden_counts
 from cvmae.batches.sequences import Sequences, cut_windows
@@ -19,10 +20,6 @@ __all__ = ["NUM_CODES", "Step", "cut", "draw_steps", "quantiles", "to_batch", "t
 # Measurements a patient are lognormal, as in MIMIC-IV.
 MEDIAN, SIGMA, MOST = 100, 1.65, 60_000
 NUM_CODES = 100
-
-Ints = npt.NDArray[np.int64]
-
-# Shape letters: S subjects, W sequences.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,7 @@ def to_batch(step: Step, *, seed: int) -> Batch:
     """Fill the sequences with random codes, times and values."""
     rng = np.random.default_rng(seed)
     total = step.num_measurements
-    hidden: list[npt.NDArray[np.bool_]] = [
+    hidden: list[Bools] = [
         rng.permutation(length) < count
         for length, count in zip(step.length_W, step.num_hidden_W, strict=True)
     ]

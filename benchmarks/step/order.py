@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.clock import progress
 from benchmarks.data.streaming import balance
 from benchmarks.rows import Row
 from benchmarks.step.batches import cut, quantiles
+from cvmae.arrays import Ints
 from cvmae.batches.masking import hidden_counts
 from cvmae.batches.order import Order, deal
 from cvmae.batches.sequences import Sequences
@@ -18,7 +18,6 @@ from cvmae.model.flops import flops
 
 __all__ = ["make_order", "order_rows", "simulate", "simulated_units"]
 
-Ints = npt.NDArray[np.int64]
 
 NUM_MEASUREMENTS = 100_000_000
 UNIT_MEASUREMENTS = 125_000  # of data.unit_rows rows, half of which are measurements
@@ -26,7 +25,7 @@ PUBLISHED = PRESETS["paper"].train.batch_sequences
 RANKS = (8, 64)
 LEAST_A_RANK = 32  # sequences; with a handful of them no deal is even: batches grow with ranks
 
-# Shape letters: U units, W sequences, K steps, L lanes.
+# Shape letters beside those of `cvmae.arrays`: K steps.
 
 
 def order_rows(folder: Path, num_rows: int, rounds: int) -> Iterator[Row]:

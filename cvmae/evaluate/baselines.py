@@ -8,15 +8,14 @@ values is the line between the two (clipped) raw values.
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Floats, Ints
+
 __all__ = ["BASELINES", "predict_baselines", "visible_neighbours"]
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 BASELINES = ("code mean", "last value", "linear interpolation")
 
-# Shape letters: N measurements of whole sequences, M hidden ones of them, K baselines.
+# Shape letters beside those of `cvmae.arrays`: K baselines.
 
 
 def predict_baselines(

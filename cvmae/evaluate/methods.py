@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from cvmae.arrays import Floats
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.reconstruction import Scores, Sums, average_runs, scores
@@ -17,7 +15,7 @@ __all__ = ["CodeScores", "Kind", "Method", "Run", "Scored", "code_rows", "method
 
 Kind = Literal["model", "best weights", "baseline"]
 
-# Shape letters: C codes, K methods.
+# Shape letters beside those of `cvmae.arrays`: K methods.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,5 +171,5 @@ def _kind(contestant: Contestant | None) -> Kind:
     return "best weights" if contestant.which == "best" else "model"
 
 
-def _by_name(names: Sequence[str], values_K: npt.NDArray[np.float64]) -> dict[str, float]:
+def _by_name(names: Sequence[str], values_K: Floats) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values_K, strict=True)}

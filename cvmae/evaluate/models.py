@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from cvmae.arrays import Floats
 from cvmae.batches.evaluation import EvaluationBatch, evaluation_batches
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import resolved_path
@@ -124,7 +124,7 @@ def score_unit(
 
 def predict(
     batch: EvaluationBatch, *, loaded: Loaded, reference: CodeStatistics, device: str
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """Return a model's predictions ``[M]``, standardised by the reference statistics.
 
     A model fitted with other statistics (its own clipping, another hospital) reads values

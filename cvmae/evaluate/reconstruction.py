@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Floats, Ints
 from cvmae.batches.evaluation import EvaluationBatch
 from cvmae.evaluate.baselines import BASELINES, predict_baselines
 
@@ -26,8 +27,6 @@ __all__ = [
     "total_squares",
 ]
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Predict = Callable[[EvaluationBatch], npt.NDArray[np.floating]]
 
 # Shape letters: B sequences, N measurements, M hidden ones, R (subject, code) pairs, C codes,
@@ -63,7 +62,7 @@ class Scores:
 
     count_C: Ints
     subjects_C: Ints  # subjects with a scored value
-    counted_C: npt.NDArray[np.bool_]  # codes with enough scored values for macro and comparisons
+    counted_C: Bools  # codes with enough scored values for macro and comparisons
     r2_CK: Floats
     mean_absolute_error_CK: Floats  # standardised
     root_mean_squared_error_CK: Floats  # standardised

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse, stats
 
+from cvmae.arrays import Bools, Floats
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.reconstruction import Sums, r2_per_code, total_squares
 
@@ -24,11 +24,9 @@ __all__ = [
     "wilcoxon_p",
 ]
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Interval = tuple[float, float]  # low, high; NaN where nothing was to be resampled
 
-# Shape letters: T resamples, S subjects, C codes, K methods, R (subject, code) pairs.
+# Shape letters beside those of `cvmae.arrays`: T resamples, K methods, R (subject, code) pairs.
 
 CONFIDENCE = 0.95
 CHUNK = 100  # resamples at a time: bounds the memory of their weights

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Ints
 from cvmae.meds.refused import RefusedDataError
 
 __all__ = ["FIRST_US", "LAST_US", "NO_CALENDAR", "NULL_TIME", "Column", "RowOrder", "run_starts"]
 
-# Shape letters: N rows of the row group, S subjects in it.
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+# Shape letters beside those of `cvmae.arrays`: N rows of the row group, S subjects in it.
 
 # Beyond these, differences of times in microseconds would leave 64 bits.
 FIRST_US, LAST_US = (

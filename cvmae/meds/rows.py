@@ -16,6 +16,7 @@ import pyarrow as pa
 from meds.schema import DataSchema
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.meds.row_order import FIRST_US, LAST_US, NO_CALENDAR, Column, RowOrder, run_starts
 
 __all__ = [
@@ -35,8 +36,6 @@ __all__ = [
 ]
 
 # Shape letters: N rows of the row group, S subjects in it, M rows that are kept.
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 # MEDS codes of a row group's dictionary -> code_index of each, -1 where not wanted.
 Lookup = Callable[[Sequence[str]], npt.NDArray[np.int32]]
 
@@ -55,7 +54,7 @@ class Block:
     count_S: Ints
     code_index_M: npt.NDArray[np.signedinteger]
     time_us_M: Ints
-    numeric_value_M: npt.NDArray[np.float32]
+    numeric_value_M: Float32s
     num_rows: int  # of the chosen subjects
     num_matching: int
     num_null_value: int

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from cvmae.arrays import Floats
+
 __all__ = [
     "default_device",
     "is_distributed",
@@ -39,17 +41,17 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArray[np.float64]:
+def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> Floats:
     """Return the elementwise sum over ranks in float64 (collective)."""
     return _reduce(values, device, dist.ReduceOp.SUM)
 
 
-def max_over_ranks(values: npt.NDArray[Any], device: torch.device) -> npt.NDArray[np.float64]:
+def max_over_ranks(values: npt.NDArray[Any], device: torch.device) -> Floats:
     """Return the elementwise maximum over ranks in float64 (collective)."""
     return _reduce(values, device, dist.ReduceOp.MAX)
 
 
-def _reduce(values: npt.NDArray[Any], device: torch.device, how: Any) -> npt.NDArray[np.float64]:
+def _reduce(values: npt.NDArray[Any], device: torch.device, how: Any) -> Floats:
     own = np.asarray(values, np.float64)
     if world_size() == 1:
         return own

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 from meds import schema as meds
 from tqdm import tqdm
 
+from cvmae.arrays import Ints
 from cvmae.storage.output import output_folder
 from cvmae.storage.places import is_remote
 from cvmae.synthetic.process import SyntheticConfig, code_laws, code_truth, mix, uniforms
 from cvmae.synthetic.rows import ROW_SCHEMA, assemble_labels, assemble_rows, describe_codes
-from cvmae.synthetic.subjects import Ints, num_draws, sample_subjects, subject_keys
+from cvmae.synthetic.subjects import num_draws, sample_subjects, subject_keys
 
 __all__ = [
     "SyntheticConfig",
@@ -33,7 +34,6 @@ __all__ = [
     "write_hospital",
 ]
 
-# Shape letter: S subjects.
 SPLITS = (meds.train_split, meds.tuning_split, meds.held_out_split)
 TASK = "in_hospital_mortality"
 CHUNK_ROWS = 250_000

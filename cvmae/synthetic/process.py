@@ -22,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.special import ndtr, ndtri
 
+from cvmae.arrays import Floats, Ints
+
 __all__ = [
     "CodeLaws",
     "SyntheticConfig",
@@ -32,9 +34,7 @@ __all__ = [
     "uniforms",
 ]
 
-# Shape letters: C codes, K shared factors, N measurements, P panels.
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+# Shape letters beside those of `cvmae.arrays`: K shared factors, P panels.
 
 FACTOR_HOURS_K = np.array([18.0, 72.0, 360.0, 2160.0])  # relaxation times of the factors
 CODES_PER_PANEL = 6
@@ -252,9 +252,7 @@ def mortality() -> float:
     return float(ndtr(low / np.hypot(1, slope)))
 
 
-def uniforms(
-    key_N: npt.NDArray[np.uint64] | np.uint64, stream: int, counter_N: Ints
-) -> npt.NDArray[np.float64]:
+def uniforms(key_N: npt.NDArray[np.uint64] | np.uint64, stream: int, counter_N: Ints) -> Floats:
     """Draw from (0, 1), each number a function of its key, stream and counter only.
 
     SplitMix64 at place ``counter`` of the sequence that starts at hash(key, stream).

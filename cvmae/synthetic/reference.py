@@ -14,18 +14,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
+from cvmae.arrays import Bools, Floats, Ints
 from cvmae.synthetic.process import (
     FACTOR_HOURS_K,
     CodeLaws,
-    Floats,
-    Ints,
     SyntheticConfig,
     code_laws,
 )
 
 __all__ = ["Attainable", "attainable_r2", "conditional_variance", "covariance", "reference_name"]
 
-# Shape letters: N measurements of one sequence, M hidden ones, V visible ones, C codes.
+# Shape letters beside those of `cvmae.arrays`: N measurements of one sequence.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +65,7 @@ def covariance(laws: CodeLaws, code_N: Ints, minutes_N: Ints) -> Floats:
     return total_NN
 
 
-def conditional_variance(
-    laws: CodeLaws, code_N: Ints, minutes_N: Ints, hidden_N: npt.NDArray[np.bool_]
-) -> Floats:
+def conditional_variance(laws: CodeLaws, code_N: Ints, minutes_N: Ints, hidden_N: Bools) -> Floats:
     """Return the variance [M] of each hidden standardised value given the visible values.
 
     Arguments are those of `covariance` for one sequence; ``hidden_N`` is True where a value is
@@ -88,7 +85,7 @@ def conditional_variance(
 def attainable_r2(
     config: SyntheticConfig,
     codes: Sequence[str],
-    sequences: Iterable[tuple[npt.NDArray[np.integer], Ints, npt.NDArray[np.bool_]]],
+    sequences: Iterable[tuple[npt.NDArray[np.integer], Ints, Bools]],
     *,
     min_scored: int = 1,
 ) -> Attainable:

@@ -4,12 +4,14 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import ndtr
 
+from cvmae.arrays import Bools, Floats, Ints
 from cvmae.synthetic.process import DEATH, SyntheticConfig, code_laws, uniforms
-from cvmae.synthetic.subjects import Bools, Floats, Ints, Labs, Subjects
+from cvmae.synthetic.subjects import Labs, Subjects
 
 __all__ = ["LABEL_SCHEMA", "ROW_SCHEMA", "assemble_labels", "assemble_rows", "describe_codes"]
 
-# Shape letters: S subjects, N laboratory rows, O other rows beside them, T stays, R all rows.
+# Shape letters beside those of `cvmae.arrays`: N laboratory rows, O other rows beside them,
+# T stays, R all rows.
 ROW_SCHEMA = pa.schema(
     [
         ("subject_id", pa.int64()),

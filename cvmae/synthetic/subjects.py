@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
+from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.synthetic.process import (
     FACTOR_HOURS_K,
     ILLNESS,
@@ -25,10 +26,8 @@ from cvmae.synthetic.process import (
 
 __all__ = ["Draws", "Labs", "Subjects", "num_draws", "sample_subjects", "subject_keys"]
 
-# Shape letters: S subjects, D draws of blood, N laboratory rows, K shared factors, P panels.
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+# Shape letters beside those of `cvmae.arrays`: D draws of blood, N laboratory rows, K shared
+# factors, P panels.
 Keys = npt.NDArray[np.uint64]
 
 MINUTES_2110 = 73_632_960  # 2110-01-01: dates of MIMIC are shifted to about then
@@ -65,7 +64,7 @@ class Labs:
     draw_N: Ints
     code_N: Ints
     minutes_N: Ints
-    value_N: npt.NDArray[np.float32]
+    value_N: Float32s
     null_N: Bools
 
 

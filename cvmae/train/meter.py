@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cvmae.arrays import Floats
 from cvmae.batches.batch import Batch
 from cvmae.model.flops import flops
 from cvmae.runtime.ranks import max_over_ranks, sum_over_ranks, world_size
@@ -22,7 +22,6 @@ from cvmae.train.peak import Peak
 __all__ = ["EpochMeter", "ProgressLine"]
 
 Item = TypeVar("Item")
-Floats = npt.NDArray[np.float64]
 
 LINE_EVERY_S = 30.0
 logger = logging.getLogger("cvmae")

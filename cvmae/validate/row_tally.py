@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.meds.row_order import NULL_TIME
 from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE, Lookup
 from cvmae.meds.units import Piece
@@ -20,9 +20,7 @@ from cvmae.validate.findings import SHOWN_ROWS
 
 __all__ = ["COUNTED", "DISORDER", "RowTally", "tally_rows"]
 
-# Shape letters: N rows, D codes of their dictionary.
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+# Shape letters beside those of `cvmae.arrays`: N rows, D codes of their dictionary.
 
 BATCH_ROWS = 1 << 18
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6}  # a second; nanoseconds end before any limit here
@@ -120,7 +118,7 @@ class _Columns:
     has_subject_N: Bools
     time_N: Ints  # microseconds, NULL_TIME where there is none
     no_calendar_N: Bools  # the time is beyond the years 1 to 9999
-    value_N: npt.NDArray[np.float32]
+    value_N: Float32s
     has_value_N: Bools
     has_code_N: Bools
     matches_N: Bools

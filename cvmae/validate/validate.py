@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from meds.schema import code_metadata_filepath, subject_splits_filepath
 
+from cvmae.arrays import Ints
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.meds.code_names import code_names, read_code_names
 from cvmae.meds.dataset import Dataset, Shard, Source, open_dataset, require_splits
@@ -39,8 +39,6 @@ from cvmae.validate.row_tally import COUNTED, DISORDER, RowTally, tally_rows
 
 __all__ = ["check", "validate"]
 
-# Shape letter: S subjects.
-Ints = npt.NDArray[np.int64]
 
 REPORT = "validation.json"
 TRAIN, TUNING = SPLITS[:2]

@@ -19,7 +19,9 @@ from cvmae.sweep.driver import sweep
 from cvmae.train.pretrain import pretrain
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from cvmae.train import workers  # noqa: E402
+
+pytestmark = [pytest.mark.ray, pytest.mark.survival]
 
 OTHER_RAY = """
 import ray, sys
@@ -99,21 +101,28 @@ def assert_all_is_given_back() -> None:
     total = ray.cluster_resources()["CPU"]
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        workers = own_processes("RayTrainWorker")
+        left = own_processes("RayTrainWorker")
         free = ray.available_resources().get("CPU", 0.0)
-        if not workers and free == total:
+        # Tune keeps the hundredth of a CPU that an interrupted trial's driver had.
+        if not left and free > total - 0.1:
             return
         time.sleep(0.5)
-    raise AssertionError(f"{len(workers)} workers live, {free:g} of {total:g} CPUs are free")
+    raise AssertionError(f"{len(left)} workers live, {free:g} of {total:g} CPUs are free")
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def ctrl_c_twice() -> None:
-    for _ in range(2):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
+    ctrl_c()
+    while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        time.sleep(0.05)  # until the first has been seen: two at once are one
+    ctrl_c()
 
 
-def test_a_second_ctrl_c_stops_the_workers_of_a_process_that_lives_on(long_run):
+def test_a_second_ctrl_c_stops_the_workers_of_a_process_that_lives_on(long_run, monkeypatch):
+    monkeypatch.setattr(workers, "put_note", lambda name: None)  # they do not see the first
     with (
         once_there_is(Path(long_run.output_dir), "checkpoints/step_*", ctrl_c_twice),
         pytest.raises(KeyboardInterrupt) as interrupted,
@@ -127,7 +136,7 @@ def test_ctrl_c_stops_the_trials_of_a_sweep_in_a_process_that_lives_on(long_run)
     config = replace(long_run, sweep=replace(long_run.sweep, policies=("random",)))
     trials = Path(config.output_dir) / "trials"
     with (
-        once_there_is(trials, "*/checkpoints/step_*", lambda: os.kill(os.getpid(), signal.SIGINT)),
+        once_there_is(trials, "*/checkpoints/step_*", ctrl_c),
         pytest.raises(KeyboardInterrupt) as interrupted,
     ):
         sweep(config)

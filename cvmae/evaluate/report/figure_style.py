@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Floats
 from cvmae.evaluate.results import Results
 from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["GREY", "INK", "LOWEST_R2", "RULE", "Drawing", "colours", "drawn", "finite", "frame"]
 
-Floats = npt.NDArray[np.float64]
 
 POLICY_COLOURS = {"random": "#0072B2", "cv": "#D55E00", "variance": "#009E73"}
 FURTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#3D3D3D")

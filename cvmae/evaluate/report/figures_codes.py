@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Floats
 from cvmae.evaluate.report.figure_style import (
     GREY,
     INK,
@@ -23,7 +23,6 @@ from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["draw_codes", "draw_cv_against_r2", "draw_differences"]
 
-Floats = npt.NDArray[np.float64]
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 MOST_CODES = 40  # codes in one figure; with more, the ends of the ranking are shown
