@@ -18,9 +18,11 @@ from cvmae.tracking.parquet_tracker import ParquetTracker
 from cvmae.tracking.sqlite import sqlite_path, sqlite_uri
 from cvmae.tracking.tracker import Tracker
 
-__all__ = ["moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
+__all__ = ["DATABASE", "moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
 
 logger = logging.getLogger("cvmae")
+
+DATABASE = "mlflow.db"
 
 # Before MLflow is imported: it reports its use over the network unless told not to, and it
 # waits minutes for a server that is down, during which every other rank would wait too.
@@ -131,7 +133,7 @@ def _absolute(setting: str, uri: str) -> str:
         # MLflow has given up folders, to which a name without a scheme is short.
         if uri.startswith("file:") or (uri and ":" not in uri and uri != "databricks"):
             path = resolved_path(uri.removeprefix("file:").replace("//", "", 1))
-            file = sqlite_uri(path if Path(path).suffix else f"{path}/mlflow.db")
+            file = sqlite_uri(path if Path(path).suffix else f"{path}/{DATABASE}")
             raise ValueError(
                 f"{setting}={uri!r} is a path, and MLflow keeps runs in databases: give "
                 f"{file}, or the address of a server"
@@ -151,7 +153,7 @@ def _absolute(setting: str, uri: str) -> str:
 
 
 def _in_folder(output_dir: str) -> str:
-    return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/mlflow.db")
+    return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/{DATABASE}")
 
 
 def _before_mlflow() -> None:
