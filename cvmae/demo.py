@@ -20,7 +20,7 @@ import numpy as np
 
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import load_model
-from cvmae.config import PRESETS, Config
+from cvmae.config import PRESETS, Config, without_password
 from cvmae.evaluate.evaluate import compare_models
 from cvmae.evaluate.report import wording
 from cvmae.evaluate.summary import SummaryRow, summary
@@ -32,6 +32,7 @@ from cvmae.sweep.driver import sweep
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
 from cvmae.synthetic.reference import Attainable, attainable_r2
+from cvmae.tracking.sqlite import sqlite_path
 from cvmae.tracking.store import name_store, store_uri
 
 __all__ = ["DemoConfig", "demo", "hospital_attainable"]
@@ -218,12 +219,11 @@ def _places(config: Config, folder: Path) -> str:
     if config.scaling.num_workers == 0:
         return "\n".join([*lines, f"metrics: {config.output_dir}/trials/*/metrics.parquet"])
     mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
-    uri = store_uri(name_store(config))
-    return "\n".join(
-        [
-            *lines,
-            f"MLflow store: {uri}",
+    uri = without_password(store_uri(name_store(config)))
+    lines.append(f"MLflow store: {uri}")
+    if sqlite_path(uri):
+        lines += [
             f"  {shlex.quote(mlflow)} ui --backend-store-uri {shlex.quote(uri)}",
             "  then http://127.0.0.1:5000 in a browser",
         ]
-    )
+    return "\n".join(lines)

@@ -13,6 +13,7 @@ from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS
+from cvmae.model import kernels
 from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
@@ -95,7 +96,9 @@ def check_settings(config: Config) -> None:
             compiled, or DeepSpeed's file says what it may not.
         FileNotFoundError: DeepSpeed's file is not there.
     """
-    compiles(config, on_gpu=trains_on_gpu(config.scaling))
+    # On Ray the workers say which kernels they have, not the driver's node.
+    have_kernels = kernels.ARE_COMPILED or config.scaling.num_workers > 0
+    compiles(config, on_gpu=trains_on_gpu(config.scaling), have_kernels=have_kernels)
     if config.train.strategy == "deepspeed":
         deepspeed_config(config, bf16=False)
     workers = config.scaling.num_workers
