@@ -175,8 +175,7 @@ def _by_module(module: str, function: str) -> Callable[[Tensor, AttentionPlan], 
     def attend(packed_N3HD: Tensor, plan: AttentionPlan) -> Tensor:
         offsets_B, longest = plan.query_offsets_B, plan.longest
         varlen = getattr(import_module(module), function)
-        parts = (part.contiguous() for part in packed_N3HD.unbind(1))
-        found: Tensor = varlen(*parts, offsets_B, offsets_B, longest, longest)
+        found: Tensor = varlen(*packed_N3HD.unbind(1), offsets_B, offsets_B, longest, longest)
         return found
 
     return attend

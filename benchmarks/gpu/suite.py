@@ -4,15 +4,18 @@ Each part is a process of its own: one that fails, hangs or breaks its GPU's con
 figures and no others, and the whole keeps to its time.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from importlib import import_module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -42,6 +45,8 @@ PARTS = {
     "replaced": ("kernels", "replaced_rows"),
     "deepspeed": ("agreement", "deepspeed_rows"),
 }
+
+MOST = 1 / 3  # of the time that a part may take
 
 
 def run_gpu(config: BenchmarkConfig) -> Iterator[Row]:
@@ -79,33 +84,42 @@ def run_processes(
         for name in parts:
             begin = time.monotonic()
             progress("gpu: part %s, %.0f s left", name, end - begin)
-            yield from _run_process(name, device, sizes, Path(folder), end - begin)
+            # So that one that hangs leaves time to the others.
+            limit_s = min(end - begin, budget_s * MOST)
+            yield from _run_process(name, device, sizes, Path(folder), limit_s)
             took = time.monotonic() - begin
             yield gpu_row(f"{name}: the whole part", took, "s", note="with its start")
 
 
 def _run_process(
-    name: str, device: torch.device, sizes: Sizes, folder: Path, left_s: float
+    name: str, device: torch.device, sizes: Sizes, folder: Path, limit_s: float
 ) -> Iterator[Row]:
     """Yield what a part has written when it ends, or its time does."""
-    if left_s <= 0:
+    if limit_s <= 0:
         yield failed_row(name, "not begun: no time is left of budget_s")
         return
     path = folder / f"{name}.json"
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_process, args=(name, device, sizes, folder, path))
     process.start()
-    process.join(left_s)
+    process.join(limit_s)
     if process.is_alive():
-        process.kill()
-        process.join()
-        why = "stopped: no time is left of budget_s"
+        _kill(process)
+        why = f"stopped after {limit_s:.0f} s: give more budget_s (a third is a part's at most)"
     else:
         why = f"its process ended with {process.exitcode}" if process.exitcode else ""
     rows = _read(path) if path.is_file() else []
     yield from rows
     if why and not any(row.failed for row in rows):
         yield failed_row(name, why)
+
+
+def _kill(process: BaseProcess) -> None:
+    """End a process and those that it has started, which would keep the GPU busy."""
+    with contextlib.suppress(ProcessLookupError):  # it may not have a group yet
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def _read(path: Path) -> list[Row]:
@@ -116,6 +130,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _process(name: str, device: torch.device, sizes: Sizes, folder: Path, path: Path) -> None:
+    os.setpgrp()
     setup_logging()
     run_part(name, device, sizes, folder, path)
     # Threads of DeepSpeed's and gloo's, ended with the interpreter, now and then abort the process.

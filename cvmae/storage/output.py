@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -150,7 +151,11 @@ def _try_to_write(folder: str) -> None:
             aside.mkdir()
             (aside / "file").touch()
     finally:
-        remove_aside(folder)
+        # Itself alone: whose the folder is, and what else is half written there, is not known yet.
+        if probe.is_dir():
+            shutil.rmtree(probe, ignore_errors=True)
+        else:
+            probe.unlink(missing_ok=True)
 
 
 def _unusable(folder: str, setting: str, error: OSError) -> OSError:

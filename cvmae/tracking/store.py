@@ -19,9 +19,11 @@ from cvmae.tracking.parquet_tracker import ParquetTracker
 from cvmae.tracking.sqlite import sqlite_path, sqlite_uri
 from cvmae.tracking.tracker import Tracker
 
-__all__ = ["moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
+__all__ = ["DATABASE", "moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
 
 logger = logging.getLogger("cvmae")
+
+DATABASE = "mlflow.db"
 
 # Before MLflow is imported: it reports its use over the network unless told not to, and it
 # waits minutes for a server that is down, during which every other rank would wait too.
@@ -133,7 +135,7 @@ def _absolute(setting: str, uri: str) -> str:
         if uri.startswith("file:") or (uri and ":" not in uri and uri != "databricks"):
             parts = urlsplit(without_password(uri)) if uri.startswith("file:") else None
             path = resolved_path(unquote(parts.path or parts.netloc) if parts else uri)
-            file = sqlite_uri(path if Path(path).suffix else f"{path}/mlflow.db")
+            file = sqlite_uri(path if Path(path).suffix else f"{path}/{DATABASE}")
             raise ValueError(
                 f"{setting}={without_password(uri)!r} is a path, and MLflow keeps runs in "
                 f"databases: give {file}, or the address of a server"
@@ -153,7 +155,7 @@ def _absolute(setting: str, uri: str) -> str:
 
 
 def _in_folder(output_dir: str) -> str:
-    return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/mlflow.db")
+    return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/{DATABASE}")
 
 
 def _before_mlflow() -> None:

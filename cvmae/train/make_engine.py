@@ -5,7 +5,7 @@ import os
 import torch
 
 from cvmae.config import Config
-from cvmae.model.kernels import HEAD_DIMS
+from cvmae.model import kernels
 from cvmae.model.vomae import VOMAE
 from cvmae.train.engine import Engine
 from cvmae.train.replicated_engine import DDPEngine
@@ -16,7 +16,7 @@ __all__ = ["compiles", "make_engine"]
 def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_steps: int) -> Engine:
     """Return the engine that `train.strategy` names."""
     model.recompute = config.train.activation_checkpointing
-    if compiles(config, on_gpu=device.type == "cuda"):
+    if compiles(config, on_gpu=device.type == "cuda", have_kernels=kernels.ARE_COMPILED):
         from cvmae.train.captured_engine import CapturedEngine
 
         return CapturedEngine(model, config, device=device, total_steps=total_steps)
@@ -30,8 +30,13 @@ def make_engine(model: VOMAE, config: Config, *, device: torch.device, total_ste
     return DDPEngine(model, config, device=device, total_steps=total_steps)
 
 
-def compiles(config: Config, *, on_gpu: bool) -> bool:
+def compiles(config: Config, *, on_gpu: bool, have_kernels: bool) -> bool:
     """Tell whether steps are compiled and captured.
+
+    Args:
+        config: Of a run.
+        on_gpu: Its ranks have GPUs.
+        have_kernels: And compiled kernels for them.
 
     Raises:
         ValueError: `train.compile` is on where that is not possible.
@@ -42,7 +47,10 @@ def compiles(config: Config, *, on_gpu: bool) -> bool:
         "in fp32; give train.precision bf16": config.train.precision == "fp32",
         "with deepspeed; give train.strategy ddp": config.train.strategy != "ddp",
         f"with {head_dim} dimensions a head (model.width / model.num_heads); give one of "
-        f"{', '.join(map(str, HEAD_DIMS))}": head_dim not in HEAD_DIMS,
+        f"{', '.join(map(str, kernels.HEAD_DIMS))}": head_dim not in kernels.HEAD_DIMS,
+        "without kernels; give a torch for CUDA with its Triton, and no TRITON_INTERPRET": (
+            not have_kernels
+        ),
     }
     found = [text for text, is_met in problems.items() if is_met]
     if config.train.compile == "on" and found:

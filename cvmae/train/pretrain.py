@@ -13,6 +13,7 @@ from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS
+from cvmae.model import kernels
 from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
@@ -65,14 +66,13 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     data = data or _open_and_fit(config, on_ray=workers > 0 and not has_begun)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
-    warn_of_long_run(config, data.fitted, progress)
+    if not parent_run_id:  # else the sweep has done so, of all its runs
+        warn_of_long_run([(config, progress)], data.fitted)
     if workers and not progress.is_finished(config):
         start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
     begin_folder(config)
-    if not parent_run_id:  # else the sweep has done so
-        prepare_store(config)
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
@@ -96,7 +96,9 @@ def check_settings(config: Config) -> None:
             compiled, or DeepSpeed's file says what it may not.
         FileNotFoundError: DeepSpeed's file is not there.
     """
-    compiles(config, on_gpu=trains_on_gpu(config.scaling))
+    # On Ray the workers say which kernels they have, not the driver's node.
+    have_kernels = kernels.ARE_COMPILED or config.scaling.num_workers > 0
+    compiles(config, on_gpu=trains_on_gpu(config.scaling), have_kernels=have_kernels)
     if config.train.strategy == "deepspeed":
         deepspeed_config(config, bf16=False)
     workers = config.scaling.num_workers
@@ -115,8 +117,9 @@ def check_settings(config: Config) -> None:
 
 
 def _open_and_fit(config: Config, *, on_ray: bool) -> TrainingData:
-    """Open the data set before anything is started, and fit it."""
+    """Open the data set before anything is started, and fit it where metrics can be kept."""
     dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
+    prepare_store(config)
     if on_ray:
         start_ray(config.scaling)
     return fit_data(config, dataset)

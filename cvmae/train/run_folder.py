@@ -8,20 +8,23 @@ from typing import Literal
 
 from cvmae.checkpoint import CHECKPOINTS
 from cvmae.config import Config, resolved_path, write_config
-from cvmae.storage.folders import is_file, join, make_folder, names, written
+from cvmae.storage.folders import is_file, join, names, written
 from cvmae.storage.output import absolute_output, output_folder, require_new
+from cvmae.tracking.store import DATABASE
 
 __all__ = ["TRIALS", "Kind", "begin_folder", "run_folder"]
 
 Kind = Literal["run", "sweep"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
-# A config.yaml is left by other verbs, too; these folders are made before it, and by no other.
-MARKS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
+# A config.yaml is left by other verbs, too; these files are written before it, and by no other.
+MARKS: dict[Kind, str] = {"run": ".run", "sweep": ".sweep"}
+# What tells folders that have no such file yet; object storage knows no empty folders.
+FOLDERS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
 VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
-BEFORE_A_RUN = ("statistics", "deepspeed.json")
+BEFORE_A_RUN = ("statistics", "deepspeed.json", DATABASE, *MARKS.values())
 
 
 @contextmanager
@@ -66,7 +69,8 @@ def _with_absolute_paths(config: Config) -> Config:
 
 def begin_folder(config: Config, kind: Kind = "run") -> None:
     """Write `config.yaml`, from which on the folder holds a run or a sweep."""
-    make_folder(join(config.output_dir, MARKS[kind]))
+    with written(join(config.output_dir, MARKS[kind])) as path:
+        path.write_text(f"This folder holds a {kind}.\n", encoding="ascii")
     with written(join(config.output_dir, "config.yaml")) as path:
         write_config(config, path)
 
@@ -83,8 +87,8 @@ def _refuse_used(folder: str, kind: Kind) -> None:
     """Refuse an output folder in which there is something, with --resume where that helps."""
 
     def is_as_new(name: str) -> bool:
-        is_mark = name in MARKS.values()
-        return name in BEFORE_A_RUN or (is_mark and not names(join(folder, name)))
+        is_empty = name in FOLDERS.values() and not names(join(folder, name))
+        return name in BEFORE_A_RUN or is_empty
 
     def advice(found: Sequence[str]) -> str:
         held = _held(found)
@@ -100,8 +104,9 @@ def _refuse_used(folder: str, kind: Kind) -> None:
 
 def _held(found: Sequence[str]) -> Kind | None:
     """Tell what a folder holds by the names in it."""
-    held = (kind for kind, mark in MARKS.items() if mark in found and "config.yaml" in found)
-    return next(held, None)
+    if "config.yaml" not in found:
+        return None
+    return next((kind for kind in MARKS if {MARKS[kind], FOLDERS[kind]} & {*found}), None)
 
 
 def _what(held: Kind | None, kind: Kind) -> str:

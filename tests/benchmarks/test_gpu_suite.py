@@ -1,9 +1,11 @@
 """The suite `gpu` on a CPU, shrunk: every part gives its figures; a failed one costs no other."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -263,20 +265,50 @@ def test_a_part_keeps_the_figures_that_came_before_its_error(tmp_path, monkeypat
 
 
 def test_parts_are_processes_and_those_that_find_no_time_say_so():
-    rows = {row.name: row for row in run_processes(["captured"], CPU, SMALL, 100)}
+    rows = {row.name: row for row in run_processes(["captured"], CPU, SMALL, 900)}
     assert rows.pop("captured: the whole part").value > 0
     assert only(rows).met
     rows = {row.name: row for row in run_processes(["speed"], CPU, SMALL, 0.1)}
-    assert rows["speed: failed"].note == "stopped: no time is left of budget_s"
+    assert rows["speed: failed"].note.startswith("stopped after 0 s: give more budget_s")
     rows = {row.name: row for row in run_processes(["speed"], CPU, SMALL, 0)}
     assert rows["speed: failed"].note == "not begun: no time is left of budget_s"
     assert rows["speed: failed"].failed
 
 
+def test_a_process_is_stopped_with_those_that_it_has_started(tmp_path):
+    context, path = multiprocessing.get_context("spawn"), tmp_path / "pid"
+    process = context.Process(target=start_another, args=(path,))
+    process.start()
+    while not path.exists():
+        time.sleep(0.05)
+    gpu._kill(process)
+    for _ in range(100):
+        status = Path(f"/proc/{path.read_text()}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("the process that it started goes on")
+
+
+def start_another(path):
+    os.setpgrp()
+    other = subprocess.Popen(["sleep", "60"])
+    path.with_suffix(".aside").write_text(str(other.pid))
+    path.with_suffix(".aside").rename(path)
+    time.sleep(60)
+
+
+def test_a_part_has_a_third_of_the_time_at_most(monkeypatch):
+    given = []
+    monkeypatch.setattr(gpu, "_run_process", lambda *rest: iter(given.append(rest[-1]) or []))
+    list(run_processes(["speed", "input"], CPU, SMALL, 300))
+    assert given == [pytest.approx(100)] * 2
+
+
 def test_a_process_that_breaks_is_told_by_its_exit_code(monkeypatch):
     monkeypatch.setitem(gpu.PARTS, "broken", ("agreement", "captured_rows"))
     monkeypatch.setattr(gpu, "_process", end_at_once)
-    rows = {row.name: row for row in run_processes(["broken"], CPU, SMALL, 100)}
+    rows = {row.name: row for row in run_processes(["broken"], CPU, SMALL, 900)}
     assert rows["broken: failed"].note == "its process ended with 3"
 
 

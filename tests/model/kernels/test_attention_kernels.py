@@ -1,8 +1,11 @@
 """The kernels of attention against a plain loop over sequences."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.model.test_attention import (
     LENGTHS,
@@ -113,9 +116,34 @@ def test_rows_are_attended_by_kernels_where_these_take_them(
     assert met == [1, 1] * is_taken
 
 
-def test_the_interpreter_takes_no_bfloat16():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_interpreter_takes_no_bfloat16(monkeypatch, device):
     """It would take the bits for those of whole numbers."""
-    rows = torch.zeros(3, 2, 16, dtype=torch.bfloat16)
-    assert not kernels.take(rows)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not kernels.take(rows.float(), products=True)
+    monkeypatch.setattr(kernels, "HAVE_KERNELS", True)
+    monkeypatch.setattr(kernels, "INTERPRETED", True)
+    with FakeTensorMode():  # rows of a GPU that may not be there
+        rows = torch.zeros(3, 2, 16, dtype=torch.bfloat16, device=device)
+        assert not kernels.take(rows)
+        assert kernels.take(rows.half())
+        with torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu"):
+            assert not kernels.take(rows.float(), products=True)
+
+
+def test_compiled_kernels_take_half_precision_on_a_gpu_only(monkeypatch):
+    monkeypatch.setattr(kernels, "HAVE_KERNELS", True)
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    with FakeTensorMode():
+        for kind in (torch.float16, torch.bfloat16):
+            assert kernels.take(torch.zeros(3, 2, 16, dtype=kind, device="cuda"))
+            assert not kernels.take(torch.zeros(3, 2, 16, dtype=kind, device="cpu"))
+        assert not kernels.take(torch.zeros(3, 2, 16, device="cuda"))
+
+
+@pytest.mark.parametrize(("word", "expected"), [("true", True), ("1", True), ("0", False)])
+def test_kernels_are_interpreted_where_triton_understands_a_yes(monkeypatch, word, expected):
+    monkeypatch.setenv("TRITON_INTERPRET", word)
+    try:
+        assert importlib.reload(kernels).INTERPRETED is expected
+    finally:
+        monkeypatch.undo()
+        importlib.reload(kernels)
