@@ -28,7 +28,6 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.tables import text_table
 from cvmae.storage.output import output_folder, require_new
-from cvmae.storage.places import is_remote
 from cvmae.sweep.driver import sweep
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
@@ -76,7 +75,12 @@ def demo(config: DemoConfig) -> str:
     Raises:
         ValueError: The output folder is not new, or a setting is not allowed.
     """
-    with output_folder(config.output_dir, "demo", check=_require_new) as folder:
+    with output_folder(
+        config.output_dir,
+        "demo",
+        check=_require_new,
+        only_local="the demo needs a folder of this machine",
+    ) as folder:
         return _demo(replace(config, output_dir=folder))
 
 
@@ -85,8 +89,6 @@ def _require_new(folder: str) -> None:
         ": remove it, or give another folder with --output_dir (make demo "
         'ARGS="--output_dir FOLDER")'
     )
-    if is_remote(folder):
-        raise ValueError(f"output_dir={folder}: the demo needs a folder of this machine")
     require_new(folder, advice=lambda _: advice)
 
 
@@ -162,13 +164,13 @@ def format_table(rows: Sequence[SummaryRow], best: Attainable) -> str:
 
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
-    epochs, trained = row.epochs_to_reference_best, row.kind != "baseline"
+    trained = row.kind != "baseline"
     return (
         row.policy,
         wording.number(row.r2_pooled),
         wording.number(row.r2_macro),
         "" if row.won is None else f"{row.won} of {row.num_codes}",
-        ("not reached" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.epochs(row.epochs_to_reference_best) if trained else "",
         wording.count(row.measurements_per_s) if trained else "",
     )
 

@@ -8,7 +8,6 @@ from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.fitted import TrainingData
-from cvmae.storage.places import is_remote
 from cvmae.sweep.summary import format_table, summarise, write_rows
 from cvmae.sweep.trials import Trial, grid, plan_trials, progress_of, run_in_process, trial_status
 from cvmae.tracking.store import name_store, open_tracker, prepare_store
@@ -29,12 +28,11 @@ def sweep(config: Config) -> str:
             or remote, or a trial failed (after the others have ended; the message holds the table).
         FileNotFoundError: There is no sweep to resume.
     """
-    if is_remote(config.output_dir):
-        raise ValueError(
-            f"output_dir={config.output_dir}: a sweep needs a folder that all nodes share, for its "
-            "database and Ray Tune; a single pretraining can write to object storage"
-        )
-    with run_folder(config, "sweep") as config:
+    reason = (
+        "a sweep needs a folder that all nodes share, for its database and Ray Tune; a single "
+        "pretraining can write to object storage"
+    )
+    with run_folder(config, "sweep", only_local=reason) as config:
         return _sweep(name_store(config))
 
 

@@ -28,8 +28,13 @@ BEFORE_A_RUN = ("statistics", "deepspeed.json", DATABASE, *MARKS.values())
 
 
 @contextmanager
-def run_folder(config: Config, kind: Kind = "run") -> Iterator[Config]:
+def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> Iterator[Config]:
     """Hold the folder of a run or sweep that is new or resumed; yield settings of absolute paths.
+
+    Args:
+        config: Settings, with paths as the user says them.
+        kind: What the folder holds or will hold.
+        only_local: See `output_folder`.
 
     Raises:
         ValueError: `data.root` or `output_dir` is missing, the folder is not new or in use (see
@@ -46,7 +51,13 @@ def run_folder(config: Config, kind: Kind = "run") -> Iterator[Config]:
             )
         _require_held(config.resume, kind)
     check = partial(_require_held if config.resume else _refuse_used, kind=kind)
-    with output_folder(config.output_dir, VERBS[kind], data_root=config.data.root, check=check):
+    with output_folder(
+        config.output_dir,
+        VERBS[kind],
+        data_root=config.data.root,
+        check=check,
+        only_local=only_local,
+    ):
         yield config
 
 
