@@ -152,29 +152,31 @@ def load(argv: Sequence[str]) -> Config:
     """
     base, rest = _take_option(list(argv), "--base")
     resume, without = _take_option(list(rest), "--resume")
-    if resume and _take_option(rest, "--output_dir")[0] == resume:
-        if is_file(join(resume, "config.yaml")):
-            base = ""
-        else:
-            resume, rest = "", without
-    if base and resume:
-        _exit("--base starts a new run and --resume continues one: give one of them")
+    output_dir, _ = _take_option(rest, "--output_dir")
     try:
+        folder = absolute_output(resume, "resume") if resume else ""
+        is_there = bool(resume) and is_file(join(folder, "config.yaml"))
+        if resume and output_dir and absolute_output(output_dir) == folder:
+            if is_there:
+                base = ""
+            else:
+                resume, rest = "", without
+        if base and resume:
+            _exit("--base starts a new run and --resume continues one: give one of them")
+        if resume and not is_there:
+            _exit(
+                f"--resume {resume}: no config.yaml there, so nothing to continue: begin with "
+                f"--output_dir {resume}"
+            )
         if resume:
-            folder = absolute_output(resume, "resume")
-            if not is_file(join(resume, "config.yaml")):
-                _exit(
-                    f"--resume {resume}: no config.yaml there, so nothing to continue: begin with "
-                    f"--output_dir {resume}"
-                )
-            with local_copy(join(resume, "config.yaml")) as path:
+            with local_copy(join(folder, "config.yaml")) as path:
                 default = moved(read_config(path), folder)
         elif base and base not in PRESETS:
             default = override(read_config(base), {"output_dir": ""})
         else:
             default = PRESETS[base or "paper"]
         return parse(default, rest)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         _exit(str(error))
 
 

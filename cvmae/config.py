@@ -125,7 +125,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every setting under its dotted name, `tracking.uri` without user and password."""
+    """Return every setting under its dotted name, `tracking.uri` as `without_password` has it."""
     flat: dict[str, Any] = {}
     for item in fields(config):
         value = getattr(config, item.name)
@@ -139,8 +139,21 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def without_password(uri: str) -> str:
-    """Return a URI as it may be written down and logged: without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """Return a URI as it may be written down and logged: without user, password and query.
+
+    Passwords may hold the characters that end them: all up to the last `@` is left out, and where
+    that follows a `?`, which begins a query or stands in a password, all but the scheme.
+
+    Example:
+        >>> without_password("postgresql+psycopg2://me:p/w@host/db?sslpassword=secret")
+        'postgresql+psycopg2://host/db'
+    """
+    if re.match(r"(sqlite(\+\w+)?|file):///|file:(?!//)|[^:]*$", uri):  # a path, which has none
+        return uri
+    found = re.match(r"\w[\w+.-]*://", uri)
+    scheme = found[0] if found else ""
+    place, _, query = uri.removeprefix(scheme).partition("?")
+    return scheme if "@" in query else scheme + place.rpartition("@")[2]
 
 
 def write_config(config: Config, path: str | Path) -> None:

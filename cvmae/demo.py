@@ -20,7 +20,7 @@ import numpy as np
 
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import load_model
-from cvmae.config import PRESETS, Config
+from cvmae.config import PRESETS, Config, without_password
 from cvmae.evaluate.evaluate import compare_models
 from cvmae.evaluate.report import wording
 from cvmae.evaluate.summary import SummaryRow, summary
@@ -28,11 +28,11 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.tables import text_table
 from cvmae.storage.output import output_folder, require_new
-from cvmae.storage.places import is_remote
 from cvmae.sweep.driver import sweep
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
 from cvmae.synthetic.reference import Attainable, attainable_r2
+from cvmae.tracking.sqlite import sqlite_path
 from cvmae.tracking.store import name_store, store_uri
 
 __all__ = ["DemoConfig", "demo", "hospital_attainable"]
@@ -75,7 +75,12 @@ def demo(config: DemoConfig) -> str:
     Raises:
         ValueError: The output folder is not new, or a setting is not allowed.
     """
-    with output_folder(config.output_dir, "demo", check=_require_new) as folder:
+    with output_folder(
+        config.output_dir,
+        "demo",
+        check=_require_new,
+        only_local="the demo needs a folder of this machine",
+    ) as folder:
         return _demo(replace(config, output_dir=folder))
 
 
@@ -84,8 +89,6 @@ def _require_new(folder: str) -> None:
         ": remove it, or give another folder with --output_dir (make demo "
         'ARGS="--output_dir FOLDER")'
     )
-    if is_remote(folder):
-        raise ValueError(f"output_dir={folder}: the demo needs a folder of this machine")
     require_new(folder, advice=lambda _: advice)
 
 
@@ -161,13 +164,13 @@ def format_table(rows: Sequence[SummaryRow], best: Attainable) -> str:
 
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
-    epochs, trained = row.epochs_to_reference_best, row.kind != "baseline"
+    trained = row.kind != "baseline"
     return (
         row.policy,
         wording.number(row.r2_pooled),
         wording.number(row.r2_macro),
         "" if row.won is None else f"{row.won} of {row.num_codes}",
-        ("not reached" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.epochs(row.epochs_to_reference_best) if trained else "",
         wording.count(row.measurements_per_s) if trained else "",
     )
 
@@ -216,12 +219,11 @@ def _places(config: Config, folder: Path) -> str:
     if config.scaling.num_workers == 0:
         return "\n".join([*lines, f"metrics: {config.output_dir}/trials/*/metrics.parquet"])
     mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
-    uri = store_uri(name_store(config))
-    return "\n".join(
-        [
-            *lines,
-            f"MLflow store: {uri}",
+    uri = without_password(store_uri(name_store(config)))
+    lines.append(f"MLflow store: {uri}")
+    if sqlite_path(uri):
+        lines += [
             f"  {shlex.quote(mlflow)} ui --backend-store-uri {shlex.quote(uri)}",
             "  then http://127.0.0.1:5000 in a browser",
         ]
-    )
+    return "\n".join(lines)

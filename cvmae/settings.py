@@ -1,6 +1,6 @@
 """The settings of each room, with their meaning, their default and what is allowed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
@@ -255,7 +255,7 @@ class CheckpointConfig:
 class TrackingConfig:
     """Where metrics go."""
 
-    uri: str = ""
+    uri: str = field(default="", repr=False)  # it may hold a password
     """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder."""
     experiment: str = "cvmae"
     """MLflow experiment."""

@@ -5,6 +5,9 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+# Before torch is imported, which reads it then: two lanes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -18,8 +21,6 @@ from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from tests.meds_writer import write_meds
 
 __all__ = ["write_meds"]
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # the lanes look at the marks in a hook of the same name

@@ -86,6 +86,21 @@ def test_a_merge_counts_on_its_day_however_old_its_commits_are(repository):
     assert repository.made() == (["test", "survival"], 0)
 
 
+def test_a_change_of_the_day_is_seen_below_an_older_commit(repository):
+    repository.commit("cvmae/checkpoint.py")
+    repository.commit("docs/older.md", date=LONG_AGO)
+    assert repository.made() == (["test", "survival"], 0)
+
+
+def test_all_is_tried_in_a_folder_of_another_repository(repository):
+    shutil.rmtree(repository.root / ".git")
+    outer = Repository(repository.root.parent / "outer")
+    inner = outer.root / "inner"
+    shutil.copytree(ROOT / ".ci", inner / ".ci")
+    outer.root = inner
+    assert outer.made() == (["test", "survival"], 0)
+
+
 @pytest.mark.parametrize("failing", ["test", "survival"])
 def test_a_failure_of_either_fails_the_whole_and_both_are_run(repository, failing):
     repository.commit("cvmae/checkpoint.py")

@@ -17,6 +17,7 @@ from cvmae.checkpoint import find_checkpoint
 from cvmae.command_line import VERBS, load, main, run_job
 from cvmae.config import PRESETS, Config, override, read_config, write_config
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.storage.places import is_remote
 from cvmae.train.pretrain import pretrain
 
 FLAGS = ["--base", "tiny", "--scaling.num_workers", "0", "--data.min_count", "2"]
@@ -241,6 +242,36 @@ def test_one_line_begins_a_run_and_continues_it_when_it_is_submitted_again(tmp_p
         48,
         3,
     )
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "resume"),
+    [
+        ("{home}/run", "{home}/run/"),
+        ("{home}/run", "~/run"),
+        ("~/run/", "../home/run"),
+        ("memory://home/run", "memory://home/run/"),
+    ],
+)
+def test_a_folder_is_the_same_one_however_it_is_written(tmp_path, monkeypatch, output_dir, resume):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    output_dir, resume = output_dir.format(home=home), resume.format(home=home)
+    line = [f"--output_dir={output_dir}", f"--resume={resume}", "--base=tiny"]
+    assert load(line).resume == ""
+    if not is_remote(resume):
+        (home / "run").mkdir()
+        write_config(override(PRESETS["tiny"], {"seed": 3}), home / "run" / "config.yaml")
+        assert (load(line).resume, load(line).seed) == (resume, 3)
+        assert load([f"--resume={resume}"]).output_dir == f"{home}/run"
+
+
+@pytest.mark.parametrize("flags", [["--output_dir", "s3://k:s@b/x"], []])
+def test_storage_that_cannot_be_looked_at_for_a_run_to_resume_ends_with_one_line(flags):
+    with pytest.raises(SystemExit, match=r"^cvmae: output_dir is a s3:// URI with credentials"):
+        load(["--resume", "s3://k:s@b/x", *flags])
 
 
 def test_a_text_that_the_terminal_cannot_show_is_not_lost_with_the_work(monkeypatch):

@@ -2,12 +2,15 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cvmae.command_line import main
+from cvmae.config import PRESETS, override
 from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table
+from cvmae.demo import _places as places
 from cvmae.evaluate.summary import SummaryRow
 from cvmae.synthetic.reference import Attainable
 
@@ -45,10 +48,10 @@ def test_the_table_has_policies_then_what_is_attainable_then_baselines():
         "code mean",
     ]
     assert "61 of 98" in lines[2]
-    assert "not reached" in lines[2]
+    assert "never" in lines[2]
     assert lines[3].split()[-2:] == ["12", "12,346"]
     assert "0.610" in lines[4]
-    assert "not reached" not in lines[5]
+    assert "never" not in lines[5]
 
 
 def test_a_folder_that_holds_something_is_refused_in_one_line(tmp_path, monkeypatch):
@@ -72,3 +75,22 @@ def test_the_demo_runs_in_one_process_and_says_where_everything_is(tmp_path):
     assert str(out / "evaluation" / "report.html") in text
     with pytest.raises(ValueError, match="is not empty"):
         demo(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "opens"),
+    [
+        ("http://me:secret@host:5000", "MLflow store: http://host:5000", False),
+        ("", "MLflow store: sqlite:////out/sweep/mlflow.db", True),
+    ],
+)
+def test_the_demo_names_its_store_without_a_password_and_opens_only_a_database(
+    given, shown, opens, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    config = override(PRESETS["tiny"], {"output_dir": "/out/sweep", "scaling.num_workers": 2})
+    told = places(config, Path("/out"))
+    assert shown in told.splitlines()
+    assert "secret" not in told
+    assert ("--backend-store-uri sqlite:" in told) is opens
+    assert ("--backend-store-uri" in told) is opens

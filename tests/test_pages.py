@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def test_the_readme_leads_to_every_page():
     assert linked == {page.path.relative_to(ROOT).as_posix() for page in PAGES[1:]}
 
 
+@pytest.mark.slow  # every call of a run is noted
 def test_the_way_that_the_readme_describes_is_the_way_of_a_measurement(tiny):
     called = set()
 
@@ -70,7 +72,7 @@ def test_the_way_that_the_readme_describes_is_the_way_of_a_measurement(tiny):
     threading.setprofile(note)
     sys.setprofile(note)
     try:
-        pretrain(tiny)
+        pretrain(replace(tiny, train=replace(tiny.train, epochs=1)))
     finally:
         sys.setprofile(None)
         threading.setprofile(None)

@@ -1,10 +1,11 @@
 """A MEDS data set, opened once: its shards, its splits, and what tells it from another."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from meds.schema import subject_splits_filepath
 from cvmae.arrays import Ints
 from cvmae.config import resolved_path
 from cvmae.meds.files import RowGroup, open_shard, read_row_groups
-from cvmae.meds.listing import find_shards
+from cvmae.meds.listing import Listing, list_shards
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.splits import SPLITS, load_splits, other_splits
 from cvmae.storage.places import num_connections
 
 __all__ = ["Dataset", "Shard", "Source", "open_dataset", "require_splits"]
+
+# What is wrong, and the file that it is about if the error does not say so; empty: all.
+Refuse = Callable[[Exception, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class Source:
     """
 
     root: str
-    members: Mapping[str, Ints]  # split -> its subjects, ascending
+    members: Mapping[str, Ints] = field(repr=False)  # split -> its subjects, ascending
 
     @property
     def num_subjects(self) -> dict[str, int]:
@@ -52,6 +56,7 @@ class Dataset(Source):
     """A MEDS data set as its footers and its table of splits describe it."""
 
     shards: tuple[Shard, ...]
+    listing: Listing = field(default_factory=Listing)
 
     @property
     def source(self) -> Source:
@@ -77,7 +82,11 @@ class Dataset(Source):
         }
 
 
-def open_dataset(root: str, needed: Sequence[str] = ()) -> Dataset:
+def _raise(error: Exception, file: str) -> None:
+    raise error
+
+
+def open_dataset(root: str, needed: Sequence[str] = (), refuse: Refuse = _raise) -> Dataset:
     """List the shards of a MEDS data set, check their columns, and read its table of splits.
 
     Args:
@@ -85,6 +94,7 @@ def open_dataset(root: str, needed: Sequence[str] = ()) -> Dataset:
             the parquet files at any depth below data/; folder names mean nothing, except that
             what begins with . or _ is passed over.
         needed: Splits that must have a subject.
+        refuse: Called with whatever is not sound; if it returns, the rest is opened.
 
     Raises:
         FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
@@ -95,17 +105,34 @@ def open_dataset(root: str, needed: Sequence[str] = ()) -> Dataset:
     if not root:
         raise ValueError("data.root is empty: say --data.root FOLDER of a MEDS data set")
     root = resolved_path(root)  # tasks on Ray run in another folder
-    files = find_shards(root)
-    members = load_splits(root)
+    listing, members = Listing(), dict[str, Ints]()
+    with _refusing(refuse):
+        listing = list_shards(root)
+    for error in listing.refused:
+        refuse(error, error.file)
+    if listing.shards:
+        with _refusing(refuse, subject_splits_filepath):
+            members = load_splits(root)
     with ThreadPoolExecutor(num_connections(root)) as pool:
-        shards = tuple(pool.map(lambda file: _open_shard(root, *file), files))
-    if not any(shard.num_rows for shard in shards):
-        raise RefusedDataError(
-            f"data.root={root!r}: its {len(shards)} shards have no rows", "check the export"
-        )
-    dataset = Dataset(root=root, members=members, shards=shards)
-    require_splits(dataset, needed)
+        opened = list(pool.map(partial(_open_shard, root, refuse), listing.shards))
+    shards = tuple(shard for shard in opened if shard)
+    if opened and not any(shard is None or shard.num_rows for shard in opened):
+        what = f"data.root={root!r}: its {len(shards)} shards have no rows"
+        refuse(RefusedDataError(what, "check the export"), "")
+    dataset = Dataset(root=root, members=members, shards=shards, listing=listing)
+    for split in needed if members else ():
+        with _refusing(refuse, subject_splits_filepath):
+            require_splits(dataset, [split])
     return dataset
+
+
+@contextmanager
+def _refusing(refuse: Refuse, file: str = "") -> Iterator[None]:
+    """Hand what is wrong with a file, or with the data set, to a function."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        refuse(error, file)
 
 
 def require_splits(dataset: Dataset, needed: Sequence[str]) -> None:
@@ -135,11 +162,16 @@ def _hash_splits(members: Mapping[str, Ints]) -> str:
     return hashlib.sha256(subject_S[order_S].tobytes() + split_S[order_S].tobytes()).hexdigest()
 
 
-def _open_shard(root: str, path: str, size_bytes: int) -> Shard:
-    with open_shard(root, path) as parquet:
-        return Shard(
-            path=path,
-            num_rows=parquet.metadata.num_rows,
-            size_bytes=size_bytes,
-            row_groups=read_row_groups(parquet, path),
-        )
+def _open_shard(root: str, refuse: Refuse, file: tuple[str, int]) -> Shard | None:
+    path, size_bytes = file
+    try:
+        with open_shard(root, path) as parquet:
+            return Shard(
+                path=path,
+                num_rows=parquet.metadata.num_rows,
+                size_bytes=size_bytes,
+                row_groups=read_row_groups(parquet, path),
+            )
+    except ValueError as error:
+        refuse(error, path)  # in here, since what is raised in a thread ends the others' work
+        return None

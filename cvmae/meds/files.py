@@ -7,7 +7,7 @@ within the file; neither subject ids nor values are ever shown.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -43,8 +43,8 @@ class RowGroup:
 
     index: int
     num_rows: int
-    first_subject: int
-    last_subject: int  # inclusive
+    first_subject: int = field(repr=False)
+    last_subject: int = field(repr=False)  # inclusive
 
 
 def dataset_name(root: str) -> str:

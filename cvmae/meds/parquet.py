@@ -1,5 +1,6 @@
 """The one way to open a parquet file of a data set, whatever program wrote it."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,8 @@ def reading(path: str) -> Iterator[None]:
     Raises:
         RefusedDataError: The file has vanished, may not be read, is cut short, is damaged, is not
             parquet, or is written as pyarrow does not read it.
+        MemoryError: There was too little memory, as pyarrow said; it passes through.
+        OSError: The system could not open or read it, which says nothing of the file; likewise.
     """
     try:
         yield
@@ -48,7 +51,12 @@ def reading(path: str) -> Iterator[None]:
             "ask its owner for read access",
             file=path,
         ) from None
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # What pyarrow finds wrong in a file has no number of the system's; a bad sector has one.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, NotImplementedError) or reason.startswith("Not yet implemented"):
             raise RefusedDataError(

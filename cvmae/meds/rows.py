@@ -26,6 +26,7 @@ __all__ = [
     "TIME",
     "VALUE",
     "Block",
+    "Lookup",
     "Rows",
     "distinct_subjects",
     "find_shared",
@@ -282,17 +283,15 @@ def distinct_subjects(subjects: Sequence[Ints]) -> Ints:
     return subject_S[run_starts(subject_S)]
 
 
-def find_shared(subjects: Sequence[Ints]) -> tuple[int, int, int] | None:
-    """Return a subject that two of the arrays hold, and which two; None where there is none."""
+def find_shared(subjects: Sequence[Ints]) -> list[tuple[int, int, int]]:
+    """Return each subject that two of the arrays hold, and which two; of three, two pairs."""
     subject_S = np.concatenate([np.empty(0, np.int64), *subjects])
     array_S = np.repeat(np.arange(len(subjects)), [len(array) for array in subjects])
     order_S = np.argsort(subject_S, kind="stable")
-    sorted_S = subject_S[order_S]
-    again = np.flatnonzero(sorted_S[1:] == sorted_S[:-1])
-    if not len(again):
-        return None
-    one, other = array_S[order_S[again[0] : again[0] + 2]]
-    return int(sorted_S[again[0]]), int(one), int(other)
+    subject_S, array_S = subject_S[order_S], array_S[order_S]
+    again = np.flatnonzero(subject_S[1:] == subject_S[:-1])
+    shared = (subject_S[again], array_S[again], array_S[again + 1])
+    return list(zip(*(column.tolist() for column in shared), strict=True))
 
 
 def _array(column: Any) -> Any:

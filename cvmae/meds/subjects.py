@@ -39,9 +39,9 @@ def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[
         RefusedDataError: There is one; the message names the two files.
     """
     shared = find_shared(subjects)
-    if shared is None:
+    if not shared:
         return
-    subject, *places = shared
+    subject, *places = shared[0]
     paths = [
         piece.path
         for place in places
@@ -54,9 +54,8 @@ def refuse_shared_subjects(root: str, units: Sequence[Unit], subjects: Sequence[
 
 def refuse_shared(unit: Unit, subjects: Sequence[Ints]) -> None:
     """Refuse a subject in two files of one unit."""
-    shared = find_shared(subjects) if len(unit.pieces) > 1 else None
-    if shared is not None:
-        _, one, other = shared
+    shared = find_shared(subjects) if len(unit.pieces) > 1 else []
+    for _, one, other in shared[:1]:
         raise _two_files(unit.pieces[one].path, unit.pieces[other].path)
 
 

@@ -1,6 +1,6 @@
 """The units into which the shards of a data set are cut."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cvmae.meds.dataset import Dataset, Shard
 
@@ -14,8 +14,8 @@ class Piece:
     path: str  # below root, with "/"
     first_row_group: int
     last_row_group: int  # inclusive
-    first_subject: int
-    last_subject: int  # inclusive
+    first_subject: int = field(repr=False)
+    last_subject: int = field(repr=False)  # inclusive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ An upgrade of Ray that takes one away is noticed by the test that exercises each
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -41,10 +41,11 @@ def has_note(name: str) -> bool:
 
 
 def drop_note(name: str) -> None:
-    """Take a note away, if it is there."""
+    """Take a note away, if it is there; where Ray is out of reach, it went with the cluster."""
     from ray.experimental import internal_kv
 
-    internal_kv._internal_kv_del(name)
+    with suppress(Exception):  # of its transport, of Ray, or of a client that is gone
+        internal_kv._internal_kv_del(name)
 
 
 def task_attempt() -> int:
@@ -89,6 +90,7 @@ def own_ray_named() -> Iterator[None]:
     """
     from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
+    was_handed_on = "RAY_ADDRESS" in ENV_VARS_TO_PROPAGATE
     ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
@@ -99,3 +101,5 @@ def own_ray_named() -> Iterator[None]:
             del os.environ["RAY_ADDRESS"]
         else:
             os.environ["RAY_ADDRESS"] = before
+        if not was_handed_on:
+            ENV_VARS_TO_PROPAGATE.discard("RAY_ADDRESS")

@@ -36,7 +36,16 @@ EXIT_LOST = 1
 
 # A process that this one forks must not keep its locks beyond its end.
 _descriptors: set[int] = set()
-os.register_at_fork(after_in_child=lambda: list(map(os.close, _descriptors)))
+
+
+def _let_go() -> None:
+    for descriptor in _descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()  # their numbers may stand for other files from now on
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class FolderInUseError(ValueError):
@@ -67,7 +76,7 @@ def claimed(folder: str, verb: str) -> Iterator[None]:
         claim.write(own)
         if not claim.is_locked:
             time.sleep(SETTLED_S)
-            if (now := claim.read()) is not None and now.token != own.token:
+            if (now := claim.read()) is not None and _is_anothers(now, own):
                 raise _in_use(folder, now)
         stack.callback(claim.remove, own)
         stack.enter_context(_beating(claim, own, folder))
@@ -110,15 +119,23 @@ def _beating(claim: "_PlainClaim", own: Holder, folder: str) -> Iterator[None]:
 
 def _beat(claim: "_PlainClaim", own: Holder, folder: str, ended: threading.Event) -> None:
     """Give signs of life, until the block ends or another process has taken the claim over."""
-    while not ended.wait(BEAT_EVERY_S):
+    # The first one soon: locks may not reach the machine of one that began at the same moment.
+    wait_s = SETTLED_S
+    while not ended.wait(wait_s):
+        wait_s = BEAT_EVERY_S
         own = replace(own, beat=own.beat + 1)
-        with suppress(OSError, ValueError):  # a storage that is away: the next one counts
+        # A storage that is away, which says so with errors of its own: the next one counts.
+        with suppress(Exception):
             found = claim.read()
-            if found is not None and found.token != own.token:
+            if found is not None and _is_anothers(found, own):
                 logger.error("%s is now claimed by %s: this process ends", folder, found)
                 _end_process()
                 return
             claim.write(own)
+
+
+def _is_anothers(found: Holder, own: Holder) -> bool:
+    return found.token not in ("", own.token)  # what cannot be read is written over
 
 
 def _end_process() -> None:
@@ -134,7 +151,7 @@ class _PlainClaim:
         self._path = join(folder, CLAIM)
 
     def read(self) -> Holder | None:
-        """Return who holds the claim; None where nobody does, or the file is half written."""
+        """Return who holds the claim; None where nobody does, or has not written yet."""
         try:
             with local_copy(self._path) as path:
                 return Holder.read(path.read_bytes())
@@ -148,9 +165,9 @@ class _PlainClaim:
 
     def remove(self, own: Holder) -> None:
         """Give it up."""
-        with suppress(OSError, ValueError):  # others will watch it for a while
+        with suppress(Exception):  # others will watch it for a while
             found = self.read()
-            if found is None or found.token == own.token:  # not of whoever took it over
+            if found is None or not _is_anothers(found, own):  # not of whoever took it over
                 remove_file(self._path)
 
 
@@ -165,10 +182,15 @@ class _LockedClaim(_PlainClaim):
 
     def write(self, holder: Holder) -> None:
         """Say who holds it, in the file that is locked."""
+        if not _is_there(self._descriptor, Path(self._path)):  # a person has removed it
+            with _opened(self._path) as anew:
+                fcntl.flock(anew, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.dup2(anew, self._descriptor, inheritable=False)
         # In place: another file of this name would not be the one that is locked.
         text = holder.text()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))
+        os.fsync(self._descriptor)  # or a network's file system keeps it to itself for a while
 
 
 @contextmanager
@@ -176,9 +198,7 @@ def _locked(folder: str) -> Iterator[_PlainClaim]:
     """Yield a claim whose file is locked, or a plain one where the file system has no locks."""
     path = Path(folder, CLAIM)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        _descriptors.add(descriptor)
-        try:
+        with _opened(path) as descriptor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -192,9 +212,17 @@ def _locked(folder: str) -> Iterator[_PlainClaim]:
                 yield _LockedClaim(folder, descriptor)
                 return
             # Its holder has ended between our two looks, and removed it: once more.
-        finally:
-            _descriptors.discard(descriptor)
-            os.close(descriptor)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _descriptors.add(descriptor)
+    try:
+        yield descriptor
+    finally:
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
 
 
 def _is_there(descriptor: int, path: Path) -> bool:

@@ -5,7 +5,7 @@ import os
 import platform
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -42,17 +42,34 @@ class Holder:
 
     @classmethod
     def read(cls, text: bytes) -> "Holder | None":
-        """Read what `text` gives; None where that is half written or foreign."""
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
+        """Read what `text` gives: of another version the fields known here; None where it is empty.
+
+        Text that cannot be read gives a holder without a token, who differs with the text.
+        """
+        if not text:
             return None
+        try:
+            given = json.loads(text)
+            return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
+        except (ValueError, TypeError):
+            return cls(
+                token="",
+                verb="",
+                host="",
+                pid=0,
+                since="",
+                machine="",
+                numbering="",
+                started=text.hex(),
+            )
 
     def text(self) -> bytes:
         """Return what a claim's file holds."""
         return json.dumps(asdict(self)).encode()
 
     def __str__(self) -> str:
+        if not self.token:
+            return "another process, whose claim cannot be read"
         return f"{self.verb} (process {self.pid} on {self.host}, since {self.since})"
 
     @property

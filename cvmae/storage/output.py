@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -53,6 +54,7 @@ def output_folder(
     setting: str = "output_dir",
     data_root: str = "",
     check: Check | None = None,
+    only_local: str = "",
 ) -> Iterator[str]:
     """Make a folder, see that it can be written to, and hold it while the block lasts.
 
@@ -62,16 +64,19 @@ def output_folder(
         setting: What messages call it.
         data_root: Data set in which it may not lie.
         check: Refuses what is in it; by default it must be new.
+        only_local: Why it may not be on remote storage, where that is so.
 
     Yields:
         The folder's absolute path, or its URI.
 
     Raises:
-        ValueError: None is given, another process holds it, it is not new, or see
-            `absolute_output` and `refuse_in_data_set`.
+        ValueError: None is given, it is remote and may not be, another process holds it, it is
+            not new, or see `absolute_output` and `refuse_in_data_set`.
         OSError: It cannot be made or written to.
     """
     folder = absolute_output(given, setting)
+    if only_local and is_remote(folder):  # not named here: it may hold credentials
+        raise ValueError(f"{setting} is a {folder.partition('://')[0]}:// URI: {only_local}")
     refuse_in_data_set(folder, data_root, setting)
     if is_file(folder):
         raise ValueError(f"{setting}={folder} is a file: give a folder")
@@ -150,7 +155,11 @@ def _try_to_write(folder: str) -> None:
             aside.mkdir()
             (aside / "file").touch()
     finally:
-        remove_aside(folder)
+        # Itself alone: whose the folder is, and what else is half written there, is not known yet.
+        if probe.is_dir():
+            shutil.rmtree(probe, ignore_errors=True)
+        else:
+            probe.unlink(missing_ok=True)
 
 
 def _unusable(folder: str, setting: str, error: OSError) -> OSError:

@@ -16,11 +16,15 @@ from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.concurrency import DRIVER_CPUS, num_concurrent
 from cvmae.sweep.trials import Trial, report_progress, run_trial
 
-__all__ = ["run_on_ray"]
+__all__ = ["num_on_ray", "run_on_ray"]
 
 
 def run_on_ray(
-    trials: Sequence[Trial], config: Config, parent_run_id: str, data: TrainingData
+    trials: Sequence[Trial],
+    config: Config,
+    parent_run_id: str,
+    data: TrainingData,
+    num_at_once: int,
 ) -> dict[str, str]:
     """Run the trials as far side by side as resources allow; return why each failed did.
 
@@ -34,7 +38,6 @@ def run_on_ray(
     # Ctrl-C would end the experiment as if its trials were done.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     progress = _Progress(len(trials))
-    limit = num_concurrent(config, ray.cluster_resources(), _num_cores())
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -47,7 +50,7 @@ def run_on_ray(
         ),
         param_space={"trial": tune.grid_search([trial.name for trial in trials])},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=limit,
+            max_concurrent_trials=num_at_once,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -85,6 +88,15 @@ def _trial(
 
 def _trial_name(trial: Any) -> str:
     return str(trial.config["trial"])
+
+
+def num_on_ray(config: Config) -> int:
+    """Return how many trials may run at a time on the Ray that was started.
+
+    Raises:
+        ValueError: `sweep.max_concurrent` asks for more than there is room for.
+    """
+    return num_concurrent(config, ray.cluster_resources(), _num_cores())
 
 
 def _num_cores() -> int:

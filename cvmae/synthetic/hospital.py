@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from cvmae.arrays import Ints
 from cvmae.storage.output import output_folder
-from cvmae.storage.places import is_remote
 from cvmae.synthetic.process import SyntheticConfig, code_laws, code_truth, mix, uniforms
 from cvmae.synthetic.rows import ROW_SCHEMA, assemble_labels, assemble_rows, describe_codes
 from cvmae.synthetic.subjects import num_draws, sample_subjects, subject_keys
@@ -49,13 +48,17 @@ def write_hospital(config: SyntheticConfig) -> str:
     Raises:
         ValueError: The folder holds a data set already.
     """
-    with output_folder(config.root, "synthesize", setting="root", check=_require_no_data) as folder:
+    with output_folder(
+        config.root,
+        "synthesize",
+        setting="root",
+        check=_require_no_data,
+        only_local="give a folder of this machine, and copy it there",
+    ) as folder:
         return _write_hospital(replace(config, root=folder))
 
 
 def _require_no_data(folder: str) -> None:
-    if is_remote(folder):
-        raise ValueError(f"root={folder}: give a folder of this machine, and copy it there")
     if Path(folder, meds.data_subdirectory).exists():
         raise ValueError(f"root={folder} is not a new folder: give one that has no data yet")
 

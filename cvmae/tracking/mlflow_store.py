@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import re
 import sqlite3
 import warnings
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -41,9 +43,9 @@ def prepare_mlflow_store(config: Config) -> None:
             "what the run has written; say where it lies now with --tracking.uri sqlite:///FILE"
         )
     try:
-        find_or_create_experiment(uri, config.tracking.experiment)
+        experiment_id = find_or_create_experiment(uri, config.tracking.experiment)
         if database:
-            _follow(Path(database))
+            _follow(Path(database), experiment_id)
     except _DeletedExperimentError:
         raise
     except Exception as error:
@@ -70,6 +72,8 @@ def find_or_create_experiment(uri: str, name: str) -> str:
         location = (folder / ARTIFACTS).as_uri()
     client = MlflowClient(tracking_uri=uri)
     if (experiment := client.get_experiment_by_name(name)) is None:
+        if database:
+            (folder / ARTIFACTS).mkdir(exist_ok=True)  # `_follow` tells by it where runs write
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
@@ -86,25 +90,27 @@ def find_or_create_experiment(uri: str, name: str) -> str:
     return str(experiment.experiment_id)
 
 
-def _follow(database: Path) -> None:
-    """Let a database that was moved with its artifacts name their present place.
+def _follow(database: Path, experiment_id: str) -> None:
+    """Let our experiment name its artifacts' present place if its database was moved with them.
 
     MLflow notes absolute places of artifacts and has no call that changes them, so that a moved
-    run would write to where its folder was, and show none of what it had kept.
+    run would write to where its folder was, and show none of what it had kept. Places of other
+    experiments, of other stores, and those that are still there are left alone.
     """
-    here = (database.parent / ARTIFACTS).as_uri()
-    moves = (
-        "UPDATE {table} SET {column} = ? || substr({column}, ?) "
-        "WHERE substr({column} || '/', 1, ?) = ?"
-    )
+    here = database.parent / ARTIFACTS
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        found = connection.execute("SELECT artifact_location FROM experiments").fetchall()
-        for (old,) in found:
-            if not str(old).endswith(f"/{ARTIFACTS}") or old == here:
-                continue
-            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-                own = moves.format(table=table, column=column)
-                connection.execute(own, (here, len(old) + 1, len(old) + 1, f"{old}/"))
+        (old,) = connection.execute(
+            "SELECT artifact_location FROM experiments WHERE experiment_id = ?", (experiment_id,)
+        ).fetchone()
+        is_ours = str(old).startswith("file:///") and str(old).endswith(f"/{ARTIFACTS}")
+        if not is_ours or Path(unquote(urlsplit(old).path)).exists() or not here.is_dir():
+            return
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE experiment_id = ? AND substr({column} || '/', 1, ?) = ?",
+                (here.as_uri(), len(old) + 1, experiment_id, len(old) + 1, f"{old}/"),
+            )
 
 
 def warn_down(uri: str, error: Exception) -> None:
@@ -120,4 +126,5 @@ def warn_down(uri: str, error: Exception) -> None:
 def first_line(error: Exception) -> str:
     """Return what an error says first, or its name; no password."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return without_password(line)[:300]  # it may name the address
+    # It may name the address.
+    return re.sub(r"\w[\w+.-]*://\S+", lambda found: without_password(found[0]), line)[:300]

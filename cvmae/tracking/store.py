@@ -10,6 +10,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from cvmae.config import Config, flatten, override, resolved_path, without_password
 from cvmae.runtime.submitted import runs_in_a_copy
@@ -18,9 +19,11 @@ from cvmae.tracking.parquet_tracker import ParquetTracker
 from cvmae.tracking.sqlite import sqlite_path, sqlite_uri
 from cvmae.tracking.tracker import Tracker
 
-__all__ = ["moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
+__all__ = ["DATABASE", "moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
 
 logger = logging.getLogger("cvmae")
+
+DATABASE = "mlflow.db"
 
 # Before MLflow is imported: it reports its use over the network unless told not to, and it
 # waits minutes for a server that is down, during which every other rank would wait too.
@@ -130,17 +133,18 @@ def _absolute(setting: str, uri: str) -> str:
     if not uri.startswith("sqlite"):
         # MLflow has given up folders, to which a name without a scheme is short.
         if uri.startswith("file:") or (uri and ":" not in uri and uri != "databricks"):
-            path = resolved_path(uri.removeprefix("file:").replace("//", "", 1))
-            file = sqlite_uri(path if Path(path).suffix else f"{path}/mlflow.db")
+            parts = urlsplit(without_password(uri)) if uri.startswith("file:") else None
+            path = resolved_path(unquote(parts.path or parts.netloc) if parts else uri)
+            file = sqlite_uri(path if Path(path).suffix else f"{path}/{DATABASE}")
             raise ValueError(
-                f"{setting}={uri!r} is a path, and MLflow keeps runs in databases: give "
-                f"{file}, or the address of a server"
+                f"{setting}={without_password(uri)!r} is a path, and MLflow keeps runs in "
+                f"databases: give {file}, or the address of a server"
             )
         return uri
     if not (path := sqlite_path(uri)):
         raise ValueError(
-            f"{setting}={uri!r} names no file that all processes of a run could open: give "
-            "sqlite:///FILE, with a fourth slash where FILE is an absolute path"
+            f"{setting}={without_password(uri)!r} names no file that all processes of a run could "
+            "open: give sqlite:///FILE, with a fourth slash where FILE is an absolute path"
         )
     if runs_in_a_copy() and not Path(path).expanduser().is_absolute():
         raise ValueError(
@@ -151,7 +155,7 @@ def _absolute(setting: str, uri: str) -> str:
 
 
 def _in_folder(output_dir: str) -> str:
-    return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/mlflow.db")
+    return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/{DATABASE}")
 
 
 def _before_mlflow() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,9 +61,9 @@ class Engine(ABC):
     def load_state(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Load the state that `state` of any strategy returned (collective)."""
 
-    @property
+    @cached_property
     def peak(self) -> Peak:
-        """Return what this rank's device can make at most."""
+        """Return what this rank's device can make at most; one of its own for every engine."""
         return peak_of(self.device, bf16=self._bf16)
 
     @property

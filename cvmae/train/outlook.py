@@ -1,6 +1,7 @@
 """How long a run on CPUs will take, said before it begins where that is long."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,19 +20,34 @@ CPU_FLOPS = 5e10
 LONG_H = 12.0
 
 
-def warn_of_long_run(config: Config, fitted: FittedData, progress: Progress) -> None:
-    """Warn of a run that CPUs will need more than half a day for, and say what is faster."""
-    if trains_on_gpu(config.scaling) or progress.is_finished(config):
+def warn_of_long_run(
+    runs: Sequence[tuple[Config, Progress]], fitted: FittedData, num_at_once: int = 1
+) -> None:
+    """Warn of runs that CPUs will need more than half a day for, and say what is faster.
+
+    Args:
+        runs: Settings and progress of one run, or of the trials of a sweep.
+        fitted: What all of them train on.
+        num_at_once: Of them that train side by side, each on its own cores.
+    """
+    runs = [(config, progress) for config, progress in runs if not progress.is_finished(config)]
+    if not runs or trains_on_gpu(runs[0][0].scaling):
         return
-    hours = cpu_hours(config, fitted) * (1 - progress.epoch / config.train.epochs)
+    shares = [1 - progress.epoch / config.train.epochs for config, progress in runs]
+    each = [
+        cpu_hours(config, fitted) * share for (config, _), share in zip(runs, shares, strict=True)
+    ]
+    hours = sum(each) / min(num_at_once, len(runs))
     if hours > LONG_H:
+        config = runs[0][0]
         took = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.0f} hours"
         logger.warning(
-            "this run takes about %s on CPUs (%d epochs, model.width=%d, model.num_layers=%d): for "
+            "%s about %s on CPUs (%d epochs, model.width=%d, model.num_layers=%d): for "
             "CPUs there is --base small; a GPU is used with --scaling.use_gpu True, or in this "
             "process (--scaling.num_workers 0) where there is one",
+            "this run takes" if len(runs) == 1 else f"these {len(runs)} trials take",
             took,
-            config.train.epochs,
+            sum(config.train.epochs for config, _ in runs),
             config.model.width,
             config.model.num_layers,
         )

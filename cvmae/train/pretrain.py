@@ -66,14 +66,13 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     data = data or _open_and_fit(config, on_ray=workers > 0 and not has_begun)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
-    warn_of_long_run(config, data.fitted, progress)
+    if not parent_run_id:  # else the sweep has done so, of all its runs
+        warn_of_long_run([(config, progress)], data.fitted)
     if workers and not progress.is_finished(config):
         start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
         keep_config_file(config)
     begin_folder(config)
-    if not parent_run_id:  # else the sweep has done so
-        prepare_store(config)
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
@@ -118,8 +117,9 @@ def check_settings(config: Config) -> None:
 
 
 def _open_and_fit(config: Config, *, on_ray: bool) -> TrainingData:
-    """Open the data set before anything is started, and fit it."""
+    """Open the data set before anything is started, and fit it where metrics can be kept."""
     dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
+    prepare_store(config)
     if on_ray:
         start_ray(config.scaling)
     return fit_data(config, dataset)

@@ -8,25 +8,33 @@ from typing import Literal
 
 from cvmae.checkpoint import CHECKPOINTS
 from cvmae.config import Config, resolved_path, write_config
-from cvmae.storage.folders import is_file, join, make_folder, names, written
+from cvmae.storage.folders import is_file, join, names, written
 from cvmae.storage.output import absolute_output, output_folder, require_new
+from cvmae.tracking.store import DATABASE
 
 __all__ = ["TRIALS", "Kind", "begin_folder", "run_folder"]
 
 Kind = Literal["run", "sweep"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
-# A config.yaml is left by other verbs, too; these folders are made before it, and by no other.
-MARKS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
+# A config.yaml is left by other verbs, too; these files are written before it, and by no other.
+MARKS: dict[Kind, str] = {"run": ".run", "sweep": ".sweep"}
+# What tells folders that have no such file yet; object storage knows no empty folders.
+FOLDERS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
 VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
-BEFORE_A_RUN = ("statistics", "deepspeed.json")
+BEFORE_A_RUN = ("statistics", "deepspeed.json", DATABASE, *MARKS.values())
 
 
 @contextmanager
-def run_folder(config: Config, kind: Kind = "run") -> Iterator[Config]:
+def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> Iterator[Config]:
     """Hold the folder of a run or sweep that is new or resumed; yield settings of absolute paths.
+
+    Args:
+        config: Settings, with paths as the user says them.
+        kind: What the folder holds or will hold.
+        only_local: See `output_folder`.
 
     Raises:
         ValueError: `data.root` or `output_dir` is missing, the folder is not new or in use (see
@@ -43,7 +51,13 @@ def run_folder(config: Config, kind: Kind = "run") -> Iterator[Config]:
             )
         _require_held(config.resume, kind)
     check = partial(_require_held if config.resume else _refuse_used, kind=kind)
-    with output_folder(config.output_dir, VERBS[kind], data_root=config.data.root, check=check):
+    with output_folder(
+        config.output_dir,
+        VERBS[kind],
+        data_root=config.data.root,
+        check=check,
+        only_local=only_local,
+    ):
         yield config
 
 
@@ -66,7 +80,8 @@ def _with_absolute_paths(config: Config) -> Config:
 
 def begin_folder(config: Config, kind: Kind = "run") -> None:
     """Write `config.yaml`, from which on the folder holds a run or a sweep."""
-    make_folder(join(config.output_dir, MARKS[kind]))
+    with written(join(config.output_dir, MARKS[kind])) as path:
+        path.write_text(f"This folder holds a {kind}.\n", encoding="ascii")
     with written(join(config.output_dir, "config.yaml")) as path:
         write_config(config, path)
 
@@ -83,8 +98,8 @@ def _refuse_used(folder: str, kind: Kind) -> None:
     """Refuse an output folder in which there is something, with --resume where that helps."""
 
     def is_as_new(name: str) -> bool:
-        is_mark = name in MARKS.values()
-        return name in BEFORE_A_RUN or (is_mark and not names(join(folder, name)))
+        is_empty = name in FOLDERS.values() and not names(join(folder, name))
+        return name in BEFORE_A_RUN or is_empty
 
     def advice(found: Sequence[str]) -> str:
         held = _held(found)
@@ -100,8 +115,9 @@ def _refuse_used(folder: str, kind: Kind) -> None:
 
 def _held(found: Sequence[str]) -> Kind | None:
     """Tell what a folder holds by the names in it."""
-    held = (kind for kind, mark in MARKS.items() if mark in found and "config.yaml" in found)
-    return next(held, None)
+    if "config.yaml" not in found:
+        return None
+    return next((kind for kind in MARKS if {MARKS[kind], FOLDERS[kind]} & {*found}), None)
 
 
 def _what(held: Kind | None, kind: Kind) -> str:

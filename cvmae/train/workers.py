@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -72,12 +73,14 @@ def train_on_ray(
     trainer = InterruptibleTrainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
-            "config": config,
-            "data": data,
-            "run_name": run_name,
-            "run_id": run_id,
-            "parent_run_id": parent_run_id,
-            "attempt": attempt,
+            "job": _Job(
+                config=config,
+                data=data,
+                run_name=run_name,
+                run_id=run_id,
+                parent_run_id=parent_run_id,
+                attempt=attempt,
+            )
         },
         datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(datasets_to_split=[]),
@@ -105,6 +108,18 @@ def train_on_ray(
         drop_note(attempt)
     if result.return_value is not None:
         raise result.return_value
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class _Job:
+    """What a worker is given; Ray shows how it prints, so it says nothing of subjects or URIs."""
+
+    config: Config
+    data: TrainingData
+    run_name: str
+    run_id: str
+    parent_run_id: str
+    attempt: str
 
 
 class _WaitingLine(UserCallback):
@@ -197,20 +212,20 @@ def _missing(config: Config, run_name: str, least: int, room: int) -> str:
     )
 
 
-def _work(job: dict[str, Any]) -> BaseException | None:
+def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
     """Train on this worker; return why training cannot go on, where no retry would mend it."""
     setup_logging()
-    config: Config = job["config"]
-    data: TrainingData = job["data"]
+    job = loop_config["job"]
+    config, data = job.config, job.data
     # Without a GPU of its own a worker still sees the node's, which it must leave alone.
     device = get_device() if config.scaling.use_gpu else torch.device("cpu")
     shard = ray.train.get_dataset_shard("train")
     tracker = (
         open_tracker(
             config,
-            run_name=job["run_name"],
-            run_id=job["run_id"],
-            parent_run_id=job["parent_run_id"],
+            run_name=job.run_name,
+            run_id=job.run_id,
+            parent_run_id=job.parent_run_id,
         )
         if rank() == 0
         else None
@@ -225,16 +240,15 @@ def _work(job: dict[str, Any]) -> BaseException | None:
         write(metrics, mask_rate_C)
         ray.train.report(dict(metrics))  # every rank: it is a barrier
 
-    label = job["run_name"]
     try:
         train(
             config,
             data,
             bricks=bricks,
             report=report,
-            ask=_ask(job["attempt"]),
+            ask=_ask(job.attempt),
             device=device,
-            label=label,
+            label=job.run_name,
         )
     except (FloatingPointError, PreemptedError) as error:  # on all ranks alike
         return error.with_traceback(None)

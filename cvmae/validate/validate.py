@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,11 +18,12 @@ from meds.schema import code_metadata_filepath, subject_splits_filepath
 from cvmae.arrays import Ints
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.meds.code_names import code_names, read_code_names
-from cvmae.meds.dataset import Dataset, Shard, Source, open_dataset, require_splits
-from cvmae.meds.files import open_shard, read_row_groups
-from cvmae.meds.listing import Listing, list_shards
+from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.meds.files import open_shard
+from cvmae.meds.listing import Listing
 from cvmae.meds.reading import read_splits
-from cvmae.meds.splits import SPLITS, is_among, load_splits
+from cvmae.meds.rows import find_shared
+from cvmae.meds.splits import SPLITS, is_among
 from cvmae.meds.subjects import scan_subjects
 from cvmae.meds.units import Piece, Unit, plan_units
 from cvmae.runtime.map_units import map_units
@@ -33,7 +33,7 @@ from cvmae.statistics.passes import count_duplicates
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates, open_candidates
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import output_folder
-from cvmae.storage.places import map_reads, num_connections
+from cvmae.storage.places import map_reads
 from cvmae.validate.findings import Finding, Level, Validation, as_finding, merge_findings
 from cvmae.validate.row_tally import COUNTED, DISORDER, RowTally, tally_rows
 
@@ -87,9 +87,11 @@ def check(config: Config) -> Validation:
         raise ValueError("data.root is empty: say --data.root FOLDER of a MEDS data set")
     root, codes_file = resolved_path(config.data.root), resolved_path(config.data.codes_file)
     config = replace(config, data=replace(config.data, root=root, codes_file=codes_file))
-    listing = _list(root)
-    dataset, findings = _open(root, listing)
-    findings += _left_out(root, listing)
+    findings: list[Finding] = []
+    dataset = open_dataset(
+        root, (TRAIN, TUNING), lambda error, file: findings.append(as_finding(error, file))
+    )
+    findings += _left_out(root, dataset.listing)
     candidates, refused = _candidates(config.data)
     files = _check_files(config, dataset, candidates)
     findings += [*refused, *(found for file in files for found in file.findings)]
@@ -106,49 +108,6 @@ def check(config: Config) -> Validation:
     )
 
 
-def _list(root: str) -> Listing:
-    """Return what lies below data/; nothing where there is no folder, which `_open` refuses."""
-    try:
-        return list_shards(root)
-    except (ValueError, FileNotFoundError):
-        return Listing(shards=(), refused=(), others=(), hidden=())
-
-
-def _open(root: str, listing: Listing) -> tuple[Dataset, list[Finding]]:
-    """Return the sound part of a data set, and why the rest is refused."""
-    findings: list[Finding] = []
-    try:
-        dataset = open_dataset(root)
-    except (ValueError, FileNotFoundError) as error:
-        dataset, findings = _open_what_is_sound(root, listing, error)
-    for split in (TRAIN, TUNING) if dataset.members else ():
-        try:
-            require_splits(dataset, [split])
-        except ValueError as error:
-            findings.append(as_finding(error, subject_splits_filepath))
-    return dataset, findings
-
-
-def _open_what_is_sound(
-    root: str, listing: Listing, first: Exception
-) -> tuple[Dataset, list[Finding]]:
-    findings = [as_finding(refused) for refused in listing.refused]
-    if not listing.shards:
-        return Dataset(root=root, members={}, shards=()), findings or [as_finding(first)]
-    members: dict[str, Ints] = {}
-    try:
-        members = load_splits(root)
-    except (ValueError, FileNotFoundError) as error:
-        findings.append(as_finding(error, subject_splits_filepath))
-    with ThreadPoolExecutor(num_connections(root)) as pool:
-        opened = list(pool.map(partial(_open_shard, root), [path for path, _ in listing.shards]))
-    findings += [found for found in opened if isinstance(found, Finding)]
-    shards = tuple(shard for shard in opened if isinstance(shard, Shard))
-    if not findings:  # it is of no single file: there are no rows
-        findings.append(as_finding(first))
-    return Dataset(root=root, members=members, shards=shards), findings
-
-
 def _left_out(root: str, listing: Listing) -> Iterator[Finding]:
     """Yield the files that are passed over, and a table of codes that cannot be read."""
     for paths, what in (
@@ -162,19 +121,6 @@ def _left_out(root: str, listing: Listing) -> Iterator[Finding]:
     except (ValueError, OSError) as error:
         found = as_finding(error, code_metadata_filepath)
         yield replace(found, level="counted", what=f"{found.what}: codes are shown without names")
-
-
-def _open_shard(root: str, path: str) -> Shard | Finding:
-    try:
-        with open_shard(root, path) as parquet:
-            return Shard(
-                path=path,
-                num_rows=parquet.metadata.num_rows,
-                size_bytes=0,
-                row_groups=read_row_groups(parquet, path),
-            )
-    except ValueError as error:
-        return as_finding(error, path)
 
 
 def _candidates(config: DataConfig) -> tuple[Candidates, list[Finding]]:
@@ -287,12 +233,8 @@ def _of_rows(
 
 def _shared_subjects(files: Sequence[_Checked]) -> Iterator[Finding]:
     """Yield each two files that hold rows of the same subject."""
-    subject_S = np.concatenate([np.empty(0, np.int64), *(file.subject_S for file in files)])
-    file_S = np.repeat(np.arange(len(files)), [len(file.subject_S) for file in files])
-    order_S = np.argsort(subject_S, kind="stable")
-    again = np.flatnonzero(np.diff(subject_S[order_S]) == 0)
-    pairs = zip(file_S[order_S[again]], file_S[order_S[again + 1]], strict=True)
-    for (one, other), number in Counter(pairs).items():
+    shared = find_shared([file.subject_S for file in files])
+    for (one, other), number in Counter((one, other) for _, one, other in shared).items():
         yield Finding(
             level="refused",
             file=files[one].path,
@@ -310,14 +252,14 @@ def _num_subjects(dataset: Dataset, files: Sequence[_Checked]) -> dict[str, int]
 
 def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Finding]:
     """Yield what rows and splits do not share, and files without rows."""
-    known_S = np.concatenate([*dataset.members.values()])
-    found_S = np.concatenate([file.subject_S for file in files])
+    known_S = np.sort(np.concatenate([*dataset.members.values()]))
+    found_S = np.sort(np.concatenate([file.subject_S for file in files]))
     counted = partial(Finding, level="counted")
     for shard in dataset.shards:
         if not shard.num_rows:
             yield counted(file=shard.path, what="has no rows", remedy="nothing, or remove it")
     for file in files:
-        if number := int(np.count_nonzero(~np.isin(file.subject_S, known_S))):
+        if number := int(np.count_nonzero(~is_among(known_S, file.subject_S))):
             yield counted(
                 file=file.path,
                 what=f"has subjects in {NO_SPLIT} ({', '.join(SPLITS)})",
@@ -325,7 +267,7 @@ def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Fin
                 count=number,
             )
     for split, listed_S in dataset.members.items():
-        absent = int(np.count_nonzero(~np.isin(listed_S, found_S)))
+        absent = int(np.count_nonzero(~is_among(found_S, listed_S)))
         if absent == len(listed_S):
             what, remedy = f"split {split} has no rows", "check the splits if it should have some"
             yield counted(file=subject_splits_filepath, what=what, remedy=remedy)

@@ -1,16 +1,19 @@
 """Files below data/: which are shards, which are refused, and what is said of the rest."""
 
+import errno
 import logging
 import os
 import shutil
 from pathlib import Path
 from urllib.parse import quote
 
+import fsspec
+import pyarrow as pa
 import pytest
 
-from cvmae.meds import parquet
+from cvmae.meds import listing, parquet
 from cvmae.meds.dataset import open_dataset
-from cvmae.meds.listing import find_shards
+from cvmae.meds.listing import list_shards
 from cvmae.validate.validate import check
 from tests.validate.broken_sets import SOUND, TRAIN, accepted, config_of, refusal, whole
 
@@ -23,7 +26,7 @@ def root(write_meds):
 
 
 def paths(root):
-    return [path for path, _ in find_shards(root)]
+    return [path for path, _ in list_shards(root).shards]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,46 @@ def test_other_files_are_left_out_and_said(root, caplog):
     assert found == ["data/0.csv", "data/README.md", "data/empty"]
 
 
+@pytest.mark.parametrize("ending", ["md5", "sha256", "crc", "json"])
+def test_a_small_file_about_a_shard_is_left_out_and_said(root, ending, caplog):
+    Path(root, f"{A}.{ending}").write_text("900150983cd24fb0d6963f7d28e17f72")
+    with caplog.at_level(logging.WARNING, "cvmae"):
+        assert paths(root) == [A, Z]
+    assert f"1 files are not read: {A}.{ending}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["b.parquet.gz", "b.PQ.zst", "b.parquet.gz.tmp", "b.parq"])
+def test_a_name_of_parquet_is_refused_whatever_the_file_begins_with(root, name):
+    Path(root, "data", name).write_bytes(b"\x1f\x8b packed")
+    assert refusal(root).startswith(f"data/{name} looks like parquet")
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("AWS Error ACCESS_DENIED"), OSError("AWS Error UNKNOWN")], ids=str
+)
+def test_an_unreadable_file_that_is_no_shard_is_left_out_on_object_storage_too(error, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    for name in (A, "data/notes.txt"):
+        memory.pipe(f"/unreadable/{name}", b"PAR1")
+
+    def refuse(root, path):
+        raise error
+
+    monkeypatch.setattr(listing, "open_file", refuse)
+    found = list_shards("memory://unreadable")
+    assert (found.shards, found.others) == (((A, 4),), ("data/notes.txt",))
+
+
+def test_a_path_with_an_empty_part_is_listed_like_others():
+    # Object stores take any name, and some exports write two slashes.
+    memory = fsspec.filesystem("memory")
+    for name in ("data/a.parquet", "data//b.parquet", "data//.c.parquet"):
+        memory.pipe(f"/twice/{name}", b"PAR1")
+    found = list_shards("memory://twice")
+    assert found.shards == (("data//b.parquet", 4), (A, 4))
+    assert found.hidden == ("data//.c.parquet",)
+
+
 def test_where_all_shards_are_hidden_the_refusal_says_so(write_meds):
     root = write_meds({"_all/a.parquet": SOUND}, TRAIN)
     message = refusal(root)
@@ -142,6 +185,39 @@ def test_a_file_that_this_user_may_not_read_is_not_called_damaged(root, place, m
     with pytest.raises(ValueError, match=r"may not be read by this user.*read access") as said:
         open_dataset(root)
     assert str(said.value).startswith(place)
+
+
+@pytest.mark.parametrize("place", [A, "metadata/subject_splits.parquet"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=["memory", "open files", "disk"],
+)
+def test_what_this_machine_lacks_is_not_called_damage_to_a_file(root, place, error, monkeypatch):
+    sound = parquet.open_file
+
+    def open_file(root, path):
+        if path == place:
+            raise error
+        return sound(root, path)
+
+    monkeypatch.setattr(parquet, "open_file", open_file)
+    with pytest.raises(type(error)) as said:
+        open_dataset(root)
+    assert said.value is error
+
+
+def test_a_file_on_a_bad_sector_is_refused_by_name(root, monkeypatch):
+    def open_file(root, path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(parquet, "open_file", open_file)
+    with pytest.raises(ValueError, match=r"cannot be read as parquet .*damaged"):
+        open_dataset(root)
 
 
 def test_a_folder_that_this_user_may_not_list_is_named(root, monkeypatch):

@@ -49,7 +49,7 @@ def test_ray_train_leaves_signals_to_a_method_that_is_replaced():
 
 def test_the_address_of_the_own_ray_is_handed_on_only_while_it_is_asked_for(monkeypatch):
     ray = pytest.importorskip("ray")
-    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE, get_env_vars_to_propagate
 
     from cvmae.runtime.ray_hooks import own_ray_named
 
@@ -59,10 +59,25 @@ def test_the_address_of_the_own_ray_is_handed_on_only_while_it_is_asked_for(monk
     with own_ray_named():
         assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:1234"
     assert "RAY_ADDRESS" not in os.environ
+    assert "RAY_ADDRESS" not in ENV_VARS_TO_PROPAGATE
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with own_ray_named():
         assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:1234"
     assert os.environ["RAY_ADDRESS"] == "auto"
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")  # by another, whose it stays
+    with own_ray_named():
+        pass
+    assert "RAY_ADDRESS" in ENV_VARS_TO_PROPAGATE
+    ENV_VARS_TO_PROPAGATE.discard("RAY_ADDRESS")
+
+
+@pytest.mark.parametrize("client", [None, SimpleNamespace(internal_kv_del=lambda *_: 1 / 0)])
+def test_a_note_is_dropped_without_complaint_where_ray_is_out_of_reach(client, monkeypatch):
+    internal_kv = pytest.importorskip("ray.experimental.internal_kv")
+    from cvmae.runtime.ray_hooks import drop_note
+
+    monkeypatch.setattr(internal_kv, "global_gcs_client", client)
+    drop_note("a note")
 
 
 def test_a_node_is_drained_by_a_call_and_for_a_reason_that_ray_has(monkeypatch):

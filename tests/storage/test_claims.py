@@ -1,6 +1,7 @@
 """One writer a folder: who is refused, what the message names, and what a holder's end does."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from cvmae.storage import claims
 from cvmae.storage.claims import CLAIM, FolderInUseError, claimed
+from cvmae.storage.folders import written
 from cvmae.storage.holder import Holder
 
 HOLD = """
@@ -180,3 +182,104 @@ def test_a_holder_gives_signs_of_life(tmp_path, short):
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
     assert replace(now, beat=0) == first
+
+
+class AwayError(Exception):
+    """An error of a storage's own, of no kind that Python knows."""
+
+
+def test_a_storage_that_fails_in_its_own_way_does_not_end_the_signs_of_life(
+    without_locks, monkeypatch
+):
+    read, asked = claims._PlainClaim.read, threading.Event()
+
+    def away(claim):
+        asked.set()
+        raise AwayError
+
+    with claimed(without_locks, "pretrain"):
+        with monkeypatch.context() as patch:
+            patch.setattr(claims._PlainClaim, "read", away)
+            assert asked.wait(10)
+        before = read(claims._PlainClaim(without_locks))
+        deadline_s = time.monotonic() + 10
+        while read(claims._PlainClaim(without_locks)) == before:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+
+def test_a_storage_that_fails_in_its_own_way_does_not_end_what_is_done(without_locks, monkeypatch):
+    def away(claim):
+        raise AwayError
+
+    with claimed(without_locks, "pretrain"):
+        monkeypatch.setattr(claims._PlainClaim, "read", away)
+
+
+def test_of_two_that_begin_at_once_where_locks_stay_on_a_machine_one_ends_soon(
+    tmp_path, monkeypatch
+):
+    ended = threading.Event()
+    monkeypatch.setattr(claims, "_end_process", ended.set)
+    monkeypatch.setattr(claims, "SETTLED_S", 0.3)
+    begun_s = time.monotonic()
+    with claimed(str(tmp_path), "pretrain"):
+        assert time.monotonic() - begun_s < 0.3  # whoever is alone does not wait
+        leave(tmp_path, elsewhere())
+        assert ended.wait(claims.BEAT_EVERY_S / 2)
+
+
+def test_a_claim_that_a_person_removed_is_back_and_holds(tmp_path, short):
+    with claimed(str(tmp_path), "pretrain"):
+        (tmp_path / CLAIM).unlink()
+        deadline_s = time.monotonic() + 10
+        while not (tmp_path / CLAIM).exists() or not (tmp_path / CLAIM).read_bytes():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        with pytest.raises(FolderInUseError, match="by pretrain"), claimed(str(tmp_path), "sweep"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+FORK_TWICE = """
+import os, sys
+from cvmae.storage.claims import claimed
+with claimed(sys.argv[1], "pretrain"):
+    if not (child := os.fork()):
+        own = {os.open(os.devnull, os.O_RDONLY) for _ in range(8)}
+        if not (grandchild := os.fork()):
+            for descriptor in own:
+                os.fstat(descriptor)
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_is_forked_twice_keeps_its_own_files(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", FORK_TWICE, str(tmp_path)], capture_output=True, text=True
+    )
+    assert "Bad file descriptor" not in ended.stderr
+    assert ended.returncode == 0
+
+
+def test_a_claim_of_a_version_that_notes_more_is_respected(without_locks):
+    more = {**json.loads(Holder.me("evaluate").text()), "cluster": "north"}
+    with written(f"{without_locks}/{CLAIM}") as path:
+        path.write_text(json.dumps(more), encoding="utf-8")
+    with pytest.raises(FolderInUseError, match="by evaluate"), claimed(without_locks, "pretrain"):
+        pass
+
+
+def test_a_claim_that_cannot_be_read_is_watched_for_signs_of_life(tmp_path, short, caplog):
+    (tmp_path / CLAIM).write_text("one", encoding="utf-8")
+    timer = threading.Timer(0.2, (tmp_path / CLAIM).write_text, ("two",), {"encoding": "utf-8"})
+    timer.start()
+    said = "by another process, whose claim cannot be read"
+    with pytest.raises(FolderInUseError, match=said), claimed(str(tmp_path), "pretrain"):
+        pass
+    timer.join()
+    with claimed(str(tmp_path), "pretrain"):
+        pass
+    assert caplog.text.count("was claimed by another process, whose claim cannot be read") == 2

@@ -156,6 +156,26 @@ def test_what_a_file_system_keeps_for_itself_is_no_content(tmp_path):
     assert os.listdir(tmp_path) == ["lost+found"]
 
 
+@pytest.mark.parametrize("verb", [sweep, show_demo, synthesize])
+def test_a_verb_that_needs_a_folder_here_writes_nothing_to_remote_storage(tiny, no_work, verb):
+    import fsspec
+
+    with pytest.raises(ValueError, match=r"a folder (of this machine|that all nodes share)"):
+        verb(replace(tiny, output_dir="memory://no/run"))
+    assert not fsspec.filesystem("memory").exists("/no")
+
+
+def test_a_command_that_is_refused_leaves_what_another_is_writing_there(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    for name in ("step_00000001", ".writing_1234_step_00000002"):
+        (checkpoints / name).mkdir(parents=True)
+    with claimed(str(tmp_path), "pretrain"):
+        refused = pytest.raises(ValueError, match="is not empty")
+        with refused, output_folder(str(checkpoints), "evaluate"):
+            pass
+        assert sorted(os.listdir(checkpoints)) == [".writing_1234_step_00000002", "step_00000001"]
+
+
 def test_a_file_uri_means_the_folder_whose_name_it_encodes(tmp_path):
     with output_folder(f"file://{tmp_path}/a%20b", "evaluate") as folder:
         assert folder == f"{tmp_path}/a b"

@@ -52,10 +52,12 @@ def pretrained(monkeypatch):
 
     def fit(config, dataset):
         record.num_fits += 1
+        return types.SimpleNamespace(fitted=None)
 
     monkeypatch.setattr(trials, "pretrain", fake)
     monkeypatch.setattr(driver, "fit_data", fit)
     monkeypatch.setattr(driver, "open_dataset", lambda root, splits: None)
+    monkeypatch.setattr(driver, "warn_of_long_run", lambda runs, fitted, num_at_once: None)
     return record
 
 
@@ -254,6 +256,19 @@ def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, resources, num_cores,
 def test_trials_that_would_wait_in_silence_are_refused_with_the_arithmetic(config, resources):
     with pytest.raises(ValueError, match=r"sweep\.max_concurrent=.* Ray Data needs 1 whole CPU"):
         concurrency.num_concurrent(config, resources, num_cores=8)
+
+
+def test_more_trials_at_a_time_than_there_is_room_for_are_refused_before_the_fit(
+    config, pretrained, monkeypatch
+):
+    monkeypatch.setattr(driver, "start_ray", lambda scaling: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8})
+    monkeypatch.setattr("ray.nodes", lambda: [{}])
+    changes = {"scaling.num_workers": 1, "sweep.max_concurrent": 99}
+    with pytest.raises(ValueError, match=r"sweep\.max_concurrent=99"):
+        driver.sweep(override(config, changes))
+    assert pretrained.num_fits == 0
+    assert not Path(config.output_dir).exists()
 
 
 def test_a_trial_that_was_killed_before_it_had_a_config_is_new(config):

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cvmae.command_line import load
-from cvmae.config import PRESETS, flatten, override, write_config
+from cvmae.config import PRESETS, flatten, override, without_password, write_config
 from cvmae.tracking import store as tracking
+from cvmae.tracking.mlflow_store import first_line
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +148,23 @@ def test_a_path_is_refused_with_the_database_that_would_do(uri, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("uri", "database"),
+    [
+        ("runs//x", "{here}/runs/x/mlflow.db"),
+        ("file:mlruns", "{here}/mlruns/mlflow.db"),
+        ("file://mlruns", "{here}/mlruns/mlflow.db"),
+        ("file://host/a%20b", "/a b/mlflow.db"),
+        ("file:///runs//own.db", "/runs/own.db"),
+    ],
+)
+def test_the_database_that_would_do_lies_where_the_path_says(uri, database, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is a path") as refused:
+        name(uri)
+    assert f"give sqlite:///{database.format(here=tmp_path)}, or" in str(refused.value)
+
+
+@pytest.mark.parametrize(
     "uri", ["sqlite://", "sqlite:///:memory:", "sqlite://own.db", "sqlite:///"]
 )
 def test_a_database_that_only_one_process_could_open_is_refused(uri):
@@ -173,6 +191,43 @@ def test_a_store_that_is_not_used_is_said_to_be_so_without_its_password(
     tracking.prepare_store(config)
     assert f"{setting}=http://server:5000 is not used" in caplog.text
     assert "metrics.parquet" in tracking.open_tracker(config, run_name="run").location
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@host:5", "http://host:5"),
+        ("http://me:p@secret@host:5", "http://host:5"),
+        ("postgresql+psycopg2://me:sec/ret@host/db", "postgresql+psycopg2://host/db"),
+        ("postgresql://me:x@sec/ret@host/db", "postgresql://host/db"),
+        ("http://host/?password=secret", "http://host/"),
+        ("postgresql://host:5/db?password=p@secret", "postgresql://"),
+        ("postgresql://me:p?secret@host/db", "postgresql://"),
+        ("postgresql:///db?password=secret", "postgresql:///db"),
+        ("me:secret@host:5000", "host:5000"),
+        ("sqlite+pysqlcipher://:secret@/x.db", "sqlite+pysqlcipher:///x.db"),
+        ("sqlite+pysqlite:////me@host/x@y.db?timeout=60",) * 2,
+        ("file:///me@host/runs",) * 2,
+        ("runs/me@host",) * 2,
+        ("databricks://profile",) * 2,
+        ("https://host:5/mlflow",) * 2,
+        ("", ""),
+    ],
+)
+def test_a_uri_is_shown_and_written_without_what_may_be_secret(uri, shown):
+    assert without_password(uri) == shown
+    assert flatten(override(PRESETS["tiny"], {"tracking.uri": uri}))["tracking.uri"] == shown
+    said = first_line(ConnectionError(f"cannot reach {uri} now, perhaps: is it up? me@home"))
+    assert said == f"cannot reach {shown} now, perhaps: is it up? me@home" or "://" not in uri
+
+
+@pytest.mark.parametrize(
+    "uri", ["file://me:secret@host/runs", "file://me:secret@host", "sqlite+x://me:secret@host"]
+)
+def test_a_store_is_refused_without_its_password(uri):
+    with pytest.raises(ValueError, match=r"tracking\.uri") as refused:
+        name(uri)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_store_that_cannot_exist_is_refused_by_setting(on_mlflow):
@@ -241,6 +296,35 @@ def test_a_moved_run_keeps_its_artifacts_and_writes_the_next_below_its_present_f
     assert len(list((new / "mlartifacts").rglob("*.png"))) == 2
     run = read_run(resumed.tracking.uri, again.run_id)
     assert run.data.tags["cvmae.output_dir"] == str(new)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "place", "follows"),
+    [
+        ("ours", "file:///gone/mlartifacts", True),
+        ("theirs", "file:///gone/mlartifacts", False),
+        ("ours", "s3://bucket/mlartifacts", False),
+        ("ours", "file://{tmp_path}/kept/mlartifacts", False),
+        ("ours", "file:///gone/artifacts", False),
+    ],
+)
+def test_only_our_own_artifacts_that_were_moved_are_looked_for_elsewhere(
+    experiment, place, follows, tmp_path
+):
+    from mlflow import MlflowClient
+
+    (tmp_path / "kept" / "mlartifacts").mkdir(parents=True)
+    uri, place = f"sqlite:///{tmp_path}/mlflow.db", place.format(tmp_path=tmp_path)
+    changes = {"output_dir": str(tmp_path), "tracking.uri": uri, "tracking.experiment": "first"}
+    config = override(PRESETS["tiny"], changes)
+    tracking.prepare_store(config)
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment(experiment, artifact_location=place))
+    tracking.prepare_store(override(config, {"tracking.experiment": "ours"}))
+    expected = f"file://{tmp_path}/mlartifacts" if follows else place
+    assert client.get_experiment_by_name(experiment).artifact_location == expected
+    own = client.get_run(run.info.run_id).info.artifact_uri
+    assert own == f"{expected}/{run.info.run_id}/artifacts"
 
 
 def test_what_waits_for_a_dead_server_is_sent_from_where_the_folder_lies_then(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cvmae.model.vomae import build_model, param_groups
-from cvmae.train.peak import Peak, peak_of
+from cvmae.train.make_engine import make_engine
+from cvmae.train.peak import Peak, measured_flops_per_s, peak_of
 from tests.prepared import training_data
 from tests.train.rank_runs import run_steps
 
@@ -53,8 +54,8 @@ def test_the_learning_rate_scales_the_first_update(tiny):
 
 
 def test_the_peak_is_plausible_and_no_lower_for_what_else_the_machine_does(monkeypatch):
-    peak_of.cache_clear()
-    quiet = peak_of(CPU, bf16=False)._flops_per_s
+    measured_flops_per_s.cache_clear()
+    quiet = measured_flops_per_s(CPU, bf16=False)
     assert 1e8 < quiet < 1e14
     product = torch.mm
 
@@ -63,15 +64,48 @@ def test_the_peak_is_plausible_and_no_lower_for_what_else_the_machine_does(monke
         return product(a, b)
 
     monkeypatch.setattr(torch, "mm", slowed)
-    peak_of.cache_clear()
+    measured_flops_per_s.cache_clear()
     # Timings of some 50 ms on a machine that others use, too.
-    assert peak_of(CPU, bf16=False)._flops_per_s > 0.5 * quiet
-    peak_of.cache_clear()
+    assert measured_flops_per_s(CPU, bf16=False) > 0.5 * quiet
+    measured_flops_per_s.cache_clear()
 
 
-def test_a_peak_is_raised_by_work_that_is_done_and_by_no_other():
-    peak = Peak(100.0)
+def test_a_measured_peak_is_raised_by_work_that_is_done_and_by_no_other():
+    peak = Peak(100.0, is_measured=True)
     assert peak.share(200.0) == 1.0
     assert peak.share(50.0) == 0.5
     assert peak.raised_share(200.0) == 1.0
     assert peak.share(50.0) == 0.25
+
+
+def test_what_one_run_has_shown_does_not_change_the_peak_of_the_next(tiny):
+    model = build_model(tiny.model, 10, 0)
+    first, second = (make_engine(model, tiny, device=CPU, total_steps=1) for _ in range(2))
+    before = second.peak.share(1.0)
+    assert first.peak.raised_share(1e18) == 1.0
+    assert first.peak.share(1e17) == 0.1
+    assert second.peak.share(1.0) == peak_of(CPU, bf16=False).share(1.0) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "flops_per_s"),
+    [
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA L40S", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA RTX A1000", None),
+    ],
+)
+def test_a_data_sheet_is_that_of_the_very_device_and_is_never_raised(
+    name, flops_per_s, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr("cvmae.train.peak.measured_flops_per_s", lambda *_, bf16: 1e12)
+    peak = peak_of(torch.device("cuda"), bf16=True)
+    assert peak.share(1e11) == pytest.approx(1e11 / (flops_per_s or 1e12))
+    over = peak.raised_share(2e15)
+    assert over == (1.0 if flops_per_s is None else 2e15 / flops_per_s)

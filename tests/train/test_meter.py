@@ -30,7 +30,9 @@ METRICS = {
 
 
 def make_meter(peak: Peak | None = None) -> EpochMeter:
-    return EpochMeter(ModelConfig(), 8, torch.device("cpu"), peak=peak or Peak(1e9))
+    return EpochMeter(
+        ModelConfig(), 8, torch.device("cpu"), peak=peak or Peak(1e9, is_measured=True)
+    )
 
 
 class Terminal(io.StringIO):
@@ -70,7 +72,7 @@ def test_the_cpu_of_a_step_is_that_of_the_thread_that_trains():
 
 def test_utilisation_is_never_above_all_of_the_peak(monkeypatch):
     """It was measured while others kept the machine busy, and the epoch was not disturbed."""
-    peak, clock = Peak(1e9), [0.0]
+    peak, clock = Peak(1e9, is_measured=True), [0.0]
     monkeypatch.setattr("cvmae.train.meter.time.monotonic", lambda: clock[0])
     shares = []
     for work in (4e9, 3e9):

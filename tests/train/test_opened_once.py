@@ -26,7 +26,7 @@ def asked(monkeypatch) -> Counter:
 
         monkeypatch.setattr(module, name, counted)
 
-    counting(opening, "find_shards", lambda root: "list")
+    counting(opening, "list_shards", lambda root: "list")
     counting(opening, "load_splits", lambda root: "splits")
     counting(opening, "read_row_groups", lambda parquet, path: path)
     counting(fitting, "fit", lambda config, dataset: "fit")

@@ -10,6 +10,7 @@ from cvmae.checkpoint import Progress
 from cvmae.config import PRESETS
 from cvmae.meds.dataset import open_dataset
 from cvmae.statistics.fit import fit
+from cvmae.sweep.driver import sweep
 from cvmae.train import outlook
 from cvmae.train.outlook import cpu_hours, warn_of_long_run
 from cvmae.train.pretrain import pretrain
@@ -60,9 +61,27 @@ def test_only_a_run_of_many_hours_on_cpus_is_warned_of(
 ):
     monkeypatch.setattr(outlook, "trains_on_gpu", lambda scaling: on_gpu)
     data = hospital_of(fitted, num_measurements / 250, num_measurements)
-    warn_of_long_run(in_process(preset), data, Progress(epoch=epoch))
+    warn_of_long_run([(in_process(preset), Progress(epoch=epoch))], data)
     assert (" days on CPUs (100 epochs" in caplog.text) == warns
     assert ("--base small" in caplog.text) == warns
+
+
+def test_trials_that_are_long_together_are_warned_of(fitted, monkeypatch, caplog):
+    monkeypatch.setattr(outlook, "trains_on_gpu", lambda scaling: False)
+    trial, data = in_process("paper"), hospital_of(fitted, 2_400, 588_000)
+    done = (trial, Progress(epoch=100))
+    warn_of_long_run([(trial, Progress()), done], data)
+    warn_of_long_run([(trial, Progress())] * 2, data, num_at_once=3)
+    assert caplog.text == ""  # 10 hours each
+    warn_of_long_run([done, *[(trial, Progress(epoch=50))] * 9], data, num_at_once=1)
+    assert "these 9 trials take about 2.2 days on CPUs (900 epochs" in caplog.text
+
+
+def test_a_sweep_that_is_long_is_warned_of_once_and_its_trials_are_not(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(outlook, "LONG_H", 0.0)
+    sweep(replace(tiny, sweep=replace(tiny.sweep, policies=("random", "cv"), seeds=(0,))))
+    assert caplog.text.count("these 2 trials take about") == 1
+    assert caplog.text.count("--base small") == 1
 
 
 def test_a_run_that_is_called_long_is_warned_of_before_its_first_step(tiny, monkeypatch, caplog):

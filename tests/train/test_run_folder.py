@@ -1,11 +1,13 @@
 """Folders that are in use: who may write into them, and what is said to whoever may not."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cvmae.checkpoint import load_state
+from cvmae.config import override
 from cvmae.statistics.fit import fit_statistics
 from cvmae.sweep.driver import sweep
 from cvmae.train import run_folder
@@ -99,6 +101,52 @@ def test_a_run_that_was_killed_before_it_had_a_config_begins_anew_in_its_folder(
     assert "statistics" in left
     assert "config.yaml" not in left
     # Made before the config, too.
-    Path(tiny.output_dir, "deepspeed.json").touch()
+    for name in ("deepspeed.json", "mlflow.db"):
+        Path(tiny.output_dir, name).touch()
     Path(tiny.output_dir, "checkpoints").mkdir(exist_ok=True)
     assert load_state(pretrain(tiny))[0].is_finished(tiny)
+
+
+@pytest.fixture
+def no_folders(tmp_path, monkeypatch):
+    """A place of a store that makes no folders: they are there by what lies in them."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    for name in ("mkdir", "makedirs"):
+        monkeypatch.setattr(MemoryFileSystem, name, lambda *args, **settings: None)
+    yield f"memory://runs/{tmp_path.name}"
+    if MemoryFileSystem().exists("/runs"):
+        MemoryFileSystem().rm("/runs", recursive=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_known_on_a_store_without_folders(
+    tiny, no_folders
+):
+    tiny = replace(tiny, output_dir=no_folders)
+    run_folder.begin_folder(tiny)
+    with pytest.raises(ValueError, match="continue the run that is there with --resume"):
+        pretrain(tiny)
+    resumed = replace(tiny, resume=no_folders)
+    assert load_state(pretrain(resumed))[0].is_finished(tiny)
+
+
+@pytest.mark.parametrize(("verb", "mark"), [(pretrain, ".run"), (sweep_one, ".sweep")])
+def test_a_folder_of_an_earlier_version_is_told_by_its_folders_and_continued(tiny, verb, mark):
+    verb(tiny)
+    Path(tiny.output_dir, mark).unlink()
+    verb(replace(tiny, resume=tiny.output_dir))
+
+
+@pytest.mark.parametrize("verb", [pretrain, sweep_one])
+def test_a_store_that_cannot_be_used_is_refused_before_the_data_are_fitted(tiny, monkeypatch, verb):
+    def work(*args):
+        raise AssertionError("work has begun")
+
+    for module in ("cvmae.train.pretrain", "cvmae.sweep.driver"):
+        monkeypatch.setattr(importlib.import_module(module), "fit_data", work)
+        monkeypatch.setattr(importlib.import_module(module), "start_ray", lambda scaling: None)
+    monkeypatch.setattr("cvmae.sweep.tune.num_on_ray", lambda config: 1)
+    config = override(tiny, {"scaling.num_workers": 1, "tracking.uri": "nonsense://store"})
+    with pytest.raises(ValueError, match=r"tracking\.uri='nonsense://store' .*cannot be opened"):
+        verb(config)
+    assert not Path(tiny.output_dir).exists()

@@ -7,6 +7,7 @@ That it refuses exactly what pretraining refuses is asserted over every broken d
 import json
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cvmae.command_line import run_job
 from cvmae.config import PRESETS, read_config
 from cvmae.evaluate import evaluate as evaluate_module
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.meds import listing as listing_module
+from cvmae.meds import parquet as parquet_module
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fit import fit_statistics
 from cvmae.sweep import driver
@@ -113,6 +116,31 @@ def test_every_pair_of_files_that_share_subjects_is_found(write_meds):
         ("refused", "data/a.parquet", (), 2),
         ("refused", "data/b.parquet", (), 2),
     ]
+
+
+def test_a_look_behind_a_defect_lists_once_and_opens_other_files_and_footers_once(
+    write_meds, monkeypatch
+):
+    root = write_meds(*whole({"a.parquet": SOUND, "b.parquet": rows_of(NEW)}, TRAIN))
+    truncate(root)
+    Path(root, "data", "notes.txt").write_text("words")
+    looks: Counter = Counter()
+
+    def counting(module, name):
+        real = getattr(module, name)
+
+        def counted(root, path):
+            looks[path] += 1
+            return real(root, path)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(listing_module, "list_files")
+    counting(listing_module, "open_file")
+    counting(parquet_module, "open_file")
+    assert not check(config_of(root)).accepted
+    cut_short = "data/z.parquet"  # nothing is read of it but its footer
+    assert [looks[name] for name in ("data", "data/notes.txt", cut_short)] == [1, 1, 1]
 
 
 def test_a_file_that_vanishes_between_listing_and_reading_is_a_finding(write_meds, monkeypatch):

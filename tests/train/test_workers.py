@@ -1,0 +1,45 @@
+"""What workers on Ray are given, and what Ray may show of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cvmae.meds.dataset import Source, open_dataset
+from tests.prepared import training_data
+
+pytestmark = pytest.mark.ray
+
+
+class _BuiltError(Exception):
+    """The trainer has been given all that it needs."""
+
+
+def test_what_ray_shows_of_a_run_names_no_subject_and_no_password(tiny, monkeypatch):
+    workers = pytest.importorskip("cvmae.train.workers")
+    schema = pytest.importorskip("ray.train.v2._internal.state.schema")
+    uri = "https://me:hunter2@mlflow.example.org"
+    config = replace(tiny, tracking=replace(tiny.tracking, uri=uri))
+    source = Source(root=config.data.root, members={"train": np.array([7_700_001])})
+    data = replace(training_data(config), source=source)
+
+    def build(work, *, train_loop_config, **options):
+        raise _BuiltError(train_loop_config)
+
+    monkeypatch.setattr(workers, "brick_dataset", lambda reader, order, units: None)
+    monkeypatch.setattr(workers, "InterruptibleTrainer", build)
+    with pytest.raises(_BuiltError) as built:
+        workers.train_on_ray(config, data, run_name="cv", run_id="", parent_run_id="")
+    (loop_config,) = built.value.args
+    shown = str(schema._to_json_serializable_value(loop_config)) + str(loop_config)
+    assert "7700001" not in shown
+    assert "hunter2" not in shown
+
+
+def test_settings_and_data_sets_print_no_subject_and_no_password(tiny):
+    uri = "https://me:hunter2@mlflow.example.org"
+    assert "hunter2" not in repr(replace(tiny, tracking=replace(tiny.tracking, uri=uri)))
+    dataset = open_dataset(tiny.data.root)
+    shown = repr((dataset, training_data(tiny).fitted.unit_index.units))
+    assert "members" not in shown
+    assert "subject" not in shown
