@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from cvmae.runtime.tables import text_table
+
 __all__ = ["Row", "format_table", "machine_rows", "read_rows", "write_rows"]
 
 Value = float | int | str | None
@@ -48,15 +50,9 @@ class Row:
 
 def format_table(rows: Sequence[Row]) -> str:
     """Return rows as text: name, value, unit, goal, met (yes, no or -), notes below."""
-    cells = [HEADER, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), line[1].rjust(widths[1]), line[2].ljust(widths[2])])
-        + f"  {line[3].ljust(widths[3])}  {line[4]}"
-        for line in cells
-    ]
+    table = text_table(HEADER, list(map(_cells, rows)), align="<><")
     notes = [f"{row.name}: {row.note}" for row in rows if row.note]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *([""] if notes else []), *notes])
+    return "\n".join([table, *([""] if notes else []), *notes])
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:

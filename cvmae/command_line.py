@@ -1,42 +1,127 @@
-"""What every job does with its verb: read settings, run, print, and turn errors into one line."""
+"""The command line of every verb: read settings, run, print, and turn errors into one line.
 
+`cvmae VERB ...` and `python jobs/VERB.py ...` are the same. A verb is a line of `VERBS`, a function
+that takes its settings and returns what is printed, and a file in `jobs/`.
+"""
+
+import difflib
+import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any, NoReturn
+
+import tyro
 
 from cvmae.config import PRESETS, Config, override, parse, read_config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import PreemptedError
+from cvmae.runtime.tables import text_table
 from cvmae.storage.folders import is_file, join, local_copy
+from cvmae.storage.output import absolute_output
 
-__all__ = ["load", "run_job"]
+__all__ = ["VERBS", "Verb", "load", "main", "run_job"]
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"
 
 
-def run_job(verb: Callable[[Config], str], *, resumes: bool = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """What a user can ask for; modules are imported when they are needed only."""
+
+    does: str
+    function: str  # module:name
+    tree: str = ""  # of settings, where it has a small one of its own
+    resumes: bool = False  # with --resume, where it was interrupted
+
+
+VERBS: dict[str, Verb] = {
+    "validate": Verb(
+        does="check a whole MEDS data set", function="cvmae.validate.validate:validate"
+    ),
+    "fit_statistics": Verb(
+        does="fit code statistics and vocabulary on train",
+        function="cvmae.statistics.fit:fit_statistics",
+    ),
+    "pretrain": Verb(
+        does="pretrain one model under one masking policy",
+        function="cvmae.train.pretrain:pretrain",
+        resumes=True,
+    ),
+    "sweep": Verb(
+        does="pretrain every policy x epochs x seed side by side",
+        function="cvmae.sweep.driver:sweep",
+        resumes=True,
+    ),
+    "evaluate": Verb(
+        does="compare models on the same hidden values, and write a report",
+        function="cvmae.evaluate.evaluate:evaluate",
+    ),
+    "synthesize": Verb(
+        does="write a synthetic hospital as a MEDS data set",
+        function="cvmae.synthetic.hospital:write_hospital",
+        tree="cvmae.synthetic.hospital:SyntheticConfig",
+    ),
+    "demo": Verb(
+        does="all of it, small, on a synthetic hospital",
+        function="cvmae.demo:demo",
+        tree="cvmae.demo:DemoConfig",
+    ),
+}
+
+
+def main(name: str = "") -> None:
+    """Run the verb of a job, or the one that the command line names first."""
+    argv = sys.argv[1:]
+    if not name:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_overview())
+            return
+        name, *argv = argv
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f": perhaps {near[0]}" if near else f": there are {', '.join(VERBS)}"
+        _exit(f"{name!r} is no verb{hint}; cvmae --help says what each does")
+    verb = VERBS[name]
+    tree = resolve_name(verb.tree) if verb.tree else None
+    run_job(resolve_name(verb.function), argv, tree=tree, resumes=verb.resumes)
+
+
+def run_job(
+    verb: Callable[[Any], str],
+    argv: Sequence[str] | None = None,
+    *,
+    tree: type | None = None,
+    resumes: bool = False,
+) -> None:
     """Run a verb with the settings of the command line and print what it returns.
 
     Args:
         verb: What the job does.
+        argv: Its flags; by default those of this process.
+        tree: Its settings, where they are not those of `load`.
         resumes: It goes on with --resume where it was interrupted.
 
     An error of the user's making ends the process with one line and exit code 1; any other
     keeps its traceback. A run that a signal has stopped after a checkpoint ends with exit code
-    75, which tells a queue to submit it again, with `--resume`.
+    75, which makes a queue submit it again, with `--resume`.
     """
     setup_logging()
-    config = load(sys.argv[1:])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A unit may hold a sign that the terminal's encoding lacks: no reason to lose the table.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    argv = sys.argv[1:] if argv is None else argv
+    config: Any = load(argv) if tree is None else _load_tree(tree, argv)
+    folder = getattr(config, "resume", "") or getattr(config, "output_dir", "")
     try:
         print(verb(config))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"cvmae: {error}")
     except PreemptedError as error:
-        folder = config.resume or config.output_dir
         print(f"cvmae: {error}; it goes on with --resume {folder}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
-        folder = config.resume or config.output_dir
         # Whether the folder holds a run yet is not known here; with --resume it need not.
         way = (
             f"; the same line with --resume {folder} goes on from what is there"
@@ -70,6 +155,7 @@ def load(argv: Sequence[str]) -> Config:
         _exit("--base starts a new run and --resume continues one: give one of them")
     try:
         if resume:
+            absolute_output(resume, "resume")
             if not is_file(join(resume, "config.yaml")):
                 _exit(
                     f"--resume {resume}: no config.yaml there, so nothing to continue: begin with "
@@ -84,6 +170,20 @@ def load(argv: Sequence[str]) -> Config:
         return parse(default, rest)
     except (ValueError, FileNotFoundError) as error:
         _exit(str(error))
+
+
+def _load_tree(tree: type, argv: Sequence[str]) -> Any:
+    try:
+        return tyro.cli(tree, args=list(argv), use_underscores=True)
+    except ValueError as error:
+        _exit(str(error))
+
+
+def _overview() -> str:
+    table = text_table(
+        ("verb", "what it does"), [(name, verb.does) for name, verb in VERBS.items()], align="<"
+    )
+    return f"usage: cvmae VERB [FLAGS]\n\n{table}\n\ncvmae VERB --help shows the flags of a verb."
 
 
 def _take_option(argv: list[str], option: str) -> tuple[str, list[str]]:

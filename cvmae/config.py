@@ -6,10 +6,12 @@ checked alike everywhere.
 """
 
 import contextlib
+import difflib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         with contextlib.redirect_stdout(report), contextlib.redirect_stderr(report):
             return parse(config, list(_tokens(changes)))
     except SystemExit:  # tyro ends the process; a worker must see an exception instead
-        raise ValueError(f"invalid settings {dict(changes)}:\n{report.getvalue()}") from None
+        raise ValueError(f"settings are not allowed: {_reason(report.getvalue())}") from None
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -155,12 +157,23 @@ def read_config(path: str | Path) -> Config:
         )
     try:
         flat = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not valid YAML: {reason}") from None
+        raise ValueError(f"{path} is not valid YAML in UTF-8: {reason}") from None
     if not isinstance(flat, dict):
         raise ValueError(f"{path} holds no settings: expected lines like `mask.policy: cv`")
-    return override(Config(), flat)
+    known = flatten(Config())
+    if unknown := [str(name) for name in flat if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.8)
+        hint = f", perhaps {near[0]}" if near else ""
+        raise ValueError(
+            f"{path}: {unknown[0]} is no setting of this version of cvmae{hint}: mend or remove "
+            "the line, or use the version that wrote it"
+        )
+    try:
+        return override(Config(), flat)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def resolved_path(path: str) -> str:
@@ -178,6 +191,18 @@ def parse(default: Config, tokens: Sequence[str]) -> Config:
         use_underscores=True,
         description=f"{Config.__doc__} Presets: {', '.join(PRESETS)} (default paper).",
     )
+
+
+def _reason(report: str) -> str:
+    """Return what a report of the parser says is wrong, without its title, frame and help."""
+    parts = [list(lines) for said, lines in groupby(report.splitlines(), _says_something) if said]
+    words = " ".join(parts[1] if len(parts) > 1 else parts[0] if parts else [])
+    words = " ".join(re.sub("[\u2500-\u257f]", " ", words).split())  # the frame
+    return re.sub(r"^Error parsing \w[\w.]*: ", "", words)
+
+
+def _says_something(line: str) -> bool:
+    return bool(re.search(r"\w", line))
 
 
 def _tokens(changes: Mapping[str, Any]) -> Iterator[str]:

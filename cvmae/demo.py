@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import load_model
@@ -27,13 +26,16 @@ from cvmae.evaluate.report import wording
 from cvmae.evaluate.summary import SummaryRow, summary
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
-from cvmae.runtime.logs import setup_logging
-from cvmae.sweep.driver import plan_trials, sweep
+from cvmae.runtime.tables import text_table
+from cvmae.storage.output import output_folder, require_new
+from cvmae.storage.places import is_remote
+from cvmae.sweep.driver import sweep
+from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
 from cvmae.synthetic.reference import Attainable, attainable_r2
 from cvmae.tracking.tracker import store_uri
 
-__all__ = ["DemoConfig", "demo", "hospital_attainable", "main"]
+__all__ = ["DemoConfig", "demo", "hospital_attainable"]
 
 logger = logging.getLogger("cvmae")
 
@@ -47,7 +49,7 @@ HEADER = (
 )
 SYNTHETIC_NOTE = (
     "The data are synthetic, made up by this program: the figures say that everything works\n"
-    "here, not which policy is better on patients. For that: jobs/sweep.py on your own data."
+    "here, not which policy is better on patients. For that: a sweep on your own data."
 )
 
 
@@ -67,28 +69,28 @@ class DemoConfig:
     """Seed of the hospital and of training."""
 
 
-def main(argv: Sequence[str]) -> str:
-    """Run the demo with command-line flags; user errors end the process with one line."""
-    config = tyro.cli(DemoConfig, args=list(argv), use_underscores=True)
-    setup_logging()
-    try:
-        return demo(config)
-    except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"cvmae: {error}") from None
-
-
 def demo(config: DemoConfig) -> str:
     """Write a hospital, sweep three policies, evaluate them; return the table and the places.
 
     Raises:
         ValueError: The output folder is not new, or a setting is not allowed.
     """
+    with output_folder(config.output_dir, "demo", check=_require_new) as folder:
+        return _demo(replace(config, output_dir=folder))
+
+
+def _require_new(folder: str) -> None:
+    advice = (
+        ": remove it, or give another folder with --output_dir (make demo "
+        'ARGS="--output_dir FOLDER")'
+    )
+    if is_remote(folder):
+        raise ValueError(f"output_dir={folder}: the demo needs a folder of this machine")
+    require_new(folder, advice=lambda _: advice)
+
+
+def _demo(config: DemoConfig) -> str:
     folder = Path(config.output_dir)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(
-            f"output_dir={config.output_dir} is not empty: remove it, or give another folder with "
-            '--output_dir (make demo ARGS="--output_dir FOLDER")'
-        )
     start = time.monotonic()
     root = write_hospital(_hospital(config))
     logger.info("1 of 3: wrote a synthetic hospital of %d subjects", config.num_subjects)
@@ -152,17 +154,10 @@ def hospital_attainable(config: Config, run_dir: str) -> Attainable:
 
 def format_table(rows: Sequence[SummaryRow], best: Attainable) -> str:
     """Return the comparison as text: models, what is attainable, simple baselines."""
-    cells: list[tuple[str, ...]] = [HEADER]
     reference = (best.name, f"{best.r2_pooled:.3f}", f"{best.r2_macro:.3f}", "", "", "")
     models = [row for row in rows if row.kind != "baseline"]
     baselines = [row for row in rows if row.kind == "baseline"]
-    cells += [_cells(row) for row in models] + [reference] + [_cells(row) for row in baselines]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return text_table(HEADER, [*map(_cells, models), reference, *map(_cells, baselines)])
 
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Measure cvmae against ceilings taken in the same run, and print a table.
 
-ray job submit --working-dir . -- python jobs/benchmark.py --suite data --output benchmark.json
+ray job submit --working-dir . -- python jobs/benchmark.py --suite data --output $RUNS/data.json
 """
 
 import os
@@ -12,7 +12,9 @@ ROOT = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, ROOT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
-from benchmarks.benchmark import main  # noqa: E402
+from benchmarks.benchmark import benchmark  # noqa: E402
+from benchmarks.settings import BenchmarkConfig  # noqa: E402
+from cvmae.command_line import run_job  # noqa: E402
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    run_job(benchmark, tree=BenchmarkConfig)

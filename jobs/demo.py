@@ -1,11 +1,9 @@
 """Pretrain and compare three masking policies on a synthetic hospital, in minutes.
 
-ray job submit --working-dir . -- python jobs/demo.py --output_dir demo-run
+ray job submit --working-dir . -- python jobs/demo.py --output_dir $RUNS/demo
 """
 
-import sys
-
-from cvmae.demo import main
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    main("demo")

@@ -4,8 +4,7 @@ ray job submit --working-dir . -- python jobs/evaluate.py --data.root DIR --outp
     --evaluate.checkpoints random=A cv=B
 """
 
-from cvmae.command_line import run_job
-from cvmae.evaluate.evaluate import evaluate
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    run_job(evaluate)
+    main("evaluate")

@@ -3,8 +3,7 @@
 ray job submit --working-dir . -- python jobs/pretrain.py --data.root DIR --output_dir OUT
 """
 
-from cvmae.command_line import run_job
-from cvmae.train.pretrain import pretrain
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    run_job(pretrain, resumes=True)
+    main("pretrain")

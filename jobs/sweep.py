@@ -4,8 +4,7 @@ ray job submit --working-dir . -- python jobs/sweep.py --base small --data.root 
     --sweep.policies random cv --sweep.epochs 10 --sweep.seeds 0 1 --output_dir OUT
 """
 
-from cvmae.command_line import run_job
-from cvmae.sweep.driver import sweep
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    run_job(sweep, resumes=True)
+    main("sweep")

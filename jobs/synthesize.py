@@ -3,9 +3,7 @@
 ray job submit --working-dir . -- python jobs/synthesize.py --root DIR --num_subjects 1000
 """
 
-import sys
-
-from cvmae.synthetic.hospital import main
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    print(main(sys.argv[1:]))
+    main("synthesize")

@@ -3,8 +3,7 @@
 ray job submit --working-dir . -- python jobs/validate.py --data.root DIR
 """
 
-from cvmae.command_line import run_job
-from cvmae.validate.validate import validate
+from cvmae.command_line import main
 
 if __name__ == "__main__":
-    run_job(validate)
+    main("validate")

@@ -1,9 +1,12 @@
 """What a user meets who gets something wrong: one clear line and an exit code that is not 0."""
 
+import io
 import os
 import shutil
 import sys
+import typing
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cvmae.checkpoint import find_checkpoint
-from cvmae.command_line import load, run_job
-from cvmae.config import PRESETS, override, read_config, write_config
+from cvmae.command_line import VERBS, load, main, run_job
+from cvmae.config import PRESETS, Config, override, read_config, write_config
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.train.pretrain import pretrain
 
@@ -238,6 +241,69 @@ def test_one_line_begins_a_run_and_continues_it_when_it_is_submitted_again(tmp_p
         48,
         3,
     )
+
+
+def test_a_text_that_the_terminal_cannot_show_is_not_lost_with_the_work(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    run_job(lambda config: "LAB//X//\N{MICRO SIGN}mol/L", [])
+    sys.stdout.flush()
+    assert shown.getvalue() == rb"LAB//X//\xb5mol/L" + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model.dropout: 0.1", r"model\.dropout is no setting of this version of cvmae: mend or"),
+        ("mask.polic: cv", r"mask\.polic is no setting .*, perhaps mask\.policy: "),
+        ("mask.policy: best", r"invalid choice 'best' .*\('random', 'variance', 'cv'\)\.$"),
+        ("mask.ratio: 3", r"mask\.ratio=3\.0 is not allowed: give a share between 0 and 1$"),
+        ("train.epochs: many", r"--train\.epochs: invalid literal .* 'many'$"),
+    ],
+)
+def test_a_line_of_a_saved_file_that_is_not_allowed_is_named_and_no_other(tmp_path, text, said):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"seed: 3\n{text}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=said) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "seed" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_file_that_is_no_utf8_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"output_dir: \xb5\n")
+    with pytest.raises(ValueError, match=r"config\.yaml is not valid YAML in UTF-8"):
+        read_config(path)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_is_a_function_of_its_settings_that_returns_what_is_printed(name):
+    verb = VERBS[name]
+    function = resolve_name(verb.function)
+    tree = resolve_name(verb.tree) if verb.tree else Config
+    hints = typing.get_type_hints(function)
+    assert hints.pop("return") is str
+    assert next(iter(hints.values())) is tree
+
+
+def test_the_overview_names_every_verb(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cvmae"])
+    main()
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if line} >= set(VERBS)
+
+
+def test_a_misspelt_verb_suggests_the_right_one(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cvmae", "pretrian", "--seed", "1"])
+    with pytest.raises(SystemExit, match="'pretrian' is no verb: perhaps pretrain"):
+        main()
+
+
+def test_a_verb_takes_the_flags_behind_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cvmae", "pretrain", "--output_dir", ""])
+    with pytest.raises(SystemExit, match=r"cvmae: data\.root is empty"):
+        main()
 
 
 def test_a_password_in_the_tracking_uri_is_not_written_down(tmp_path):

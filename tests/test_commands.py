@@ -9,6 +9,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -17,17 +18,16 @@ import tyro
 
 from benchmarks.peers import PeersConfig
 from benchmarks.settings import BenchmarkConfig
-from cvmae.command_line import load
+from cvmae.command_line import VERBS, load
 from cvmae.config import PRESETS, Config, flatten
-from cvmae.demo import DemoConfig
 from cvmae.settings import DataConfig, ScalingConfig
-from cvmae.synthetic.hospital import SyntheticConfig
 from cvmae.validate.validate import check
 from tests.pages import COMMANDS, PAGES, README, ROOT, job_and_flags, logical_lines
 
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
-# Jobs with a small command line of their own; all others take a Config.
-OWN_COMMAND_LINE = {"benchmark": BenchmarkConfig, "demo": DemoConfig, "synthesize": SyntheticConfig}
+# Jobs with a small tree of settings of their own; all others take a Config.
+TREES = {name: resolve_name(verb.tree) for name, verb in VERBS.items() if verb.tree}
+OWN_COMMAND_LINE = {"benchmark": BenchmarkConfig} | TREES
 LINES = list(dict.fromkeys(line for page in PAGES for line in page.commands()))
 INLINE = [code for page in PAGES for code in page.inline()]
 # What makes a documented run small enough for a test: the last of two flags wins.
@@ -125,6 +125,13 @@ def test_the_table_of_presets_is_true():
         assert sizes == ", ".join(map(str, wanted))
         assert (int(sequences), int(epochs)) == (train.batch_sequences, train.epochs)
         assert float(rate) == PRESETS[name].optim.lr
+
+
+def test_every_verb_has_a_job_that_calls_it_by_its_name():
+    # Measuring is no part of the package, and so no verb of it.
+    calls = {path.stem: path.read_text(encoding="utf-8").splitlines()[-1] for path in JOBS}
+    assert calls.pop("benchmark") == "    run_job(benchmark, tree=BenchmarkConfig)"
+    assert calls == {name: f'    main("{name}")' for name in VERBS}
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)

@@ -1,11 +1,13 @@
 """The demo: refuses to overwrite, compares with what is attainable, says that data are made up."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table, main
+from cvmae.command_line import main
+from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table
 from cvmae.evaluate.summary import SummaryRow
 from cvmae.synthetic.reference import Attainable
 
@@ -49,10 +51,11 @@ def test_the_table_has_policies_then_what_is_attainable_then_baselines():
     assert "not reached" not in lines[5]
 
 
-def test_a_folder_that_holds_something_is_refused_in_one_line(tmp_path):
+def test_a_folder_that_holds_something_is_refused_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "kept").touch()
+    monkeypatch.setattr(sys, "argv", ["jobs/demo.py", "--output_dir", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"cvmae: output_dir=.* is not empty: remove it"):
-        main(["--output_dir", str(tmp_path)])
+        main("demo")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 

@@ -56,7 +56,7 @@ def test_a_run_goes_on_over_a_checkpoint_that_fails_unless_it_is_the_last(
 
 
 def test_a_run_goes_on_where_mask_rates_cannot_be_read_for_an_epoch(tiny, monkeypatch, caplog):
-    monkeypatch.setattr(importlib.import_module("cvmae.train.pretrain"), "is_file", fails)
+    monkeypatch.setattr(importlib.import_module("cvmae.train.epoch_report"), "is_file", fails)
     pretrain(tiny)
     assert "metrics of epoch 2 are not written (output_dir='s3://bucket/run'" in caplog.text
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cvmae.config import Config, resolved_path, write_config
+from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
@@ -21,7 +21,8 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
-from cvmae.storage.folders import join, names, written
+from cvmae.storage.folders import join, written
+from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 
 __all__ = ["compare_models", "evaluate"]
 
@@ -33,7 +34,7 @@ def evaluate(config: Config) -> str:
         A table for the terminal, which ends with where the report is.
     """
     results = compare_models(config)
-    return f"{text_table(results)}\n\nReport: {join(resolved_path(config.output_dir), REPORT)}"
+    return f"{text_table(results)}\n\nReport: {join(absolute_output(config.output_dir), REPORT)}"
 
 
 def compare_models(config: Config) -> Results:
@@ -43,11 +44,17 @@ def compare_models(config: Config) -> Results:
         ValueError: A setting is missing, models cannot be compared, or nothing is to be scored.
         FileNotFoundError: A checkpoint or the data set is not there.
     """
-    folder = _new_folder(config.output_dir)
+    with output_folder(config.output_dir, "evaluate", data_root=config.data.root) as folder:
+        return _compare_models(config, folder)
+
+
+def _compare_models(config: Config, folder: str) -> Results:
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
     base = load(reference, "cpu")
-    dataset = open_dataset(config.data.root or base.config.data.root, [config.evaluate.split])
+    root = config.data.root or base.config.data.root
+    refuse_in_data_set(folder, root)
+    dataset = open_dataset(root, [config.evaluate.split])
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
@@ -126,15 +133,6 @@ def _circumstances(contestant: Contestant) -> dict[str, Any]:
         "the number of steps": loaded.progress.global_step,
         "the training data": loaded.fitted.fingerprint,
     }
-
-
-def _new_folder(output_dir: str) -> str:
-    if not output_dir:
-        raise ValueError("output_dir is empty: give a new folder for the report")
-    folder = resolved_path(output_dir)
-    if names(folder):
-        raise ValueError(f"output_dir={output_dir} is not empty: give a new folder")
-    return folder
 
 
 def _write(results: Results, config: Config, target: str) -> None:

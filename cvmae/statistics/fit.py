@@ -1,5 +1,6 @@
 """The verb `fit_statistics`: two passes over a data set -> what every later step relies on."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import compress
@@ -17,14 +18,17 @@ from cvmae.meds.units import Unit, plan_units
 from cvmae.settings import DataConfig
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
-from cvmae.statistics.fitted import FittedData, as_json, fit_settings
+from cvmae.statistics.fitted import FittedData, as_json, fit_settings, require_unfitted
 from cvmae.statistics.histogram import median_deviation, quantile_bounds, quantile_value
 from cvmae.statistics.passes import FirstPass, SecondPass, SplitCounts
-from cvmae.statistics.table import format_statistics
+from cvmae.statistics.table import count_lines, format_statistics
 from cvmae.statistics.vocabulary import choose_codes, open_candidates
-from cvmae.storage.folders import is_file, join, names, written
+from cvmae.storage.folders import is_file, join, written
+from cvmae.storage.output import output_folder
 
 __all__ = ["fit", "fit_statistics", "load_or_fit", "require_sequences"]
+
+logger = logging.getLogger("cvmae")
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -40,21 +44,19 @@ def fit_statistics(config: Config) -> str:
         ValueError: `output_dir` is not new, or the data cannot be used (see `fit`).
         FileNotFoundError: The data set is not there.
     """
-    if not config.output_dir:
-        raise ValueError("output_dir is empty: say --output_dir FOLDER")
-    folder = resolved_path(config.output_dir)
-    if is_file(folder) or names(folder):
-        raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
-    dataset = open_dataset(config.data.root, [TRAIN])  # footers and splits need no Ray
-    if config.scaling.num_workers > 0:
-        from cvmae.runtime.start_ray import start_ray  # Ray only where it is asked for
+    with output_folder(
+        config.output_dir, "fit_statistics", data_root=config.data.root, check=require_unfitted
+    ) as folder:
+        dataset = open_dataset(config.data.root, [TRAIN])  # footers and splits need no Ray
+        if config.scaling.num_workers > 0:
+            from cvmae.runtime.start_ray import start_ray  # Ray only where it is asked for
 
-        start_ray(config.scaling)
-    fitted = fit(config, dataset)
-    fitted.write(folder)
-    with written(join(folder, "config.yaml")) as path:
-        write_config(config, path)
-    return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
+            start_ray(config.scaling)
+        fitted = fit(config, dataset)
+        fitted.write(folder)
+        with written(join(folder, "config.yaml")) as path:
+            write_config(config, path)
+        return f"{format_statistics(fitted.statistics, fitted.report)}\nwritten to {folder}"
 
 
 def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
@@ -69,6 +71,8 @@ def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
     if not given:
         fitted = fit(config, dataset)
         fitted.write(own)
+        for line in count_lines(fitted.report):  # once: who reads them later has seen them
+            logger.info("%s", line)
         return fitted
     fitted = FittedData.read(given)
     found = fitted.settings | fitted.fingerprint

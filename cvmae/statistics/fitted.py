@@ -11,9 +11,10 @@ from cvmae.meds.dataset import Source
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.vocabulary import file_hash
-from cvmae.storage.folders import is_file, join, local_copy, names, written
+from cvmae.storage.folders import is_file, join, local_copy, written
+from cvmae.storage.output import require_new
 
-__all__ = ["FittedData", "TrainingData", "as_json", "fit_settings"]
+__all__ = ["FittedData", "TrainingData", "as_json", "fit_settings", "require_unfitted"]
 
 FILES = ("code_statistics.parquet", "unit_index.parquet", "data.json")
 # Settings that statistics and unit index depend on; a file counts by its content.
@@ -45,9 +46,7 @@ class FittedData:
             ValueError: The folder is there already and is not empty.
             OSError: It cannot be written.
         """
-        # What was begun on object storage and never finished lacks the last file, and gives way.
-        if set(names(folder)) - set(FILES[:2]):
-            raise ValueError(f"{folder} is not empty: choose a new folder")
+        require_unfitted(folder)
         with written(folder, last=FILES[2]) as aside:
             aside.mkdir()
             self.statistics.write(aside / FILES[0])
@@ -92,6 +91,11 @@ class TrainingData:
 
     source: Source
     fitted: FittedData
+
+
+def require_unfitted(folder: str | Path) -> None:
+    """Refuse a folder in which there is something, but for what a killed process has begun."""
+    require_new(str(folder), unfinished=lambda name: name in FILES[:2])  # the last file is lacking
 
 
 def fit_settings(config: Config) -> dict[str, Any]:

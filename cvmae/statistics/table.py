@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cvmae.runtime.tables import text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["format_statistics"]
@@ -12,21 +13,24 @@ SHOWN_DROPPED = 10
 
 def format_statistics(statistics: CodeStatistics, report: Mapping[str, Any]) -> str:
     """Return a table of codes, and lines on what was counted and what was left out."""
-    return "\n".join([*_code_lines(statistics, report), "", *count_lines(report)])
+    return "\n".join([_code_table(statistics, report), "", *count_lines(report)])
 
 
-def _code_lines(statistics: CodeStatistics, report: Mapping[str, Any]) -> list[str]:
-    width = max(4, *(len(code) for code in statistics.codes))
-    lines = [f"{'code':{width}} {'values':>10} {'mean':>10} {'std':>10} {'CV':>8} {'raw CV':>8}"]
+def _code_table(statistics: CodeStatistics, report: Mapping[str, Any]) -> str:
     flagged = set(report["flagged_codes"])
-    for index, code in enumerate(statistics.codes):
-        line = (
-            f"{code:{width}} {statistics.num_values[index]:>10,} {statistics.mean[index]:>10.4g} "
-            f"{statistics.std[index]:>10.4g} {statistics.cv[index]:>8.4f} "
-            f"{statistics.raw_cv[index]:>8.4f}"
+    rows = [
+        (
+            code,
+            f"{statistics.num_values[index]:,}",
+            f"{statistics.mean[index]:.4g}",
+            f"{statistics.std[index]:.4g}",
+            f"{statistics.cv[index]:.4f}",
+            f"{statistics.raw_cv[index]:.4f}",
+            "no natural zero: mask weight capped" if code in flagged else "",
         )
-        lines.append(line + ("  no natural zero: mask weight capped" if code in flagged else ""))
-    return lines
+        for index, code in enumerate(statistics.codes)
+    ]
+    return text_table(("code", "values", "mean", "std", "CV", "raw CV", ""), rows, align="<>>>>><")
 
 
 def count_lines(report: Mapping[str, Any]) -> list[str]:

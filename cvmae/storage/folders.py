@@ -51,8 +51,9 @@ def join(folder: str | Path, *parts: str) -> str:
 def written(target: str | Path, last: str = "") -> Iterator[Path]:
     """Yield a path of this machine; the file or folder made there appears at the target, whole.
 
-    What is at the target gives way. Where the block fails, nothing changes. When this returns, a
-    machine that loses its power keeps what was written.
+    What is at the target is replaced; a folder that is there stays, since it may be a mount, and
+    the files in it are replaced one by one. Where the block fails, nothing changes. When this
+    returns, a machine that loses its power keeps what was written.
 
     Args:
         target: A path or a URI.
@@ -69,15 +70,17 @@ def written(target: str | Path, last: str = "") -> Iterator[Path]:
         return
     place = Path(target)
     place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(f"{ASIDE}{uuid.uuid4().hex}_{place.name}")
+    beside = place if place.is_dir() else place.parent
+    aside = beside / f"{ASIDE}{uuid.uuid4().hex}_{place.name}"
     try:
         yield aside
         for path in (aside, *aside.rglob("*")):
             _sync(path)  # a full disk may say so as late as here
-        if place.is_dir():
-            shutil.rmtree(place)
-        os.replace(aside, place)
-        _sync(place.parent)
+        if place.is_dir() and aside.is_dir():
+            _fill(place, aside, last)
+        else:
+            _replace(aside, place)
+        _sync(beside)
     finally:
         _remove(aside)
 
@@ -170,6 +173,22 @@ def remove_aside(folder: str | Path) -> None:
         place, start = Path(gettempdir()), _scratch(str(folder))
     for path in place.glob(f"{start}*"):
         _remove(path)
+
+
+def _fill(folder: Path, aside: Path, last: str) -> None:
+    """Move what is in a folder into another one, which does not count until the last file is."""
+    if last:
+        (folder / last).unlink(missing_ok=True)
+    for path in sorted(aside.iterdir(), key=lambda path: (path.name == last, path.name)):
+        if path.name == last:
+            _sync(folder)
+        _replace(path, folder / path.name)
+
+
+def _replace(aside: Path, place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    os.replace(aside, place)
 
 
 def _sync(path: Path) -> None:

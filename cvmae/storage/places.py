@@ -165,7 +165,7 @@ def map_reads(root: str, function: Callable[[Item], Result], items: Sequence[Ite
 def _connect(scheme: str, bucket: str, num_retries: int) -> Any:
     if scheme in GCS:
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-        # Google's client doubles its waits, too, and is told when to stop instead.
+        # Google's client doubles its waits, too, and has a time limit instead.
         wait = timedelta(seconds=max(1, round(0.025 * 2**num_retries)))
         return pafs.GcsFileSystem(
             anonymous=bool(emulator), retry_time_limit=wait, **_endpoint(emulator, "http")

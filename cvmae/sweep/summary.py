@@ -1,20 +1,16 @@
 """One row per trial of a sweep, read from the trials' own folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.checkpoint import Progress, find_checkpoint, has_checkpoints, read_progress
-from cvmae.config import Config
-from cvmae.storage.folders import is_file
+from cvmae.runtime.tables import text_table
+from cvmae.sweep.trials import Trial, progress_of, trial_status
 
-__all__ = ["Trial", "format_table", "summarise", "trial_status", "write_rows"]
-
-Status = Literal["finished", "unfinished", "failed", "new"]
+__all__ = ["format_table", "summarise", "write_rows"]
 
 SCHEMA = pa.schema(
     [
@@ -46,30 +42,6 @@ PRINTED = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One cell of a sweep's grid: a name that only the cell decides, and its settings."""
-
-    name: str
-    config: Config
-
-
-def _progress_of(run_dir: str) -> Progress:
-    """Return the progress of a run's newest checkpoint; nothing done where there is none yet."""
-    try:
-        return read_progress(find_checkpoint(run_dir))
-    except FileNotFoundError:
-        return Progress()
-
-
-def trial_status(trial: Trial) -> Status:
-    """Tell from the trial's folder alone how far it has come."""
-    folder = Path(trial.config.output_dir)
-    if not folder.is_dir() or not (is_file(folder / "config.yaml") or has_checkpoints(folder)):
-        return "new"
-    return "finished" if _progress_of(str(folder)).is_finished(trial.config) else "unfinished"
-
-
 def summarise(trials: Sequence[Trial], errors: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the table's rows; `errors` names the trials that failed in this attempt."""
     return [_row(trial, errors.get(trial.name, "")) for trial in trials]
@@ -82,22 +54,15 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as text, a column per quantity."""
-    cells = [list(PRINTED)]
-    for row in rows:
-        values = [row[name] for name in PRINTED]
-        cells.append(
-            [
-                "-" if value is None else form.format(value)
-                for value, form in zip(values, PRINTED.values(), strict=True)
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-    return "\n".join(lines)
+    cells = [
+        ["-" if row[name] is None else form.format(row[name]) for name, form in PRINTED.items()]
+        for row in rows
+    ]
+    return text_table(list(PRINTED), cells, align="<")
 
 
 def _row(trial: Trial, error: str) -> dict[str, Any]:
-    history = _progress_of(trial.config.output_dir).history
+    history = progress_of(trial.config.output_dir).history
     last: Mapping[str, Any] = history[-1] if history else {}
     return {
         "trial": trial.name,

@@ -12,8 +12,8 @@ from ray import tune
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
 from cvmae.statistics.fitted import TrainingData
-from cvmae.sweep.driver import DRIVER_CPUS, num_concurrent, report_progress, run_trial
-from cvmae.sweep.summary import Trial
+from cvmae.sweep.concurrency import DRIVER_CPUS, num_concurrent
+from cvmae.sweep.trials import Trial, report_progress, run_trial
 
 __all__ = ["run_on_ray"]
 
@@ -28,7 +28,7 @@ def run_on_ray(
     """
     folder = Path(config.output_dir) / "tune"
     folder.mkdir(exist_ok=True)
-    # The newer output prints a frame about the experiment even when it is told to be silent.
+    # The newer output prints a frame about the experiment even where it should be silent.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Ctrl-C would end the experiment as if its trials were done.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

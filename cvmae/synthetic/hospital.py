@@ -7,20 +7,20 @@ subject's random numbers become arrays in `synthetic_subjects` and MEDS rows in
 
 import json
 import multiprocessing
-from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
 from meds import schema as meds
 from tqdm import tqdm
 
+from cvmae.storage.output import output_folder
+from cvmae.storage.places import is_remote
 from cvmae.synthetic.process import SyntheticConfig, code_laws, code_truth, mix, uniforms
 from cvmae.synthetic.rows import ROW_SCHEMA, assemble_labels, assemble_rows, describe_codes
 from cvmae.synthetic.subjects import Ints, num_draws, sample_subjects, subject_keys
@@ -29,7 +29,6 @@ __all__ = [
     "SyntheticConfig",
     "code_truth",
     "generate",
-    "main",
     "read_synthetic_config",
     "write_hospital",
 ]
@@ -50,9 +49,19 @@ def write_hospital(config: SyntheticConfig) -> str:
     Raises:
         ValueError: The folder holds a data set already.
     """
+    with output_folder(config.root, "synthesize", setting="root", check=_require_no_data) as folder:
+        return _write_hospital(replace(config, root=folder))
+
+
+def _require_no_data(folder: str) -> None:
+    if is_remote(folder):
+        raise ValueError(f"root={folder}: give a folder of this machine, and copy it there")
+    if Path(folder, meds.data_subdirectory).exists():
+        raise ValueError(f"root={folder} is not a new folder: give one that has no data yet")
+
+
+def _write_hospital(config: SyntheticConfig) -> str:
     root = Path(config.root)
-    if not config.root or (root / meds.data_subdirectory).exists():
-        raise ValueError(f"root={config.root!r} is not a new folder: give one that has no data yet")
     (root / "metadata").mkdir(parents=True, exist_ok=True)
     split_S = _splits(config)
     shards = []
@@ -102,14 +111,6 @@ def read_synthetic_config(root: str) -> SyntheticConfig:
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["split_shares"] = tuple(settings["split_shares"])
     return SyntheticConfig(root=root, **settings)
-
-
-def main(argv: Sequence[str]) -> str:
-    """Write a hospital from command-line flags; return its folder."""
-    try:
-        return write_hospital(tyro.cli(SyntheticConfig, args=list(argv), use_underscores=True))
-    except ValueError as error:
-        raise SystemExit(f"cvmae: {error}") from None
 
 
 def _executor(num_processes: int) -> "Executor | nullcontext[None]":

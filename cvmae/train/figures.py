@@ -15,17 +15,21 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for 
 
 def draw_run(config: Config, tracker: Tracker) -> None:
     """Draw learning curves and mask rates of a finished run into its tracking."""
-    progress = read_progress(config.output_dir)
-    tracker.log_figure(_learning_curves(progress), "learning_curves")
+    from cvmae.runtime.figures import attempted  # matplotlib, only now
+
+    with attempted("figure learning_curves"):
+        progress = read_progress(config.output_dir)
+        tracker.log_figure(_learning_curves(progress), "learning_curves")
     rates = join(config.output_dir, "mask_rates.parquet")
-    if is_file(rates):
-        tracker.log_artifact(rates)
-        with local_copy(rates) as path:
-            tracker.log_figure(_mask_rates(path, config.mask.ratio), "mask_rates")
+    with attempted("figure mask_rates"):
+        if is_file(rates):
+            tracker.log_artifact(rates)
+            with local_copy(rates) as path:
+                tracker.log_figure(_mask_rates(path, config.mask.ratio), "mask_rates")
 
 
 def _learning_curves(progress: Progress) -> Any:
-    from matplotlib.figure import Figure
+    from cvmae.runtime.figures import Figure
 
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
@@ -44,7 +48,8 @@ def _learning_curves(progress: Progress) -> Any:
 def _mask_rates(path: Path, ratio: float) -> Any:
     import numpy as np
     import pyarrow.parquet as pq
-    from matplotlib.figure import Figure
+
+    from cvmae.runtime.figures import Figure
 
     table = pq.read_table(path)
     last = table["epoch"].to_numpy().max()

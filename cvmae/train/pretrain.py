@@ -3,14 +3,9 @@
 import logging
 import signal
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cvmae.batches.bricks import stream_bricks
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
@@ -18,21 +13,21 @@ from cvmae.config import Config, flatten
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS
 from cvmae.runtime.preemption import PreemptedError, on_signal
-from cvmae.runtime.ranks import default_device, rank
+from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
 from cvmae.statistics.fit import load_or_fit, require_sequences
 from cvmae.statistics.fitted import TrainingData
-from cvmae.statistics.table import count_lines
-from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.tracking.tracker import Tracker, open_tracker, prepare_store
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 from cvmae.train.engine import compiles
+from cvmae.train.epoch_report import EpochReport
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import make_plan, train
+from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
-from cvmae.train.run_folder import begin_folder, prepare_run_folder
+from cvmae.train.run_folder import begin_folder, run_folder
 
-__all__ = ["SPLITS_TRAINED_ON", "EpochReport", "check_settings", "fit_data", "pretrain"]
+__all__ = ["SPLITS_TRAINED_ON", "check_settings", "fit_data", "pretrain"]
 
 SPLITS_TRAINED_ON = SPLITS[:2]  # train, and tuning for the error after each epoch
 
@@ -48,14 +43,19 @@ def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | No
         data: What the sweep has opened and fitted for all its runs.
 
     Raises:
-        ValueError: A setting or the data do not allow the run; nothing was started.
+        ValueError: A setting or the data do not allow the run, or another process writes to its
+            folder; nothing was started.
         FileNotFoundError: The data set or the run to resume is not there.
         ChildProcessError: Workers were lost more often than `scaling.max_failures`.
         FloatingPointError: The error is not finite any more; the last good checkpoint is kept.
         PreemptedError: SIGTERM or SIGINT came, and a checkpoint of the step is written: `resume`
             goes on from there.
     """
-    config = prepare_run_folder(config)
+    with run_folder(config) as config:
+        return _pretrain(config, parent_run_id, data)
+
+
+def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> str:
     check_settings(config)
     workers = config.scaling.num_workers
     has_begun = has_checkpoints(config.output_dir)  # and statistics: to read them takes no Ray
@@ -66,6 +66,7 @@ def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | No
         data = fit_data(config, dataset)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
+    warn_of_long_run(config, data.fitted, progress)
     if workers and not progress.is_finished(config):
         start_ray(config.scaling)
     if config.train.strategy == "deepspeed":
@@ -129,7 +130,7 @@ def check_settings(config: Config) -> None:
 
 
 def fit_data(config: Config, dataset: Dataset) -> TrainingData:
-    """Return what can be trained on, and say what was left out of it.
+    """Return what can be trained on.
 
     Raises:
         ValueError: See `load_or_fit` and `require_sequences`.
@@ -137,51 +138,7 @@ def fit_data(config: Config, dataset: Dataset) -> TrainingData:
     """
     fitted = load_or_fit(config, dataset)
     require_sequences(fitted)
-    for text in count_lines(fitted.report):
-        logger.info("%s", text)
     return TrainingData(source=dataset.source, fitted=fitted)
-
-
-class EpochReport:
-    """Called by the loop at the end of each epoch; rank 0 writes metrics and mask rates."""
-
-    def __init__(self, config: Config, codes: tuple[str, ...], tracker: Tracker | None) -> None:
-        self._path = join(config.output_dir, "mask_rates.parquet")
-        self._codes, self._tracker = codes, tracker
-
-    def __call__(
-        self, metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None"
-    ) -> None:
-        """Write one epoch, or what is missing of it."""
-        if rank() != 0 or self._tracker is None:
-            return
-        epoch = int(metrics["epoch"])
-        numbers = {name: value for name, value in metrics.items() if name != "epoch"}
-        if mask_rate_C is not None and not np.isnan(mask_rate_C).all():
-            numbers["mask_rate_lowest"] = float(np.nanmin(mask_rate_C))
-            numbers["mask_rate_highest"] = float(np.nanmax(mask_rate_C))
-        try:
-            self._tracker.log_metrics(numbers, step=epoch)
-            if mask_rate_C is not None:
-                self._write_mask_rates(epoch, mask_rate_C)
-        except (OSError, ValueError) as error:  # the weights are worth more than these
-            logger.warning("metrics of epoch %d are not written (%s)", epoch, error)
-
-    def _write_mask_rates(self, epoch: int, mask_rate_C: "np.ndarray[Any, Any]") -> None:
-        table = pa.table(
-            {
-                "epoch": pa.array([epoch] * len(self._codes), pa.int32()),
-                "code": list(self._codes),
-                "mask_rate": mask_rate_C,
-            }
-        )
-        if is_file(self._path):
-            with local_copy(self._path) as path:
-                earlier = pq.read_table(path)
-            earlier = earlier.filter(pa.compute.less(earlier["epoch"], epoch))
-            table = pa.concat_tables([earlier, table])
-        with written(self._path) as path:
-            pq.write_table(table, path)
 
 
 def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str) -> None:

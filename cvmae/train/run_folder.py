@@ -1,42 +1,57 @@
 """The folder of a pretraining or a sweep: what may be in it before, and which of both it holds."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from cvmae.checkpoint import CHECKPOINTS
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.storage.folders import is_file, join, make_folder, names, written
+from cvmae.storage.output import absolute_output, output_folder, require_new
 
-__all__ = ["TRIALS", "Kind", "begin_folder", "prepare_run_folder"]
+__all__ = ["TRIALS", "Kind", "begin_folder", "run_folder"]
 
 Kind = Literal["run", "sweep"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
 # A config.yaml is left by other verbs, too; these folders are made before it, and by no other.
 MARKS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
-JOBS: dict[Kind, str] = {"run": "jobs/pretrain.py", "sweep": "jobs/sweep.py"}
+VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
-BEFORE_A_RUN = r"\.writing_.*|statistics|deepspeed\.json"
+BEFORE_A_RUN = ("statistics", "deepspeed.json")
 
 
-def prepare_run_folder(config: Config, kind: Kind = "run") -> Config:
-    """Make paths absolute and refuse a folder that another run or sweep has written to.
+@contextmanager
+def run_folder(config: Config, kind: Kind = "run") -> Iterator[Config]:
+    """Hold the folder of a run or sweep that is new or resumed; yield settings of absolute paths.
 
     Raises:
-        ValueError: `data.root` or `output_dir` is missing, the folder is not new, or what shall
-            be resumed is of the other kind.
+        ValueError: `data.root` or `output_dir` is missing, the folder is not new or in use (see
+            `output_folder`), or what shall be resumed is of the other kind.
         FileNotFoundError: There is nothing to resume.
     """
-    for setting, value in (("data.root", config.data.root), ("output_dir", config.output_dir)):
-        if not value:
-            raise ValueError(f"{setting} is empty: say --{setting} FOLDER")
-    config = replace(
+    if not config.data.root:
+        raise ValueError("data.root is empty: say --data.root FOLDER")
+    config = _with_absolute_paths(config)
+    if config.resume:
+        if config.resume != config.output_dir:
+            raise ValueError(
+                f"--resume {config.resume} continues in its own folder: leave out --output_dir"
+            )
+        _require_held(config.resume, kind)
+    check = partial(_require_held if config.resume else _refuse_used, kind=kind)
+    with output_folder(config.output_dir, VERBS[kind], data_root=config.data.root, check=check):
+        yield config
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    return replace(
         config,
-        output_dir=resolved_path(config.output_dir.removeprefix("file://")).rstrip("/"),
-        resume=resolved_path(config.resume.removeprefix("file://")).rstrip("/"),
+        output_dir=absolute_output(config.output_dir),
+        resume=absolute_output(config.resume, "resume") if config.resume else "",
         data=replace(
             config.data,
             root=resolved_path(config.data.root),
@@ -47,20 +62,6 @@ def prepare_run_folder(config: Config, kind: Kind = "run") -> Config:
             config.deepspeed, config_file=resolved_path(config.deepspeed.config_file)
         ),
     )
-    folder = config.output_dir
-    if config.resume:
-        if config.resume != config.output_dir:
-            raise ValueError(
-                f"--resume {config.resume} continues in its own folder: leave out --output_dir"
-            )
-        if not is_file(join(folder, "config.yaml")):
-            raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no {kind}")
-        if (held := _held(names(folder))) != kind:
-            raise ValueError(f"--resume {folder}: it holds {_what(held, kind)}")
-    else:
-        _refuse_used(folder, kind)
-    make_folder(folder)
-    return config
 
 
 def begin_folder(config: Config, kind: Kind = "run") -> None:
@@ -70,25 +71,31 @@ def begin_folder(config: Config, kind: Kind = "run") -> None:
         write_config(config, path)
 
 
+def _require_held(folder: str, kind: Kind) -> None:
+    """Refuse to resume where no run or sweep has begun."""
+    if not is_file(join(folder, "config.yaml")):
+        raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no {kind}")
+    if (held := _held(names(folder))) != kind:
+        raise ValueError(f"--resume {folder}: it holds {_what(held, kind)}")
+
+
 def _refuse_used(folder: str, kind: Kind) -> None:
     """Refuse an output folder in which there is something, with --resume where that helps."""
-    found = names(folder)
-    if all(_is_as_new(folder, name) for name in found):
-        return
-    held = _held(found)
-    if held == kind:
-        raise ValueError(
-            f"output_dir={folder} is not empty: choose a new folder, or continue the {kind} that "
-            f"is there with --resume {folder}"
-        )
-    raise ValueError(
-        f"output_dir={folder} is not empty and holds {_what(held, kind)}: choose a new folder"
-    )
 
+    def is_as_new(name: str) -> bool:
+        is_mark = name in MARKS.values()
+        return name in BEFORE_A_RUN or (is_mark and not names(join(folder, name)))
 
-def _is_as_new(folder: str, name: str) -> bool:
-    is_mark = name in MARKS.values()
-    return bool(re.fullmatch(BEFORE_A_RUN, name)) or (is_mark and not names(join(folder, name)))
+    def advice(found: Sequence[str]) -> str:
+        held = _held(found)
+        if held == kind:
+            return (
+                f": choose a new folder, or continue the {kind} that is there with --resume "
+                f"{folder}"
+            )
+        return f" and holds {_what(held, kind)}: choose a new folder"
+
+    require_new(folder, unfinished=is_as_new, advice=advice)
 
 
 def _held(found: Sequence[str]) -> Kind | None:
@@ -98,4 +105,4 @@ def _held(found: Sequence[str]) -> Kind | None:
 
 
 def _what(held: Kind | None, kind: Kind) -> str:
-    return f"no {kind}" if held is None else f"a {held}, which {JOBS[held]} continues"
+    return f"no {kind}" if held is None else f"a {held}, which `cvmae {VERBS[held]}` continues"

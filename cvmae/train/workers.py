@@ -36,8 +36,8 @@ from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
 from cvmae.tracking.tracker import open_tracker
+from cvmae.train.epoch_report import EpochReport
 from cvmae.train.loop import make_plan, train
-from cvmae.train.pretrain import EpochReport
 
 __all__ = ["train_on_ray"]
 
@@ -61,8 +61,8 @@ def train_on_ray(
             checkpoint.
     """
     plan = make_plan(config, data)
-    # Ray Train takes up a run of the same name by its own checkpoints; ours lie in the run folder
-    # and are taken up by the loop, so every attempt has a name of its own.
+    # Ray Train resumes a run of the same name from its own checkpoints; ours lie in the run folder,
+    # from which the loop resumes, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
     # Our own way to remote storage: Ray's would not retry as often.
     storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")

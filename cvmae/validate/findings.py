@@ -1,12 +1,13 @@
 """What `validate` has found: one table for people, plain dictionaries for machines."""
 
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
+
+from cvmae.runtime.tables import text_table
 
 __all__ = ["Finding", "Level", "Validation", "as_finding", "format_findings", "merge_findings"]
 
@@ -130,7 +131,7 @@ def format_findings(findings: Sequence[Finding]) -> str:
 
     A finding of many files is shown for the first of them, with the number of the others.
     """
-    lines = [("level", "file", "row (from 0)", "count", "what", "what to do")]
+    lines = []
     for _, same in groupby(findings, key=lambda found: _order(found)[:3]):
         files = list(same)
         shown = SHOWN_FILES[files[0].level]
@@ -138,27 +139,11 @@ def format_findings(findings: Sequence[Finding]) -> str:
         if rest := files[shown:]:
             count = sum(found.count for found in rest)
             lines.append(("", f"and {len(rest):,} more files", "", f"{count:,}", "likewise", ""))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    widths += [COLUMN_WIDTH, COLUMN_WIDTH]
-    return "\n".join(row for line in lines for row in _wrapped(line, widths))
+    header = ("level", "file", "row (from 0)", "count", "what", "what to do")
+    return text_table(header, lines, align="<", wrapped={4: COLUMN_WIDTH, 5: COLUMN_WIDTH})
 
 
 def _cells(found: Finding) -> tuple[str, str, str, str, str, str]:
     rows = ", ".join(map(str, found.rows)) + (", ..." if found.count > len(found.rows) > 0 else "")
     file = found.file or "(all)"
     return found.level, file, rows, f"{found.count:,}", found.what, found.remedy
-
-
-def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Return one line of the table, and as many more as its texts need."""
-    columns = [
-        textwrap.wrap(cell, max(width, 1)) for cell, width in zip(cells, widths, strict=True)
-    ]
-    height = max(len(column) for column in columns)
-    return [
-        "  ".join(
-            f"{column[line] if line < len(column) else '':{width}}"
-            for column, width in zip(columns, widths, strict=True)
-        ).rstrip()
-        for line in range(height)
-    ]

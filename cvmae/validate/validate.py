@@ -29,7 +29,8 @@ from cvmae.settings import DataConfig
 from cvmae.statistics.fit import fit, load_or_fit, require_sequences
 from cvmae.statistics.passes import count_duplicates
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates, open_candidates
-from cvmae.storage.folders import is_file, join, names, written
+from cvmae.storage.folders import join, written
+from cvmae.storage.output import output_folder
 from cvmae.storage.places import list_files, map_reads, num_connections
 from cvmae.validate.findings import Finding, Level, Validation, as_finding, merge_findings
 from cvmae.validate.row_tally import COUNTED, DISORDER, RowTally, tally_rows
@@ -54,22 +55,26 @@ def validate(config: Config) -> str:
         SystemExit: Pretraining would refuse the data set (exit code 1); the table is printed.
         ValueError: `data.root` is empty, or `output_dir` is not new.
     """
-    folder = resolved_path(config.output_dir)
-    if folder and (is_file(folder) or names(folder)):
-        raise ValueError(f"output_dir={folder} is not empty: choose a new folder")
-    validation = check(config)
-    text = validation.as_text()
-    if folder:
-        with written(join(folder, "config.yaml")) as path:
-            write_config(config, path)
-        report = json.dumps(validation.as_json(), indent=1, ensure_ascii=False)
-        with written(join(folder, REPORT)) as path:
-            path.write_text(f"{report}\n", encoding="utf-8")
-        text += f"\nwritten to {join(folder, REPORT)}"
+    if config.output_dir:
+        with output_folder(config.output_dir, "validate", data_root=config.data.root) as folder:
+            validation = check(config)
+            _write(validation, config, folder)
+            text = f"{validation.as_text()}\nwritten to {join(folder, REPORT)}"
+    else:
+        validation = check(config)
+        text = validation.as_text()
     if not validation.accepted:
         print(text)
         raise SystemExit(1)
     return text
+
+
+def _write(validation: Validation, config: Config, folder: str) -> None:
+    with written(join(folder, "config.yaml")) as path:
+        write_config(config, path)
+    report = json.dumps(validation.as_json(), indent=1, ensure_ascii=False)
+    with written(join(folder, REPORT)) as path:
+        path.write_text(f"{report}\n", encoding="utf-8")
 
 
 def check(config: Config) -> Validation:

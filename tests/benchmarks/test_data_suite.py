@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.benchmark import main
+from benchmarks.benchmark import SUITES, benchmark
 from benchmarks.data import PARTS, run_data
 from benchmarks.data_statistics import exact_variance, merge_differences
 from benchmarks.data_streaming import balance, count_unmatched
 from benchmarks.epochs import prepare
 from benchmarks.plan import INPUTS
 from benchmarks.settings import BenchmarkConfig
+from cvmae.command_line import run_job
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.measurements import RowCounts
 from cvmae.meds.reading import read_unit
@@ -121,7 +122,7 @@ def test_data_are_kept_in_the_folder_that_is_named_and_nowhere_else(tmp_path):
 )
 def test_a_wrong_setting_ends_in_one_line_before_anything_is_written(flags, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(flags.split())
+        run_job(benchmark, flags.split(), tree=BenchmarkConfig)
     shown = " ".join(f"{stopped.value} {capsys.readouterr()}".split())
     assert message in shown
 
@@ -201,3 +202,15 @@ class LeftKeeper:
 
     def merge(self, other):
         return self
+
+
+def test_a_file_that_cannot_be_kept_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(SUITES, "data", lambda config: pytest.fail("measuring has begun"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        benchmark(BenchmarkConfig(output=str(tmp_path / "file" / "b.json")))
+    copy = tmp_path / "working_dir_files" / "_ray_pkg_1234"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ValueError, match=r"output=b\.json is relative, and this job runs in Ray's"):
+        benchmark(BenchmarkConfig(output="b.json"))

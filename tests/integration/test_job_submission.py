@@ -59,6 +59,13 @@ def test_a_submitted_pretrain_leaves_a_checkpoint_and_an_mlflow_run(ray_head, ho
     assert [point.value for point in logged] == [e["tuning_mse"] for e in progress.history]
 
 
+def test_a_submitted_job_does_not_write_into_the_copy_of_its_folder(ray_head, hospital):
+    for flags in (["--output_dir", "runs/cv"], ["--resume", "runs/cv"]):
+        done = submit(ray_head, "python", "jobs/pretrain.py", "--data.root", hospital, *flags)
+        assert done.returncode != 0
+        assert "=runs/cv is relative, and this job runs in Ray's copy" in done.stdout
+
+
 def test_a_submitted_job_with_bad_input_fails_with_one_line(ray_head, tmp_path):
     done = submit(
         ray_head,

@@ -11,7 +11,7 @@ import pytest
 from cvmae.checkpoint import FORMAT
 from cvmae.config import PRESETS, override, read_config
 from cvmae.storage.manifest import write_manifest
-from cvmae.sweep import driver, summary
+from cvmae.sweep import concurrency, driver, summary, trials
 
 HISTORY = {"train_loss": 0.5, "tuning_r2": 0.1, "train_s": 2.0}
 
@@ -53,7 +53,7 @@ def pretrained(monkeypatch):
     def fit(config, dataset):
         record.num_fits += 1
 
-    monkeypatch.setattr(driver, "pretrain", fake)
+    monkeypatch.setattr(trials, "pretrain", fake)
     monkeypatch.setattr(driver, "fit_data", fit)
     monkeypatch.setattr(driver, "open_dataset", lambda root, splits: None)
     return record
@@ -157,7 +157,7 @@ def test_a_failed_trial_does_not_take_others_down_but_fails_the_sweep(
     config, pretrained, caplog, monkeypatch
 ):
     # Not through the root logger: a job of another test may have cut it off.
-    monkeypatch.setattr(driver.logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(trials.logger, "handlers", [caplog.handler])
     pretrained.fails = {"random_epochs2_seed7"}
     with pytest.raises(ValueError, match="1 of 4 trials failed") as raised:
         driver.sweep(config)
@@ -192,7 +192,7 @@ def test_an_interruption_ends_the_sweep(config, pretrained, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver, "pretrain", interrupt)
+    monkeypatch.setattr(trials, "pretrain", interrupt)
     with pytest.raises(KeyboardInterrupt):
         driver.sweep(config)
     about = json.loads((Path(config.output_dir) / "params.json").read_text())
@@ -208,13 +208,13 @@ def test_the_table_shows_what_each_trial_reached(config, pretrained):
     assert row["measurements_per_s"] == 250.0  # mean of 200 and 300: the first epoch warms up
     assert row["data_wait_share"] == pytest.approx(0.1)
     assert row["run_dir"] == f"{config.output_dir}/trials/random_epochs3_seed7"
-    header, *lines = table.splitlines()
+    header, _, *lines = table.splitlines()
     assert header.split() == list(summary.PRINTED)
     assert lines[1].split()[:6] == ["random", "3", "7", "finished", "1.0000", "2.0000"]
 
 
 def test_a_trial_that_never_began_has_no_numbers(config):
-    trial = driver.plan_trials(config)[0]
+    (trial, *_) = trials.plan_trials(config)
     row = summary.summarise([trial], {})[0]
     assert (row["status"], row["best_tuning_mse"], row["measurements_per_s"]) == ("new", None, None)
     assert " - " in summary.format_table([row])
@@ -240,7 +240,7 @@ def ray_config(**changes):
     ],
 )
 def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, resources, num_cores, expected):
-    assert driver.num_concurrent(config, resources, num_cores) == expected
+    assert concurrency.num_concurrent(config, resources, num_cores) == expected
 
 
 @pytest.mark.parametrize(
@@ -253,11 +253,11 @@ def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, resources, num_cores,
 )
 def test_trials_that_would_wait_in_silence_are_refused_with_the_arithmetic(config, resources):
     with pytest.raises(ValueError, match=r"sweep\.max_concurrent=.* Ray Data needs 1 whole CPU"):
-        driver.num_concurrent(config, resources, num_cores=8)
+        concurrency.num_concurrent(config, resources, num_cores=8)
 
 
 def test_a_trial_that_was_killed_before_it_had_a_config_is_new(config):
-    trial = driver.plan_trials(config)[0]
+    (trial, *_) = trials.plan_trials(config)
     Path(trial.config.output_dir, "checkpoints").mkdir(parents=True)
-    assert summary.trial_status(trial) == "new"
-    assert driver.resumable(trial).resume == ""
+    assert trials.trial_status(trial) == "new"
+    assert trials.resumable(trial).resume == ""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from meds import schema as meds
 
+from cvmae.command_line import main
 from cvmae.settings import LAB_PATTERN
 from cvmae.synthetic import hospital as synthetic
 from cvmae.synthetic.hospital import (
     SyntheticConfig,
     code_truth,
     generate,
-    main,
     read_synthetic_config,
     write_hospital,
 )
@@ -285,8 +286,12 @@ def test_settings_out_of_range_are_refused_by_name():
         SyntheticConfig(root="", split_shares=(0.5, 0.4, 0.4))
 
 
-def test_the_command_line_writes_a_hospital_or_says_in_one_line_why_not(tmp_path):
+def test_the_command_line_writes_a_hospital_or_says_in_one_line_why_not(
+    tmp_path, monkeypatch, capsys
+):
     argv = ["--root", str(tmp_path / "new"), "--num_subjects", "10", "--num_codes", "3"]
-    assert main(argv) == str(tmp_path / "new")
+    monkeypatch.setattr(sys, "argv", ["cvmae", "synthesize", *argv])
+    main()
+    assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
     with pytest.raises(SystemExit, match="cvmae: root="):
-        main(argv)
+        main()

@@ -238,7 +238,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_starts(ti
 
 
 def test_a_bucket_that_is_not_there_is_named(remote):
-    with pytest.raises(OSError, match=r"s3://no-such-bucket/run cannot be written: .*not found"):
+    with pytest.raises(
+        OSError, match=r"=s3://no-such-bucket/run cannot be written to: .*not found"
+    ):
         pretrain(replace(remote, output_dir="s3://no-such-bucket/run"))
 
 

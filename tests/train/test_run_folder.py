@@ -62,8 +62,8 @@ def test_no_run_begins_in_the_folder_of_another_verb_by_resume(tiny, verb):
 @pytest.mark.parametrize(
     ("first", "then", "holds"),
     [
-        (pretrain, sweep_one, r"a run, which jobs/pretrain\.py continues"),
-        (sweep_one, pretrain, r"a sweep, which jobs/sweep\.py continues"),
+        (pretrain, sweep_one, r"a run, which `cvmae pretrain` continues"),
+        (sweep_one, pretrain, r"a sweep, which `cvmae sweep` continues"),
     ],
 )
 def test_a_run_does_not_go_on_in_a_sweep_nor_a_sweep_in_a_run(tiny, first, then, holds):
@@ -74,6 +74,16 @@ def test_a_run_does_not_go_on_in_a_sweep_nor_a_sweep_in_a_run(tiny, first, then,
     with pytest.raises(ValueError, match=rf"--resume .*: it holds {holds}$"):
         then(replace(tiny, resume=tiny.output_dir))
     assert files_of(tiny.output_dir) == before
+
+
+def test_the_report_on_the_data_is_said_once(tiny, caplog):
+    caplog.set_level("INFO")
+    sweep_two = replace(tiny.sweep, policies=("random", "cv"), epochs=(1,), seeds=(0,))
+    run = sweep(replace(tiny, sweep=sweep_two))
+    sweep(replace(tiny, sweep=sweep_two, resume=tiny.output_dir))
+    assert "finished" in run
+    assert caplog.text.count("train: ") == 1
+    assert caplog.text.count("rows: ") == 3  # of the three splits
 
 
 def test_a_run_that_was_killed_before_it_had_a_config_begins_anew_in_its_folder(tiny, monkeypatch):

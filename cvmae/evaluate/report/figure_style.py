@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cvmae.evaluate.results import Results
+from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["GREY", "INK", "LOWEST_R2", "RULE", "Drawing", "colours", "drawn", "finite", "frame"]
 

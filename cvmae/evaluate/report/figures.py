@@ -12,6 +12,7 @@ from cvmae.evaluate.report.figures_codes import (
 from cvmae.evaluate.report.figures_curves import draw_curves
 from cvmae.evaluate.report.figures_scores import draw_scores
 from cvmae.evaluate.results import Results
+from cvmae.runtime.figures import attempted
 
 __all__ = ["FIGURES", "draw", "write_figures"]
 
@@ -29,14 +30,20 @@ FIGURES: tuple[Callable[[Results], Drawing | None], ...] = (
 
 def draw(results: Results) -> list[Drawing]:
     """Return the figures that the results allow: no pair, no curve or no code, no figure."""
-    return [drawing for figure in FIGURES if (drawing := figure(results)) is not None]
+    drawings = []
+    for figure in FIGURES:
+        with attempted(f"a figure of the report ({figure.__name__})"):
+            if (drawing := figure(results)) is not None:
+                drawings.append(drawing)
+    return drawings
 
 
 def write_figures(results: Results, folder: str | Path) -> list[tuple[Drawing, Path]]:
-    """Draw every figure that the results allow and write each as PNG."""
+    """Draw every figure that the results allow and write each as PNG that can be."""
     written = []
     for drawing in draw(results):
         path = Path(folder) / f"{drawing.name}.png"
-        drawing.figure.savefig(path, dpi=PIXELS_PER_INCH, facecolor="white")
-        written.append((drawing, path))
+        with attempted(f"figure {drawing.name}"):
+            drawing.figure.savefig(path, dpi=PIXELS_PER_INCH, facecolor="white")
+            written.append((drawing, path))
     return written

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cvmae.evaluate.report.figure_style import (
     GREY,
@@ -21,6 +19,7 @@ from cvmae.evaluate.report.figure_style import (
 )
 from cvmae.evaluate.report.wording import noun, number, p_value, short_code
 from cvmae.evaluate.results import Results
+from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["draw_codes", "draw_cv_against_r2", "draw_differences"]
 

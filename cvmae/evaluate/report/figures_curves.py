@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cvmae.evaluate.convergence import Curve
 from cvmae.evaluate.report.figure_style import GREY, Drawing, colours, frame
 from cvmae.evaluate.report.wording import number
 from cvmae.evaluate.results import Results
+from cvmae.runtime.figures import Axes, Figure, MaxNLocator
 
 __all__ = ["draw_curves"]
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cvmae.evaluate.report.figure_style import (
     INK,
@@ -18,6 +16,7 @@ from cvmae.evaluate.report.figure_style import (
 from cvmae.evaluate.report.wording import number, signed
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.significance import Comparison
+from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["draw_scores"]
 

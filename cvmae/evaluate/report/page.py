@@ -13,6 +13,7 @@ from cvmae.evaluate.report.figure_style import Drawing, colours
 from cvmae.evaluate.report.figures import write_figures
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.summary import SummaryRow, summary
+from cvmae.runtime.tables import text_table as columns
 
 __all__ = ["REPORT", "text_table", "write_report"]
 
@@ -32,16 +33,7 @@ def text_table(results: Results) -> str:
         "last 5 epochs' slope",
         "measurements/s",
     )
-    rows = [headings, *(_cells(row) for row in summary(results))]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(headings))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
+    table = columns(headings, [_cells(row) for row in summary(results)])
     scope = (
         f"{results.settings.split}: {wording.count(data.num_scored)} hidden values of "
         f"{wording.count(data.num_subjects)} subjects, {data.num_codes_matched} of "
@@ -50,7 +42,7 @@ def text_table(results: Results) -> str:
         "values with a twin at the same time not scored"
     )
     told = results.headline
-    text = [scope, "", *lines, "", *results.notes, told.title + ".", *told.sentences]
+    text = [scope, "", table, "", *results.notes, told.title + ".", *told.sentences]
     return "\n".join(line.rstrip() for line in text)
 
 

@@ -1,0 +1,52 @@
+"""Tables for the terminal: the one way in which every verb lines up columns."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+__all__ = ["text_table"]
+
+BETWEEN = "  "
+
+
+def text_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    align: str = "<>",
+    wrapped: Mapping[int, int] | None = None,
+) -> str:
+    """Return lines of text: the header, a rule, and the rows, each column as wide as it needs.
+
+    Args:
+        header: A name for each column.
+        rows: As many cells each.
+        align: `<` (left) or `>` (right) for each column; the last one holds for the rest.
+        wrapped: Columns, by number, whose longer texts go on below within so many characters.
+
+    Example:
+        >>> print(text_table(("code", "values"), [("sodium", "1,204"), ("pH", "97")]))
+        code    values
+        --------------
+        sodium   1,204
+        pH          97
+    """
+    wrapped = wrapped or {}
+    cells = [
+        [
+            textwrap.wrap(cell, wrapped[column]) if column in wrapped else [cell]
+            for column, cell in enumerate(row)
+        ]
+        for row in (header, *rows)
+    ]
+    widths = [
+        max(len(line) for row in cells for line in row[column] or [""])
+        for column in range(len(header))
+    ]
+    signs = align.ljust(len(header), align[-1])
+    lines = [
+        BETWEEN.join(map(format, parts, map("{}{}".format, signs, widths))).rstrip()
+        for row in cells
+        for parts in zip_longest(*row, fillvalue="")
+    ]
+    rule = "-" * (sum(widths) + len(BETWEEN) * (len(widths) - 1))
+    return "\n".join([lines[0], rule, *lines[1:]])
