@@ -20,7 +20,7 @@ from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
 from cvmae.statistics.fitted import FittedData, TrainingData
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 
 __all__ = ["KINDS", "Kill", "Lineage", "Watched", "draw_kills", "expected_steps", "lineage"]
 

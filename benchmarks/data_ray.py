@@ -113,13 +113,22 @@ def brick_source(prepared: Prepared) -> BrickSource:
     """Start a local Ray; return what gives the bricks of one rank, as Ray Train would."""
     os.environ.pop("RAY_ADDRESS", None)  # a cluster's processes are not ours to measure
     start_ray(ScalingConfig(num_workers=1))
-    from cvmae.batches.on_ray import brick_dataset, ray_bricks  # Ray only where it is measured
+    from cvmae.batches.on_ray import (  # Ray only where it is measured
+        Cursor,
+        brick_dataset,
+        ray_bricks,
+    )
 
     plan = prepared.plan
     dataset = brick_dataset(plan.train_reader, plan.train_order, plan.units)
     dataset.context.execution_options.preserve_order = True
     shard = dataset.iterator()
-    return lambda epoch, step: ray_bricks(shard, epoch=epoch, step=step, rank=0, world=1)
+
+    def bricks(epoch: int, step: int) -> Iterator[Brick]:
+        weight_C = plan.train_reader.weight_C
+        return ray_bricks(shard, Cursor(epoch=epoch, step=step, rank=0, world=1, weight_C=weight_C))
+
+    return bricks
 
 
 def _measure(job: Epochs, watcher: Watcher) -> EpochCosts:

@@ -17,7 +17,8 @@ from benchmarks.rows import Row
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_unit
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
-from cvmae.statistics.passes import FirstPass, Moments, SecondPass, first_pass, second_pass
+from cvmae.statistics.moments import Moments
+from cvmae.statistics.passes import FirstPass, SecondPass, first_pass, second_pass
 from cvmae.statistics.vocabulary import CandidateLookup, open_candidates
 
 __all__ = ["exact_variance", "merge_differences", "statistics_rows"]

@@ -15,7 +15,7 @@ from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE
 from cvmae.meds.splits import is_among
 from cvmae.statistics.fit import load_or_fit
 from cvmae.statistics.fitted import FittedData, TrainingData
-from cvmae.train.loop import Plan, make_plan
+from cvmae.train.streams import Plan, make_plan
 
 __all__ = ["Prepared", "prepare"]
 

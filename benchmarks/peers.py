@@ -30,7 +30,7 @@ from cvmae.config import resolved_path
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.logs import setup_logging
 from cvmae.statistics.fit import fit
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 
 __all__ = ["PeersConfig", "compare", "main"]
 

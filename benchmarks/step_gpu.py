@@ -180,7 +180,7 @@ def _input_wait(folder: Path, num_rows: int, device: torch.device) -> tuple[floa
     train(
         config,
         prepared.data,
-        bricks=lambda epoch, step: stream_bricks(
+        bricks=lambda epoch, step, _: stream_bricks(
             plan.train_reader, plan.train_order, plan.units, epoch=epoch, step=step
         ),
         report=lambda metrics, _: history.append(metrics),

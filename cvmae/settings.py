@@ -5,6 +5,7 @@ from typing import Literal
 
 __all__ = [
     "LAB_PATTERN",
+    "MOST_CODES",
     "CheckpointConfig",
     "DataConfig",
     "DeepspeedConfig",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 Policy = Literal["random", "variance", "cv"]
+
+MOST_CODES = 65_535  # a code_index takes two bytes on its way to a batch
 
 # Laboratory codes of both dialects of the MIMIC ETL, without specimen rows and without ICU
 # chart events (item ids 22xxxx), which would leak duplicates of hidden laboratory values.
@@ -67,7 +70,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least("data.num_codes", self.num_codes, 1)
-        require(self.num_codes <= 65_535, "data.num_codes", self.num_codes, "at most 65535")
+        require(
+            self.num_codes <= MOST_CODES, "data.num_codes", self.num_codes, f"at most {MOST_CODES}"
+        )
         _at_least("data.min_count", self.min_count, 2)
         _at_least("data.sequence_length", self.sequence_length, 2)
         _at_least("data.unit_rows", self.unit_rows, 1)

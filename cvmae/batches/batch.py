@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Float32s, Ints
+from cvmae.batches.cells import Cell
 
-__all__ = ["Batch", "Cell", "join_cells", "make_batch"]
-
-# Whole sequences: lengths (int32), code_index (uint16 or int32), minutes (int32), value, hidden.
-Cell = tuple[npt.NDArray[Any], ...]
-
-# Shape letters: B sequences, N measurements, V visible, M hidden (masked) measurements.
+__all__ = ["Batch", "join_cells", "make_batch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +35,8 @@ class Batch:
     offsets_B: Tensor  # int32
     visible_offsets_B: Tensor  # int32
     hidden_offsets_B: Tensor  # int32
-    num_visible_B: npt.NDArray[np.int64]  # host copies of the lengths
-    num_hidden_B: npt.NDArray[np.int64]
+    num_visible_B: Ints  # host copies of the lengths
+    num_hidden_B: Ints
 
     @property
     def num_sequences(self) -> int:
@@ -90,8 +87,8 @@ def make_batch(
     lengths_B: npt.NDArray[np.integer],
     code_index_N: npt.NDArray[np.integer],
     minutes_N: npt.NDArray[np.integer],
-    value_N: npt.NDArray[np.float32],
-    hidden_N: npt.NDArray[np.bool_],
+    value_N: Float32s,
+    hidden_N: Bools,
 ) -> Batch:
     """Build a batch from the flat columns of whole sequences.
 
@@ -109,12 +106,12 @@ def make_batch(
             raise ValueError(f"{name} has {len(column)} entries, the lengths add up to {total}")
     return join_cells(
         [
-            (
-                lengths_B.astype(np.int32, copy=False),
-                code_index_N.astype(np.int32, copy=False),
-                minutes_N.astype(np.int32, copy=False),
-                np.ascontiguousarray(value_N, dtype=np.float32),
-                np.ascontiguousarray(hidden_N),
+            Cell(
+                length_W=lengths_B.astype(np.int32, copy=False),
+                code_index_N=code_index_N.astype(np.int32, copy=False),
+                minutes_N=minutes_N.astype(np.int32, copy=False),
+                value_N=np.ascontiguousarray(value_N, dtype=np.float32),
+                hidden_N=np.ascontiguousarray(hidden_N),
             )
         ]
     )
@@ -122,9 +119,9 @@ def make_batch(
 
 def join_cells(cells: Sequence[Cell]) -> Batch:
     """Build a batch from the columns of several runs of whole sequences, none for an empty one."""
-    num_sequences = sum(len(cell[0]) for cell in cells)
-    total = sum(len(cell[1]) for cell in cells)
-    num_hidden = sum(int(np.count_nonzero(cell[-1])) for cell in cells)
+    num_sequences = sum(len(cell.length_W) for cell in cells)
+    total = sum(len(cell.value_N) for cell in cells)
+    num_hidden = sum(int(np.count_nonzero(cell.hidden_N)) for cell in cells)
     code_index_N = np.empty(total, np.int32)
     hours_N, value_N = np.empty(total, np.float32), np.empty(total, np.float32)
     visible_V, hidden_M = (np.empty(n + 1, np.int64) for n in (total - num_hidden, num_hidden))
@@ -132,8 +129,8 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
     lengths_B = np.empty(num_sequences, np.int64)
     sequence, begin, hidden = 0, 0, 0
     for cell in cells:
-        own = slice(sequence, sequence + len(cell[0]))
-        lengths_B[own] = cell[0]
+        own = slice(sequence, sequence + len(cell.length_W))
+        lengths_B[own] = cell.length_W
         hidden = compiled.fill_batch(
             *cell,
             begin,
@@ -145,7 +142,7 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
             hidden_M,
             num_hidden_B[own],
         )
-        sequence, begin = own.stop, begin + len(cell[1])
+        sequence, begin = own.stop, begin + len(cell.value_N)
     num_visible_B = lengths_B - num_hidden_B
     return Batch(
         code_index_N=torch.from_numpy(code_index_N),
@@ -161,7 +158,7 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
     )
 
 
-def _offsets(lengths_B: npt.NDArray[np.int64]) -> Tensor:
+def _offsets(lengths_B: Ints) -> Tensor:
     offsets = np.zeros(len(lengths_B) + 1, np.int32)
     np.cumsum(lengths_B, out=offsets[1:])
     return torch.from_numpy(offsets)

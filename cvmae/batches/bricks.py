@@ -7,16 +7,16 @@ The plain generator here is the reference that Ray Data must equal bit for bit
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cvmae import compiled
-from cvmae.batches.batch import Batch, Cell, join_cells
-from cvmae.batches.masking import evaluation_hidden, sample_hidden
+from cvmae.arrays import Bools, Float32s, Ints
+from cvmae.batches.batch import Batch, join_cells
+from cvmae.batches.cells import Cell, make_cell
+from cvmae.batches.masking import DrawnMask, FixedMask, Mask, evaluation_hidden
 from cvmae.batches.order import Order, deal
-from cvmae.batches.sequences import Sequences, crop_windows, cut_windows, gather_index
+from cvmae.batches.sequences import Sequences, crop_windows, cut_windows
 from cvmae.meds.dataset import Source
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_units
@@ -34,9 +34,8 @@ __all__ = [
     "stream_bricks",
 ]
 
-Ints = npt.NDArray[np.int64]
 
-# Shape letters: W sequences, N measurements, K steps (cells of a lane), C codes.
+# Shape letters beside those of `cvmae.arrays`: K steps (cells of a lane).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class BrickReader:
     source: Source
     split: str
     statistics: CodeStatistics
-    weight_C: npt.NDArray[np.float32] | None  # mask weights; None: uniform
+    weight_C: Float32s | None  # mask weights; None: uniform
     ratio: float
     seed: int
     sequence_length: int
@@ -79,8 +78,8 @@ class Brick:
     length_W: npt.NDArray[np.int32]
     code_index_N: npt.NDArray[np.uint16]
     minutes_N: npt.NDArray[np.int32]
-    value_N: npt.NDArray[np.float32]
-    hidden_N: npt.NDArray[np.bool_]
+    value_N: Float32s
+    hidden_N: Bools
 
     @property
     def num_steps(self) -> int:
@@ -149,9 +148,7 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     """Read the units of one task, deal their sequences, and transform those of its lanes."""
     measurements = read_units(reader.source, task.units, reader.statistics.lookup, reader.split)
     windows = _windows(reader, measurements, task.epoch)
-    fixed_N = None
-    if reader.evaluation:  # drawn over whole subjects, before windows are cut
-        fixed_N = evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
+    mask = _mask(reader, measurements, task.epoch)
     cell_W = deal(
         windows.length_W,
         windows.subject_id_W,
@@ -166,8 +163,7 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     for lane in task.lanes:
         own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
         own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
-        own = windows.take(own_W)
-        code, minutes, value, hidden_N = _transform(reader, own, measurements, fixed_N, task.epoch)
+        cell = make_cell(measurements, windows.take(own_W), reader.statistics, mask)
         bricks.append(
             Brick(
                 epoch=task.epoch,
@@ -177,11 +173,7 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
                 num_sequences_K=np.bincount(step_W[own_W], minlength=task.num_steps).astype(
                     np.int32
                 ),
-                length_W=own.length_W.astype(np.int32),
-                code_index_N=code,
-                minutes_N=minutes,
-                value_N=value,
-                hidden_N=hidden_N,
+                **cell._asdict(),
             )
         )
     return bricks
@@ -233,44 +225,12 @@ def _windows(reader: BrickReader, measurements: Measurements, epoch: int) -> Seq
     return cut_windows(measurements, reader.sequence_length)
 
 
-def _transform(
-    reader: BrickReader,
-    windows: Sequences,
-    measurements: Measurements,
-    fixed_N: npt.NDArray[np.bool_] | None,
-    epoch: int,
-) -> tuple[npt.NDArray[Any], ...]:
-    """Return code_index, minutes, standardised value and hidden of some sequences."""
-    m, total = measurements, int(windows.length_W.sum())
-    code_N = np.empty(total, np.uint16)
-    minutes_N, value_N = np.empty(total, np.int32), np.empty(total, np.float32)
-    weight_N = None if reader.weight_C is None else np.empty(total, np.float32)
-    compiled.transform(
-        windows.start_W,
-        windows.length_W,
-        m.code_index_N,
-        m.time_us_N,
-        m.numeric_value_N,
-        *reader.statistics.scaling,
-        np.empty(0, np.float32) if reader.weight_C is None else reader.weight_C,
-        code_N,
-        minutes_N,
-        value_N,
-        np.empty(0, np.float32) if weight_N is None else weight_N,
-    )
-    if fixed_N is not None:
-        hidden_N = fixed_N.take(gather_index(windows.start_W, windows.length_W))
-    else:
-        hidden_N = sample_hidden(
-            subject_id_W=windows.subject_id_W,
-            first_position_W=windows.first_position_W,
-            length_W=windows.length_W,
-            weight_N=weight_N,
-            ratio=reader.ratio,
-            seed=reader.seed,
-            epoch=epoch,
+def _mask(reader: BrickReader, measurements: Measurements, epoch: int) -> Mask:
+    if reader.evaluation:  # over whole subjects, before windows are cut
+        return FixedMask(
+            hidden_M=evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
         )
-    return code_N, minutes_N, value_N, hidden_N
+    return DrawnMask(weight_C=reader.weight_C, ratio=reader.ratio, seed=reader.seed, epoch=epoch)
 
 
 def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:
@@ -278,6 +238,13 @@ def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:
     cells: list[Cell] = []
     for brick in bricks:
         rows, own = brick.cell(step)
-        columns = brick.code_index_N, brick.minutes_N, brick.value_N, brick.hidden_N
-        cells.append((brick.length_W[rows], *(column[own] for column in columns)))
+        cells.append(
+            Cell(
+                length_W=brick.length_W[rows],
+                code_index_N=brick.code_index_N[own],
+                minutes_N=brick.minutes_N[own],
+                value_N=brick.value_N[own],
+                hidden_N=brick.hidden_N[own],
+            )
+        )
     return join_cells(cells)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cvmae.batches.batch import Batch, make_batch
-from cvmae.batches.masking import evaluation_hidden
-from cvmae.batches.sequences import Sequences, cut_windows, gather_index, relative_minutes
+from cvmae.arrays import Bools, Float32s, Ints
+from cvmae.batches.batch import Batch, join_cells
+from cvmae.batches.cells import make_cell
+from cvmae.batches.masking import FixedMask, evaluation_hidden
+from cvmae.batches.sequences import Sequences, cut_windows, gather_index
 from cvmae.meds.dataset import Source
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_unit
@@ -16,11 +18,6 @@ from cvmae.meds.units import Unit
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["EvaluationBatch", "evaluation_batches", "has_twin"]
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-# Shape letters: B sequences, N measurements, M hidden measurements.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,7 @@ class EvaluationBatch:
     batch: Batch
     subject_id_B: Ints
     code_index_N: npt.NDArray[np.int32]
-    numeric_value_N: npt.NDArray[np.float32]  # in the code's unit, not clipped
+    numeric_value_N: Float32s  # in the code's unit, not clipped
     time_us_N: Ints
     scored_M: Bools  # False where the hidden value has a twin
 
@@ -52,7 +49,7 @@ def evaluation_batches(
     `ratio` and `seed` only: every model that shares the vocabulary is scored on the same.
     """
     measurements, _ = read_unit(source, unit, statistics.lookup, split)
-    hidden_N = evaluation_hidden(measurements, ratio=ratio, seed=seed)
+    mask = FixedMask(hidden_M=evaluation_hidden(measurements, ratio=ratio, seed=seed))
     twin_N = has_twin(measurements)
     windows = cut_windows(measurements, sequence_length)
     ends_W = np.cumsum(windows.length_W)
@@ -60,8 +57,8 @@ def evaluation_batches(
     while first < windows.num_sequences:
         budget = max_measurements + (ends_W[first - 1] if first else 0)
         last = max(first + 1, int(np.searchsorted(ends_W, budget, side="right")))
-        own = slice(first, last)
-        yield _batch(measurements, windows, own, hidden_N, twin_N, statistics)
+        own = windows.take(np.arange(first, last))
+        yield _batch(measurements, own, mask, twin_N, statistics)
         first = last
 
 
@@ -83,27 +80,17 @@ def has_twin(measurements: Measurements) -> Bools:
 def _batch(
     measurements: Measurements,
     windows: Sequences,
-    own: slice,
-    hidden_N: Bools,
+    mask: FixedMask,
     twin_N: Bools,
     statistics: CodeStatistics,
 ) -> EvaluationBatch:
-    start_W, length_W = windows.start_W[own], windows.length_W[own]
-    index_N = gather_index(start_W, length_W)
-    code_N = measurements.code_index_N[index_N].astype(np.int32)
-    value_N = measurements.numeric_value_N[index_N]
-    time_N, hidden_N = measurements.time_us_N[index_N], hidden_N[index_N]
+    batch = join_cells([make_cell(measurements, windows, statistics, mask)])
+    index_N = gather_index(windows.start_W, windows.length_W)
     return EvaluationBatch(
-        batch=make_batch(
-            lengths_B=length_W,
-            code_index_N=code_N,
-            minutes_N=relative_minutes(time_N, measurements.time_us_N[start_W], length_W),
-            value_N=statistics.standardise(code_N, value_N),
-            hidden_N=hidden_N,
-        ),
-        subject_id_B=windows.subject_id_W[own],
-        code_index_N=code_N,
-        numeric_value_N=value_N,
-        time_us_N=time_N,
-        scored_M=~twin_N[index_N][hidden_N],
+        batch=batch,
+        subject_id_B=windows.subject_id_W,
+        code_index_N=batch.code_index_N.numpy(),
+        numeric_value_N=measurements.numeric_value_N[index_N],
+        time_us_N=measurements.time_us_N[index_N],
+        scored_M=~twin_N[index_N][batch.hidden_M.numpy()],
     )

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Floats
+
 __all__ = ["counter_hash", "stream_keys", "uniform"]
 
 UInts = npt.NDArray[np.uint32]
@@ -50,7 +52,7 @@ def counter_hash(keys: UInts, counters: npt.NDArray[np.integer]) -> UInts:
     return bits
 
 
-def uniform(bits: UInts) -> npt.NDArray[np.float64]:
+def uniform(bits: UInts) -> Floats:
     """Map 32 bits to the open interval (0, 1): 0 has no logarithm."""
     draws = bits.astype(np.float64)
     draws += 0.5

@@ -6,21 +6,57 @@ position i finishes at -log(u_i) / w_i and the k earliest are hidden (Efraimidis
 subject, position): a mask depends on keys, weights and the window, and on nothing else.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-import numpy.typing as npt
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.keys import counter_hash, stream_keys, uniform
-from cvmae.batches.sequences import blocks
+from cvmae.batches.sequences import Sequences, blocks, gather_index
 from cvmae.meds.measurements import Measurements
 
-__all__ = ["evaluation_hidden", "hidden_counts", "sample_hidden"]
+__all__ = ["DrawnMask", "FixedMask", "Mask", "evaluation_hidden", "hidden_counts", "sample_hidden"]
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
-# Shape letters: W sequences, N measurements of all of them in order.
+# Shape letters beside those of `cvmae.arrays`: M measurements of a whole unit.
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawnMask:
+    """Each window's values are drawn by their codes' weights: another mask every epoch."""
+
+    weight_C: Float32s | None  # above 0; None: all equal
+    ratio: float
+    seed: int
+    epoch: int
+
+    def hidden(self, windows: Sequences, weight_N: Float32s | None) -> Bools:
+        """Return which values of some windows are hidden; see `sample_hidden`."""
+        return sample_hidden(
+            subject_id_W=windows.subject_id_W,
+            first_position_W=windows.first_position_W,
+            length_W=windows.length_W,
+            weight_N=weight_N,
+            ratio=self.ratio,
+            seed=self.seed,
+            epoch=self.epoch,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedMask:
+    """The mask of every comparison, over the whole subjects of a unit; see `evaluation_hidden`."""
+
+    hidden_M: Bools
+    weight_C: None = None
+
+    def hidden(self, windows: Sequences, weight_N: Float32s | None) -> Bools:
+        """Return the share of some windows, whatever their weights."""
+        return self.hidden_M.take(gather_index(windows.start_W, windows.length_W))
+
+
+Mask = DrawnMask | FixedMask
 
 
 def sample_hidden(
@@ -28,7 +64,7 @@ def sample_hidden(
     subject_id_W: Ints,
     first_position_W: Ints,
     length_W: Ints,
-    weight_N: Floats | None,
+    weight_N: Float32s | None,
     ratio: float,
     seed: int,
     epoch: int,

@@ -1,6 +1,7 @@
 """Bricks for this rank through Ray Data; every rank checks their order as it reads."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,33 +10,46 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, BrickReader, BrickTask, plan_tasks, read_bricks
 from cvmae.batches.order import Order
 from cvmae.meds.units import Unit
-from cvmae.runtime.ray_tasks import CURSOR, Cursor, task_dataset, task_tables
+from cvmae.runtime.ray_tasks import CURSOR, task_dataset, task_tables
 
-__all__ = ["brick_dataset", "ray_bricks"]
-
+__all__ = ["Cursor", "brick_dataset", "ray_bricks"]
 
 _LISTS = ("num_sequences_K", "length_W", "code_index_N", "minutes_N", "value_N", "hidden_N")
 _SCALARS = ("epoch", "number", "first_step", "lane")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cursor:
+    """Which bricks an execution makes: it travels with the context of the rank's shard."""
+
+    epoch: int
+    step: int
+    rank: int
+    world: int
+    weight_C: Float32s | None  # mask weights of the epoch
+
+
 def brick_dataset(reader: BrickReader, order: Order, units: Sequence[Unit]) -> ray.data.Dataset:
-    """Return the data set of a run's bricks, to be given to Ray Train unsplit."""
+    """Return the data set of a run's bricks, to be given to Ray Train unsplit.
+
+    The reader's mask weights give way to those of each epoch, which `ray_bricks` is given.
+    """
 
     def plan(cursor: Cursor) -> Iterator[Callable[[], pa.Table]]:
-        epoch, step, rank, world = cursor
         # Put once: with 10,000 codes a reader is a megabyte, of which each task would hold a copy.
-        shared = ray.put(reader)
-        for task in plan_tasks(order, units, epoch, step, rank, world):
+        shared = ray.put(replace(reader, weight_C=cursor.weight_C))
+        for task in plan_tasks(order, units, cursor.epoch, cursor.step, cursor.rank, cursor.world):
             yield partial(_brick_table, shared, task)
 
     return task_dataset(plan)
 
 
-def ray_bricks(shard: Any, *, epoch: int, step: int, rank: int, world: int) -> Iterator[Brick]:
-    """Yield this rank's bricks from (epoch, step) to the end of the epoch.
+def ray_bricks(shard: Any, cursor: Cursor) -> Iterator[Brick]:
+    """Yield the cursor's rank's bricks from its step to the end of its epoch.
 
     Raises:
         ValueError: As `read_bricks`, where the data set has changed; likewise FileNotFoundError.
@@ -43,7 +57,8 @@ def ray_bricks(shard: Any, *, epoch: int, step: int, rank: int, world: int) -> I
         ChildProcessError: One read lost its process or node again and again.
     """
     context = shard.get_context()
-    context.set_config(CURSOR, (epoch, step, rank, world))
+    context.set_config(CURSOR, cursor)
+    epoch, rank, world = cursor.epoch, cursor.rank, cursor.world
     before = (-1, -1)
     for table in task_tables(shard, context):
         brick = _to_brick(table)

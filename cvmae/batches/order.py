@@ -11,18 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.batches.keys import counter_hash, stream_keys
 
 __all__ = ["Order", "Superstep", "deal"]
 
-Ints = npt.NDArray[np.int64]
 
 # With 8 units or more a lane, lanes carry the same number of measurements within 2-3%.
 UNITS_PER_LANE = 8
 # Of a superstep that is shared: enough to mix subjects, few enough to stay small in memory.
 UNITS_SHARED = 16
-
-# Shape letters: U units, W sequences.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,7 @@ def deal(
     seed: int,
     epoch: int,
     first_cell: int = 0,
-) -> npt.NDArray[np.int64]:
+) -> Ints:
     """Deal sequences to cells of nearly equal content, by length strata.
 
     Sequences are sorted by length, ties at random, and cut into blocks of `num_cells`; each
@@ -156,7 +154,7 @@ def deal(
 
 def _argsort(
     first_W: Ints, then_W: npt.NDArray[np.uint32], ties: Sequence[npt.NDArray[np.integer]] = ()
-) -> npt.NDArray[np.int64]:
+) -> Ints:
     """Sort by two keys, then by ties (the last of them first), stably."""
     # One sort of both keys as a single number takes a fraction of the time of two; first_W is
     # of 31 bits. Equal pairs, which are hardly ever there, it would leave in any order.

@@ -1,22 +1,56 @@
 """Code statistics -> mask weight of each code: the policies of volatility-aware masking."""
 
-from typing import assert_never
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, assert_never
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Bools, Float32s, Floats
 from cvmae.settings import Policy
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 
-__all__ = ["mask_weights"]
+__all__ = ["EpochWeights", "FixedWeights", "fixed_weights", "mask_weights"]
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+History = Sequence[Mapping[str, float]]  # metrics of each finished epoch
 
 CAP_QUANTILE = 0.99
 FLOOR = 1e-6  # of the largest weight: no code is never hidden
 
-# Shape letters: C codes of the vocabulary.
+
+class EpochWeights(Protocol):
+    """Mask weight of each code in each epoch, on every rank the same."""
+
+    @property
+    def changes(self) -> bool:
+        """Tell whether an epoch's weights may follow from those before: none is read ahead."""
+        ...
+
+    def of_epoch(self, history: History) -> Float32s | None:
+        """Return the weights of the epoch that comes after a history; None: all equal.
+
+        A checkpoint holds the history, so that a resumed run hides what it would have hidden.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedWeights:
+    """The same weights in every epoch."""
+
+    weight_C: Float32s | None
+    changes: bool = False
+
+    def of_epoch(self, history: History) -> Float32s | None:
+        """Return the weights, whatever came before."""
+        return self.weight_C
+
+
+def fixed_weights(statistics: CodeStatistics, policy: Policy) -> FixedWeights:
+    """Return the weights of a policy that code statistics decide."""
+    if policy == "random":
+        return FixedWeights(weight_C=None)
+    return FixedWeights(weight_C=mask_weights(statistics, policy).astype(np.float32))
 
 
 def mask_weights(statistics: CodeStatistics, policy: Policy) -> Floats:

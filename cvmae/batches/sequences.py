@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.batches.keys import stream_keys, uniform
 from cvmae.meds.measurements import Measurements
 from cvmae.statistics.sequence_counts import count_sequences
@@ -17,14 +17,10 @@ __all__ = [
     "crop_windows",
     "cut_windows",
     "gather_index",
-    "relative_minutes",
 ]
 
-Ints = npt.NDArray[np.int64]
 
 BLOCK_MEASUREMENTS = 32_768  # at a time, so that arrays stay in cache
-
-# Shape letters: S subjects, W sequences (windows), N measurements.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +106,3 @@ def gather_index(start_W: Ints, length_W: Ints) -> Ints:
     before_W = np.cumsum(length_W) - length_W
     index_N: Ints = np.arange(int(length_W.sum())) + np.repeat(start_W - before_W, length_W)
     return index_N
-
-
-def relative_minutes(
-    time_us_N: Ints, first_time_us_W: Ints, length_W: Ints
-) -> npt.NDArray[np.int32]:
-    """Return whole minutes since each sequence's first measurement (at most 2^31 - 1)."""
-    elapsed_N = time_us_N - np.repeat(first_time_us_W, length_W)
-    elapsed_N //= 60_000_000
-    most = np.iinfo(np.int32).max
-    if elapsed_N.max(initial=0) > most:  # 4,083 years
-        np.minimum(elapsed_N, most, out=elapsed_N)
-    return elapsed_N.astype(np.int32)

@@ -8,17 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from meds.schema import data_subdirectory, subject_splits_filepath
 
+from cvmae.arrays import Ints
 from cvmae.config import resolved_path
 from cvmae.meds.files import RowGroup, is_shard, open_shard, read_row_groups
 from cvmae.meds.splits import SPLITS, load_splits
 from cvmae.storage.places import list_files, num_connections
 
 __all__ = ["Dataset", "Shard", "Source", "open_dataset", "require_splits"]
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

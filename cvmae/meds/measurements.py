@@ -1,18 +1,17 @@
 """Measurements as units give them: rows of the vocabulary's codes, subject after subject."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Float32s, Ints
 from cvmae.meds.row_order import run_starts
 from cvmae.meds.rows import NO_BLOCK, Block
 
-__all__ = ["Measurements", "RowCounts", "join_blocks"]
-
-Ints = npt.NDArray[np.int64]
+__all__ = ["Measurements", "RowCounts", "add_counts", "join_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Measurements:
     offsets_S: Ints  # S + 1 entries: subject s owns [offsets[s], offsets[s + 1])
     code_index_N: npt.NDArray[np.signedinteger]  # 2 bytes where they are enough, else 4
     time_us_N: Ints  # microseconds since 1970
-    numeric_value_N: npt.NDArray[np.float32]
+    numeric_value_N: Float32s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,11 @@ class RowCounts:
     num_null_time: int
     num_non_finite: int
     num_measurements: int  # the rest
+
+
+def add_counts(a: RowCounts, b: RowCounts) -> RowCounts:
+    """Add the row counts of two parts."""
+    return RowCounts(**{f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(a)})
 
 
 def join_blocks(blocks: Sequence[Block]) -> tuple[Measurements, RowCounts]:

@@ -4,18 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from cvmae.arrays import Bools, Ints
 from cvmae.meds.files import ends_with, open_shard
 from cvmae.meds.row_order import RowOrder
 from cvmae.meds.rows import distinct_subjects
 from cvmae.meds.units import Piece
 
 __all__ = ["is_own", "open_piece", "own_subjects"]
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @contextmanager

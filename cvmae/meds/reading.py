@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.meds.dataset import Source
 from cvmae.meds.measurements import Measurements, RowCounts, join_blocks
 from cvmae.meds.pieces import is_own, open_piece, own_subjects
@@ -24,8 +24,6 @@ from cvmae.runtime.memory import keep_memory
 from cvmae.storage.places import map_reads
 
 __all__ = ["read_splits", "read_unit", "read_unit_and_subjects", "read_units"]
-
-Ints = npt.NDArray[np.int64]
 
 
 def read_units(source: Source, units: Sequence[Unit], lookup: Lookup, split: str) -> Measurements:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -16,14 +15,13 @@ from meds.schema import (
     tuning_split,
 )
 
+from cvmae.arrays import Bools, Ints
 from cvmae.meds.files import check_num_rows, is_text, reading
 from cvmae.storage.places import locate, open_file, reaching
 
 __all__ = ["SPLITS", "is_among", "load_splits"]
 
-# Shape letters: S subjects, N subjects looked up.
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+# Shape letters beside those of `cvmae.arrays`: N subjects looked up.
 
 SPLITS = (train_split, tuning_split, held_out_split)
 SUBJECT, SPLIT = SubjectSplitSchema.subject_id_name, SubjectSplitSchema.split_name

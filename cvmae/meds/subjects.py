@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.meds.pieces import open_piece, own_subjects
 from cvmae.meds.rows import find_shared, read_subjects
 from cvmae.meds.units import Piece, Unit
 from cvmae.storage.places import map_reads
 
 __all__ = ["refuse_shared", "refuse_shared_subjects", "scan_subjects"]
-
-Ints = npt.NDArray[np.int64]
 
 
 def scan_subjects(root: str, unit: Unit) -> Ints:

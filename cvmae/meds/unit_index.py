@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvmae.arrays import Ints
 from cvmae.meds.units import Piece, Unit
 
 __all__ = ["UnitIndex"]
-
-Ints = npt.NDArray[np.int64]
-
-# Shape letters: U units.
 
 
 @dataclass(frozen=True, kw_only=True)

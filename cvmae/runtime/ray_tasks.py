@@ -16,15 +16,14 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-__all__ = ["CURSOR", "Cursor", "map_on_ray", "task_dataset", "task_tables"]
+__all__ = ["CURSOR", "map_on_ray", "task_dataset", "task_tables"]
 
 # Importing ray.data has set it to report the plan and the end of every execution.
 logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Cursor = tuple[int, int, int, int]  # epoch, step, rank, world
-CURSOR = "cvmae_cursor"
+CURSOR = "cvmae_cursor"  # where a context holds what an execution is asked for
 ERROR = "error"  # the column of a block that is one
 MAX_ATTEMPTS = 5  # at one task
 
@@ -32,7 +31,7 @@ MAX_ATTEMPTS = 5  # at one task
 class _OneBlockPerTask(Datasource):
     """A data source whose read tasks are functions that return one table each."""
 
-    def __init__(self, plan: Callable[[Cursor], Iterable[Callable[[], pa.Table]]]) -> None:
+    def __init__(self, plan: Callable[[Any], Iterable[Callable[[], pa.Table]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._plan = plan
 
@@ -49,8 +48,7 @@ class _OneBlockPerTask(Datasource):
         # of the shard that executes: that is how each rank and epoch gets its own tasks.
         if data_context is None:
             return []
-        cursor = data_context.get_config(CURSOR, None)
-        tasks = self._plan(cursor if cursor is not None else (0, 0, 0, 1))
+        tasks = self._plan(data_context.get_config(CURSOR))
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
         return [
             ReadTask(partial(_one_block, task), unknown, per_task_row_limit=per_task_row_limit)
@@ -66,7 +64,7 @@ def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
         ChildProcessError: One task lost its process or node again and again.
     """
 
-    def plan(_: Cursor) -> Iterator[Callable[[], pa.Table]]:
+    def plan(_: None) -> Iterator[Callable[[], pa.Table]]:
         shared = ray.put(function)
         for number, item in enumerate(items):
             yield partial(_result_table, shared, item, number)
@@ -82,8 +80,8 @@ def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
         raise RuntimeError(f"{expected} of {len(items)} results came back from Ray Data")
 
 
-def task_dataset(plan: Callable[[Cursor], Iterable[Callable[[], pa.Table]]]) -> ray.data.Dataset:
-    """Return a data set that runs what the plan gives for the cursor in its context."""
+def task_dataset(plan: Callable[[Any], Iterable[Callable[[], pa.Table]]]) -> ray.data.Dataset:
+    """Return a data set that runs what the plan gives for the cursor in its context, if any."""
     dataset: ray.data.Dataset = ray.data.read_datasource(
         _OneBlockPerTask(plan), override_num_blocks=1
     )

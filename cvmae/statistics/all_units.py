@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
-
+from cvmae.arrays import Floats, Ints
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_splits, read_unit_and_subjects
 from cvmae.meds.splits import SPLITS, is_among
@@ -14,23 +12,14 @@ from cvmae.meds.units import Unit
 from cvmae.runtime.map_units import map_units
 from cvmae.settings import DataConfig, ScalingConfig
 from cvmae.statistics.code_statistics import MemberLookup
-from cvmae.statistics.passes import (
-    FirstPass,
-    SecondPass,
-    SplitCounts,
-    first_pass,
-    second_pass,
-    split_counts,
-)
+from cvmae.statistics.passes import FirstPass, SecondPass, first_pass, second_pass
+from cvmae.statistics.sequence_counts import SplitCounts, split_counts
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates
 
 __all__ = ["Vocabulary", "run_first_pass", "run_second_pass"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 TRAIN = SPLITS[0]
-# Shape letters: C codes of the vocabulary, S subjects.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

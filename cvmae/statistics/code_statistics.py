@@ -17,17 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae import compiled
+from cvmae.arrays import Bools, Float32s, Floats, Ints
 
 __all__ = ["CodeStatistics", "MemberLookup", "flagged_codes"]
 
-Floats = npt.NDArray[np.float64]
-Float32s = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 SMALL_MEAN = 0.2  # in standard deviations
 
-# Shape letters: C codes of the vocabulary, N measurements.
 
 # Field -> column of code_statistics.parquet. `values/` are values as they stand in the data,
 # `clipped/` the same after clipping to [clip_low, clip_high].
@@ -115,8 +111,8 @@ class CodeStatistics:
         return MemberLookup(self.members)
 
     def standardise(
-        self, code_index_N: npt.NDArray[np.integer], numeric_value_N: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+        self, code_index_N: npt.NDArray[np.integer], numeric_value_N: Float32s
+    ) -> Float32s:
         """Return z = (clip(x) - mean) / std of each value, float32.
 
         Codes whose values are all equal never enter a vocabulary, so std is above 0.

@@ -7,20 +7,21 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Floats, Ints
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS, is_among
 from cvmae.meds.subjects import refuse_shared_subjects
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.meds.units import Unit, plan_units
-from cvmae.settings import DataConfig
+from cvmae.settings import MOST_CODES, DataConfig
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 from cvmae.statistics.fitted import FittedData, as_json, fit_settings, require_unfitted
 from cvmae.statistics.histogram import median_deviation, quantile_bounds, quantile_value
-from cvmae.statistics.passes import FirstPass, SecondPass, SplitCounts
+from cvmae.statistics.passes import FirstPass, SecondPass
+from cvmae.statistics.sequence_counts import SplitCounts
 from cvmae.statistics.table import count_lines, format_statistics
 from cvmae.statistics.vocabulary import choose_codes, open_candidates
 from cvmae.storage.folders import is_file, join, written
@@ -30,11 +31,8 @@ __all__ = ["fit", "fit_statistics", "load_or_fit", "require_sequences"]
 
 logger = logging.getLogger("cvmae")
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
 TRAIN, TUNING = SPLITS[:2]
-# Shape letters: C codes of the vocabulary, K candidate codes, U units.
+# Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
 def fit_statistics(config: Config) -> str:
@@ -132,6 +130,11 @@ def fit(config: Config, dataset: Dataset) -> FittedData:
     )
     if not chosen_C:
         raise _no_codes(data, dataset.root, first, dropped)
+    if len(chosen_C) > MOST_CODES:  # data.num_codes holds for a pattern only
+        raise ValueError(
+            f"data.codes_file={data.codes_file} has {len(chosen_C)} entries with values, at most "
+            f"{MOST_CODES} can be told apart: leave out the rarest"
+        )
     entries = {codes[0]: codes for codes in candidates.entries}
     vocabulary = Vocabulary(
         members=tuple(entries.get(name, (name,)) for name in (first.names[k] for k in chosen_C)),

@@ -10,10 +10,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Float32s, Floats, Ints
+
 __all__ = ["Histogram", "bin_edges", "median_deviation", "quantile_bounds", "quantile_value"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 DROPPED_BITS = 17
 NUM_BINS = 1 << (32 - DROPPED_BITS)
@@ -21,7 +21,7 @@ ZERO_BIN = NUM_BINS // 2  # bins of negative numbers lie below, in ascending ord
 BLOCK = 1 << 15  # values at a time, so that arrays stay in cache
 DENSE_BINS = 16  # per value, up to which a table is faster than a sort
 
-# Shape letters: C codes, N measurements, B bins of one code that are not empty, ascending.
+# Shape letters beside those of `cvmae.arrays`: B bins of one code that are not empty, ascending.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Histogram:
     def of(
         cls,
         code_index_N: npt.NDArray[np.integer],
-        value_N: npt.NDArray[np.float32],
+        value_N: Float32s,
         minimum_C: npt.NDArray[np.floating],
         maximum_C: npt.NDArray[np.floating],
     ) -> Self:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Bools, Ints
 from cvmae.settings import DataConfig
 
 __all__ = ["CandidateLookup", "Candidates", "choose_codes", "file_hash", "open_candidates"]
 
-# Shape letters: K candidate codes.
+# Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +117,8 @@ def choose_codes(
     config: DataConfig,
     candidates: Candidates,
     names: Sequence[str],
-    num_values_K: npt.NDArray[np.int64],
-    constant_K: npt.NDArray[np.bool_],
+    num_values_K: Ints,
+    constant_K: Bools,
 ) -> tuple[list[int], dict[str, str]]:
     """Choose the vocabulary from the counts on train.
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cvmae.batches.bricks import Brick, BrickReader, iterate_steps, own_lanes, stream_bricks
-from cvmae.batches.order import Order
-from cvmae.batches.policies import mask_weights
+from cvmae.arrays import Float32s
+from cvmae.batches.bricks import Brick, iterate_steps, own_lanes, stream_bricks
 from cvmae.checkpoint import (
     Progress,
     clear_rubbish,
@@ -25,7 +24,6 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config
-from cvmae.meds.units import Unit
 from cvmae.model.vomae import build_model
 from cvmae.runtime.memory import keep_memory
 from cvmae.runtime.preemption import Ask, PreemptedError, Watch
@@ -36,66 +34,19 @@ from cvmae.train.device import on_device
 from cvmae.train.engine import Engine, State, make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.resume import with_precision
+from cvmae.train.streams import Plan, make_plan
 
-__all__ = ["BrickSource", "Plan", "make_plan", "train"]
+__all__ = ["BrickSource", "train", "tuning_error"]
 
 HEALTH_EVERY_STEPS = 50
 
 logger = logging.getLogger("cvmae")
 
-# (epoch, first step) -> this rank's bricks from there to the end of the epoch
-BrickSource = Callable[[int, int], Iterator[Brick]]
+
+# (epoch, first step, mask weights of the epoch) -> this rank's bricks to the end of the epoch
+BrickSource = Callable[[int, int, Float32s | None], Iterator[Brick]]
 # (metrics of the epoch, realised mask rate per code if known) -> nothing; called on every rank
 Report = Callable[[Mapping[str, float], np.ndarray | None], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is read in which order: train under the policy, tuning under the fixed mask."""
-
-    train_reader: BrickReader
-    train_order: Order
-    tuning_reader: BrickReader
-    tuning_order: Order
-    units: tuple[Unit, ...]
-
-
-def make_plan(config: Config, data: TrainingData) -> Plan:
-    """Derive readers and orders from the settings and what was fitted to the data."""
-    fitted = data.fitted
-    weight_C = mask_weights(fitted.statistics, config.mask.policy).astype(np.float32)
-    reader = BrickReader(
-        source=data.source,
-        split="train",
-        statistics=fitted.statistics,
-        weight_C=None if config.mask.policy == "random" else weight_C,
-        ratio=config.mask.ratio,
-        seed=config.seed,
-        sequence_length=config.data.sequence_length,
-        crop=config.data.crop,
-    )
-    # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
-    # each policy's own mask could not be compared.
-    tuning_reader = replace(
-        reader, split="tuning", weight_C=None, seed=config.evaluate.seed, evaluation=True
-    )
-    train_order, tuning_order = (
-        Order(
-            num_sequences_U=fitted.unit_index.num_sequences[split],
-            num_measurements_U=fitted.unit_index.num_measurements[split],
-            seed=seed,
-            lanes=config.data.lanes,
-            batch_sequences=config.train.batch_sequences,
-        )
-        for split, seed in (("train", config.seed), ("tuning", config.evaluate.seed))
-    )
-    return Plan(
-        train_reader=reader,
-        train_order=train_order,
-        tuning_reader=tuning_reader,
-        tuning_order=tuning_order,
-        units=fitted.unit_index.units,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,28 +113,39 @@ def train(
         bricks=bricks,
         num_steps=num_steps,
     )
-    with contextlib.closing(_all_bricks(run, progress)) as stream:
-        while not progress.is_finished(config):
-            meter = _meter(run, progress)
-            progress = _train_epoch(run, stream, meter, progress)
-            progress = _end_epoch(run, meter, progress)
-            line.epoch(progress.global_step, config.train.epochs, progress.history[-1])
-            report(progress.history[-1], meter.mask_rate())
-            _end_if_told(run, progress)
+    while not progress.is_finished(config):
+        # Weights that follow from an epoch are known at its end: nothing is read beyond it.
+        end = progress.epoch + 1 if plan.weights.changes else config.train.epochs
+        progress = _train_until(run, progress, end, report)
     line.close()
     return progress
 
 
-def _all_bricks(run: _Run, progress: Progress) -> Generator[Brick]:
-    """Yield this rank's bricks of all epochs that are left, a superstep read ahead.
+def _train_until(run: _Run, progress: Progress, end: int, report: Report) -> Progress:
+    """Train up to an epoch, its bricks in one stream."""
+    with contextlib.closing(_bricks_until(run, progress, end)) as stream:
+        while progress.epoch < end:
+            meter = _meter(run, progress)
+            progress = _train_epoch(run, stream, meter, progress)
+            progress = _end_epoch(run, meter, progress)
+            run.line.epoch(progress.global_step, run.config.train.epochs, progress.history[-1])
+            report(progress.history[-1], meter.mask_rate())
+            _end_if_told(run, progress)
+    return progress
+
+
+def _bricks_until(run: _Run, progress: Progress, end: int) -> Generator[Brick]:
+    """Yield this rank's bricks up to an epoch, a superstep read ahead.
 
     So the next superstep is there when one ends, and the next epoch's first while the tuning
     error is taken.
     """
+    weight_C = run.plan.reader_of(progress).weight_C
 
     def read() -> Iterator[Brick]:
-        for epoch in range(progress.epoch, run.config.train.epochs):
-            yield from run.bricks(epoch, progress.step if epoch == progress.epoch else 0)
+        for epoch in range(progress.epoch, end):
+            first_step = progress.step if epoch == progress.epoch else 0
+            yield from run.bricks(epoch, first_step, weight_C)
 
     return read_ahead(read(), depth=len(_lanes(run)))
 
@@ -324,7 +286,7 @@ def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
     """Return what says where training broke (collective)."""
     bad = run.engine.first_bad_step()
     back = progress.global_step - 1 - bad
-    fingerprint = _fingerprint(run, progress.epoch, progress.step - 1 - back)
+    fingerprint = _fingerprint(run, progress, progress.step - 1 - back)
     return FloatingPointError(
         f"{what} in epoch {progress.epoch + 1}, at step {bad + 1} of the run (batch "
         f"{fingerprint}, {world_size()} ranks): lower optim.lr, or set optim.clip_norm and "
@@ -333,14 +295,14 @@ def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
     )
 
 
-def _fingerprint(run: _Run, epoch: int, step: int) -> str:
+def _fingerprint(run: _Run, progress: Progress, step: int) -> str:
     """Return a hash of all ranks' batches of a step, which are read once more (collective)."""
     # Not from where training has them: there, another thread reads on.
     bricks = stream_bricks(
-        run.plan.train_reader,
+        run.plan.reader_of(progress),
         run.plan.train_order,
         run.plan.units,
-        epoch=epoch,
+        epoch=progress.epoch,
         step=step,
         rank=rank(),
         world=world_size(),

@@ -3,11 +3,12 @@
 import logging
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from cvmae.batches.bricks import stream_bricks
+from cvmae.arrays import Float32s
+from cvmae.batches.bricks import Brick, stream_bricks
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
 from cvmae.meds.dataset import Dataset, open_dataset
@@ -22,10 +23,11 @@ from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
 from cvmae.train.engine import compiles
 from cvmae.train.epoch_report import EpochReport
 from cvmae.train.figures import draw_run
-from cvmae.train.loop import make_plan, train
+from cvmae.train.loop import train
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
+from cvmae.train.streams import make_plan
 
 __all__ = ["SPLITS_TRAINED_ON", "check_settings", "fit_data", "pretrain"]
 
@@ -59,11 +61,7 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     check_settings(config)
     workers = config.scaling.num_workers
     has_begun = has_checkpoints(config.output_dir)  # and statistics: to read them takes no Ray
-    if data is None:
-        dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
-        if workers and not has_begun:
-            start_ray(config.scaling)
-        data = fit_data(config, dataset)
+    data = data or _open_and_fit(config, on_ray=workers > 0 and not has_begun)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
     warn_of_long_run(config, data.fitted, progress)
@@ -129,6 +127,14 @@ def check_settings(config: Config) -> None:
         )
 
 
+def _open_and_fit(config: Config, *, on_ray: bool) -> TrainingData:
+    """Open the data set before anything is started, and fit it."""
+    dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
+    if on_ray:
+        start_ray(config.scaling)
+    return fit_data(config, dataset)
+
+
 def fit_data(config: Config, dataset: Dataset) -> TrainingData:
     """Return what can be trained on.
 
@@ -144,10 +150,9 @@ def fit_data(config: Config, dataset: Dataset) -> TrainingData:
 def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str) -> None:
     plan = make_plan(config, data)
 
-    def bricks(epoch: int, step: int) -> Any:
-        return stream_bricks(
-            plan.train_reader, plan.train_order, plan.units, epoch=epoch, step=step
-        )
+    def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
+        reader = replace(plan.train_reader, weight_C=weight_C)
+        return stream_bricks(reader, plan.train_order, plan.units, epoch=epoch, step=step)
 
     stop = threading.Event()
     with on_signal(signal.SIGTERM, signal.SIGINT, call=stop.set):

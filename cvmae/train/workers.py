@@ -25,8 +25,9 @@ from ray.train import (
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
+from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick
-from cvmae.batches.on_ray import brick_dataset, ray_bricks
+from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
@@ -37,11 +38,13 @@ from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
 from cvmae.tracking.tracker import open_tracker
 from cvmae.train.epoch_report import EpochReport
-from cvmae.train.loop import make_plan, train
+from cvmae.train.loop import train
+from cvmae.train.streams import make_plan
 
 __all__ = ["train_on_ray"]
 
 logger = logging.getLogger("cvmae")
+
 
 RESIZE_EVERY_S = 15.0  # after which an elastic run looks for nodes with which it could grow
 COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
@@ -212,8 +215,9 @@ def _work(job: dict[str, Any]) -> BaseException | None:
     )
     write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
-    def bricks(epoch: int, step: int) -> Iterator[Brick]:
-        return ray_bricks(shard, epoch=epoch, step=step, rank=rank(), world=world_size())
+    def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
+        cursor = Cursor(epoch=epoch, step=step, rank=rank(), world=world_size(), weight_C=weight_C)
+        return ray_bricks(shard, cursor)
 
     def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None") -> None:
         write(metrics, mask_rate_C)

@@ -22,7 +22,7 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit, plan_units
 from cvmae.statistics.code_statistics import CodeStatistics
-from cvmae.statistics.passes import split_counts
+from cvmae.statistics.sequence_counts import split_counts
 
 Ints = npt.NDArray[np.int64]
 

@@ -8,7 +8,7 @@ import pytest
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
-from cvmae.train.loop import Plan, make_plan
+from cvmae.train.streams import Plan, make_plan
 from tests.prepared import training_data
 
 

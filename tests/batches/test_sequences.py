@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cvmae.batches.sequences import crop_windows, cut_windows, gather_index, relative_minutes
+from cvmae.batches.sequences import crop_windows, cut_windows, gather_index
 from cvmae.meds.measurements import Measurements
 from cvmae.statistics.sequence_counts import count_sequences
 
@@ -51,9 +51,3 @@ def test_crops_move_from_epoch_to_epoch_and_reach_both_ends():
     first = [crop_windows(data, 32, seed=1, epoch=epoch).first_position_W for epoch in range(3)]
     assert not np.array_equal(first[0], first[1])
     assert set(np.concatenate(first)) == set(range(9))
-
-
-def test_minutes_count_from_the_first_measurement_and_never_overflow():
-    far = np.array([0, 59_999_999, 60_000_000, 2**62])
-    minutes = relative_minutes(far, np.array([0]), np.array([4]))
-    assert minutes.tolist() == [0, 0, 1, 2**31 - 1]

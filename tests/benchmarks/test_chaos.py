@@ -18,7 +18,7 @@ from benchmarks.chaos_record import RankLog, fingerprints, rank_logs
 from benchmarks.chaos_runs import KINDS, Lineage, draw_kills, expected_steps, lineage
 from benchmarks.settings import BenchmarkConfig
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 from tests.prepared import fit, training_data
 
 

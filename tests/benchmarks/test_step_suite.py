@@ -27,7 +27,7 @@ from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.sequences import cut_windows
 from cvmae.config import PRESETS
 from cvmae.meds.reading import read_unit
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 
 
 def by_name(rows):

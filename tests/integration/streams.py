@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cvmae.batches.bricks import Brick, iterate_steps, plan_tasks, stream_bricks
-from cvmae.batches.on_ray import brick_dataset, ray_bricks
+from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from tests.batches.numbered_rows import Written
 
 EPOCH = 1
@@ -11,7 +11,9 @@ EPOCH = 1
 
 def on_ray(data: Written, *, step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Brick]:
     dataset = brick_dataset(data.reader, data.order, data.units)
-    return ray_bricks(dataset.iterator(), epoch=EPOCH, step=step, rank=rank, world=world)
+    weight_C = data.reader.weight_C
+    cursor = Cursor(epoch=EPOCH, step=step, rank=rank, world=world, weight_C=weight_C)
+    return ray_bricks(dataset.iterator(), cursor)
 
 
 def digests(data: Written, bricks: Iterator[Brick], *, step: int = 0, world: int = 1) -> list[str]:

@@ -22,8 +22,8 @@ from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.config import Config, write_config
 from cvmae.runtime.preemption import PreemptedError
-from cvmae.train.loop import make_plan
 from cvmae.train.pretrain import pretrain
+from cvmae.train.streams import make_plan
 from tests.integration.interrupts import ctrl_c_once_there_is
 from tests.prepared import fit, training_data
 
@@ -67,7 +67,7 @@ def progress_of(run: str | Path) -> Progress:
 
 
 def test_ray_data_delivers_the_bricks_of_the_plain_generator(on_ray):
-    from cvmae.batches.on_ray import brick_dataset, ray_bricks
+    from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 
     for rows in (500, 60):
         config = replace(on_ray, data=replace(on_ray.data, unit_rows=rows, lanes=2))
@@ -75,7 +75,9 @@ def test_ray_data_delivers_the_bricks_of_the_plain_generator(on_ray):
         dataset = brick_dataset(plan.train_reader, plan.train_order, plan.units)
         dataset.context.execution_options.preserve_order = True
         for epoch, rank in ((0, 0), (1, 1)):
-            ours = list(ray_bricks(dataset.iterator(), epoch=epoch, step=0, rank=rank, world=2))
+            weight_C = plan.train_reader.weight_C
+            cursor = Cursor(epoch=epoch, step=0, rank=rank, world=2, weight_C=weight_C)
+            ours = list(ray_bricks(dataset.iterator(), cursor))
             plain = list(
                 stream_bricks(
                     plan.train_reader, plan.train_order, plan.units, epoch=epoch, rank=rank, world=2

@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 from cvmae.batches import on_ray as stream  # noqa: E402
-from cvmae.batches.on_ray import brick_dataset, ray_bricks  # noqa: E402
+from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks  # noqa: E402
 from cvmae.runtime.ray_tasks import map_on_ray  # noqa: E402
 from tests.integration.streams import (  # noqa: E402
     EPOCH,
@@ -152,7 +152,7 @@ def test_bricks_that_are_not_the_next_ones_are_refused(data, places, message):
     tasks += plan_tasks(data.order, data.units, EPOCH, 0, 1, 2)
     reader = ray.put(data.reader)
     tables = [stream._brick_table(reader, tasks[place]) for place in places]
-    bricks = ray_bricks(Shard(tables), epoch=EPOCH, step=0, rank=0, world=2)
+    bricks = ray_bricks(Shard(tables), Cursor(epoch=EPOCH, step=0, rank=0, world=2, weight_C=None))
     assert next(bricks).number == 0
     with pytest.raises(RuntimeError, match=message):
         list(bricks)

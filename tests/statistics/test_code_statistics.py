@@ -13,6 +13,7 @@ from meds import CodeMetadataSchema
 
 from cvmae.meds.measurements import Measurements, RowCounts
 from cvmae.statistics import histogram, passes
+from cvmae.statistics import moments as summarising
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.histogram import Histogram, median_deviation, quantile_bounds, quantile_value
 from cvmae.statistics.passes import FirstPass, count_duplicates, first_pass, second_pass
@@ -93,7 +94,7 @@ def test_clipped_moments_are_those_of_clipped_values(rng):
 def test_blocks_of_subjects_give_the_moments_of_the_whole(rng, monkeypatch):
     m = measurements_of(rng)
     whole = first_pass(m, NO_ROWS, "abcde").moments
-    monkeypatch.setattr(passes, "BLOCK_PAIRS", 15)  # three subjects a block
+    monkeypatch.setattr(summarising, "BLOCK_PAIRS", 15)  # three subjects a block
     assert_same_moments(first_pass(m, NO_ROWS, "abcde").moments, whole)
 
 
@@ -154,12 +155,12 @@ def merge_all(parts: list[FirstPass], order) -> FirstPass:
     return total
 
 
-def placed(part: FirstPass, order) -> passes.Moments:
+def placed(part: FirstPass, order) -> summarising.Moments:
     moments = part.moments
     return replace(moments, **{f.name: getattr(moments, f.name)[order] for f in fields(moments)})
 
 
-def assert_same_moments(found: passes.Moments, expected: passes.Moments) -> None:
+def assert_same_moments(found: summarising.Moments, expected: passes.Moments) -> None:
     for name in ("num_values", "num_subjects"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     for name in ("mean", "squares", "within_squares"):

@@ -16,6 +16,7 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS
 from cvmae.settings import DataConfig, ScalingConfig
+from cvmae.statistics import fit as fitting
 from cvmae.statistics.fit import fit_statistics
 from cvmae.statistics.fitted import FittedData
 from tests.prepared import fit, load_or_fit
@@ -229,6 +230,17 @@ def test_a_blank_at_the_end_of_a_code_counts(tmp_path):
     path = tmp_path / "codes.txt"
     path.write_bytes(b"LAB//51498// \r\n")
     assert fit(config_of(root, codes_file=str(path))).statistics.codes == ("LAB//51498// ",)
+
+
+def test_more_codes_than_a_batch_can_tell_apart_are_refused(root, tmp_path, monkeypatch):
+    path = tmp_path / "codes.txt"
+    path.write_text("VITAL//HR\nLAB//K\nLAB//Na\n", encoding="utf-8")
+    config = config_of(root, codes_file=str(path))
+    monkeypatch.setattr(fitting, "MOST_CODES", 2)
+    with pytest.raises(ValueError, match=r"data\.codes_file=.* has 3 entries .* at most 2"):
+        fit(config)
+    monkeypatch.setattr(fitting, "MOST_CODES", 3)
+    assert fit(config).statistics.num_codes == 3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cvmae.model.vomae import build_model
 from cvmae.runtime.ranks import rank, sum_over_ranks, world_size
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train.engine import State, make_engine
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 from tests.ranks import on_ranks
 
 Result = tuple[list[float], State, State]  # loss of each step, weights, optimiser state

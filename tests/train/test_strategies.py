@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cvmae.batches.bricks import iterate_steps, stream_bricks
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.train.rank_runs import run_on_ranks, run_steps
 

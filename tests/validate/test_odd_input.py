@@ -9,7 +9,7 @@ import pytest
 from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.policies import mask_weights
 from cvmae.settings import DataConfig
-from cvmae.train.loop import make_plan
+from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.validate.broken_sets import (
     FOUR,

@@ -1,0 +1,68 @@
+"""What a run reads in which order, and by which weights its values are hidden."""
+
+from dataclasses import dataclass, replace
+
+from cvmae.batches.bricks import BrickReader
+from cvmae.batches.order import Order
+from cvmae.batches.policies import EpochWeights, fixed_weights
+from cvmae.checkpoint import Progress
+from cvmae.config import Config
+from cvmae.meds.units import Unit
+from cvmae.statistics.fitted import TrainingData
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is read in which order: train under the policy, tuning under the fixed mask."""
+
+    train_reader: BrickReader
+    train_order: Order
+    tuning_reader: BrickReader
+    tuning_order: Order
+    units: tuple[Unit, ...]
+    weights: EpochWeights
+
+    def reader_of(self, progress: Progress) -> BrickReader:
+        """Return what reads train in the epoch that a run has come to."""
+        return replace(self.train_reader, weight_C=self.weights.of_epoch(progress.history))
+
+
+def make_plan(config: Config, data: TrainingData) -> Plan:
+    """Derive readers and orders from the settings and what was fitted to the data."""
+    fitted = data.fitted
+    weights = fixed_weights(fitted.statistics, config.mask.policy)
+    reader = BrickReader(
+        source=data.source,
+        split="train",
+        statistics=fitted.statistics,
+        weight_C=weights.weight_C,
+        ratio=config.mask.ratio,
+        seed=config.seed,
+        sequence_length=config.data.sequence_length,
+        crop=config.data.crop,
+    )
+    # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
+    # each policy's own mask could not be compared.
+    tuning_reader = replace(
+        reader, split="tuning", weight_C=None, seed=config.evaluate.seed, evaluation=True
+    )
+    train_order, tuning_order = (
+        Order(
+            num_sequences_U=fitted.unit_index.num_sequences[split],
+            num_measurements_U=fitted.unit_index.num_measurements[split],
+            seed=seed,
+            lanes=config.data.lanes,
+            batch_sequences=config.train.batch_sequences,
+        )
+        for split, seed in (("train", config.seed), ("tuning", config.evaluate.seed))
+    )
+    return Plan(
+        train_reader=reader,
+        train_order=train_order,
+        tuning_reader=tuning_reader,
+        tuning_order=tuning_order,
+        units=fitted.unit_index.units,
+        weights=weights,
+    )

@@ -1,0 +1,71 @@
+"""Mask weights that follow from the epoch before, and a record of what a run then trains on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from cvmae.batches.bricks import iterate_steps, stream_bricks
+from cvmae.config import Config
+from cvmae.statistics.fitted import TrainingData
+from cvmae.train import loop
+from cvmae.train.engine import DDPEngine
+from cvmae.train.streams import Plan, make_plan
+
+
+@dataclass(frozen=True)
+class FromTheLastError:
+    """Weights drawn from the tuning error: nobody can know them before an epoch has ended."""
+
+    num_codes: int
+    changes: bool = True
+
+    def of_epoch(self, history: Sequence[Mapping[str, float]]) -> np.ndarray:
+        seed = int(history[-1]["tuning_mse"] * 1e9) if history else 0
+        return np.random.default_rng(seed).uniform(0.01, 1, self.num_codes).astype(np.float32)
+
+
+def adapting(config: Config, data: TrainingData) -> Plan:
+    return replace(
+        make_plan(config, data), weights=FromTheLastError(data.fitted.statistics.num_codes)
+    )
+
+
+def train_recording(
+    config: Config, data: TrainingData, bricks: loop.BrickSource, patch: pytest.MonkeyPatch
+) -> tuple[list[str], list[dict[str, float]]]:
+    """Train under weights that change; return every batch's digest, and the history."""
+    digests: list[str] = []
+    step = DDPEngine.step
+
+    def recording(self, micro_batches, global_step):
+        digests.extend(batch.digest() for batch in micro_batches)
+        return step(self, micro_batches, global_step)
+
+    patch.setattr(DDPEngine, "step", recording)
+    patch.setattr(loop, "make_plan", adapting)
+    progress = loop.train(
+        config,
+        data,
+        bricks=bricks,
+        report=lambda metrics, mask_rate_C: None,
+        ask=lambda: "",
+        device=torch.device("cpu"),
+    )
+    return digests, list(progress.history)
+
+
+def wanted_digests(
+    config: Config, data: TrainingData, history: Sequence[Mapping[str, float]]
+) -> list[str]:
+    """Return the batches of every epoch, each read alone under the weights that are due in it."""
+    plan = adapting(config, data)
+    digests = []
+    for epoch in range(config.train.epochs):
+        reader = replace(plan.train_reader, weight_C=plan.weights.of_epoch(history[:epoch]))
+        bricks = stream_bricks(reader, plan.train_order, plan.units, epoch=epoch)
+        for (batch,) in iterate_steps(bricks, lanes=plan.train_order.lanes):
+            digests.append(batch.digest())
+    return digests

@@ -1,0 +1,25 @@
+"""Mask weights may change between epochs, and nothing that was read ahead has the old ones."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from cvmae.batches.bricks import stream_bricks
+from tests.prepared import training_data
+from tests.train.changing_weights import adapting, train_recording, wanted_digests
+
+
+def test_each_epoch_is_hidden_by_the_weights_that_the_one_before_has_led_to(tiny, monkeypatch):
+    config, data = replace(tiny, train=replace(tiny.train, epochs=3)), training_data(tiny)
+    plan, given = adapting(config, data), []
+
+    def bricks(epoch, step, weight_C):
+        given.append(weight_C)
+        reader = replace(plan.train_reader, weight_C=weight_C)
+        return stream_bricks(reader, plan.train_order, plan.units, epoch=epoch, step=step)
+
+    digests, history = train_recording(config, data, bricks, monkeypatch)
+    assert digests == wanted_digests(config, data, history)
+    assert len(given) == 3
+    assert not np.array_equal(given[0], given[1])
+    assert not np.array_equal(given[1], given[2])
