@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,15 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from cvmae.config import PRESETS, Config
+from cvmae.settings import ScalingConfig
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from tests.meds_writer import write_meds
+from tests.ray_head import RayHead, start_head
 
 __all__ = ["write_meds"]
+
+# Said to the shared Ray and to who joins it: left alone, one side turns tokens on, one does not.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 @pytest.hookimpl(tryfirst=True)  # the lanes look at the marks in a hook of the same name
@@ -55,6 +61,29 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> str:
             root=str(root), num_subjects=60, num_codes=8, median_measurements=60, num_shards=3
         )
     )
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """The Ray of all tests that neither take nodes away nor ask how a local Ray is started."""
+    pytest.importorskip("ray")
+    with start_head() as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def shared_ray(ray_head: RayHead) -> Iterator[None]:
+    """Join the shared Ray as the jobs join a cluster; also what is started meanwhile joins it."""
+    import ray
+
+    from cvmae.runtime.start_ray import start_ray
+
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_head.address)
+        start_ray(ScalingConfig(num_workers=2))
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

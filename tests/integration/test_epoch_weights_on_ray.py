@@ -7,17 +7,12 @@ import pytest
 from tests.prepared import training_data
 from tests.train.changing_weights import adapting, train_recording, wanted_digests
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 def test_tasks_on_ray_hide_by_the_weights_of_their_epoch(tiny, monkeypatch):
     from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
-    from cvmae.runtime.start_ray import start_ray
-    from cvmae.settings import ScalingConfig
 
-    ray.shutdown()
-    start_ray(ScalingConfig(num_workers=1))
     config, data = replace(tiny, train=replace(tiny.train, epochs=3)), training_data(tiny)
     plan = adapting(config, data)
     shard = brick_dataset(plan.train_reader, plan.train_order, plan.units).iterator()
@@ -25,8 +20,5 @@ def test_tasks_on_ray_hide_by_the_weights_of_their_epoch(tiny, monkeypatch):
     def bricks(epoch, step, weight_C):
         return ray_bricks(shard, Cursor(epoch=epoch, step=step, rank=0, world=1, weight_C=weight_C))
 
-    try:
-        digests, history = train_recording(config, data, bricks, monkeypatch)
-    finally:
-        ray.shutdown()
+    digests, history = train_recording(config, data, bricks, monkeypatch)
     assert digests == wanted_digests(config, data, history)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,20 +27,7 @@ from cvmae.train.streams import make_plan
 from tests.integration.interrupts import ctrl_c_once_there_is
 from tests.prepared import fit, training_data
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A local Ray as the jobs start it."""
-    from cvmae.runtime.start_ray import start_ray
-    from cvmae.settings import ScalingConfig
-
-    ray.shutdown()
-    start_ray(ScalingConfig(num_workers=2))
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture
@@ -51,6 +37,29 @@ def on_ray(tiny: Config) -> Config:
         train=replace(tiny.train, epochs=2, batch_sequences=8),
         scaling=replace(tiny.scaling, num_workers=2),
     )
+
+
+@pytest.fixture
+def long(on_ray: Config) -> Config:
+    """Settings of a run that lasts until it is disturbed."""
+    return replace(
+        on_ray,
+        train=replace(on_ray.train, epochs=8),
+        checkpoint=replace(on_ray.checkpoint, every_steps=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def calm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calm") / "run"
+
+
+@pytest.fixture
+def calm(long: Config, calm_folder: Path) -> str:
+    """The same run, undisturbed: once for all tests that compare with it."""
+    if not calm_folder.exists():
+        pretrain(replace(long, output_dir=str(calm_folder)))
+    return str(calm_folder)
 
 
 def progress_of(run: str | Path) -> Progress:
@@ -93,16 +102,9 @@ def test_broken_data_is_refused_in_one_line_as_without_ray(on_ray, tmp_path, cap
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_two_workers_lose_what_one_process_loses(on_ray, tmp_path):
-    run = pretrain(on_ray)
-    alone = pretrain(
-        replace(
-            on_ray,
-            output_dir=str(tmp_path / "alone"),
-            scaling=replace(on_ray.scaling, num_workers=0),
-        )
-    )
-    ours, theirs = progress_of(run).history, progress_of(alone).history
+def test_two_workers_lose_what_one_process_loses(long, calm):
+    alone = pretrain(replace(long, scaling=replace(long.scaling, num_workers=0)))
+    ours, theirs = progress_of(calm).history, progress_of(alone).history
     assert [e["step"] for e in ours] == [e["step"] for e in theirs]
     for name in ("train_loss", "tuning_mse"):
         # The same gradients, summed over two ranks in another order: about 1e-6 a step,
@@ -181,14 +183,8 @@ def name_of(process: psutil.Process) -> str:
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
-    on_ray, tmp_path, capfd
+    long, calm, tmp_path, capfd
 ):
-    config = replace(
-        on_ray,
-        train=replace(on_ray.train, epochs=12),
-        checkpoint=replace(on_ray.checkpoint, every_steps=5),
-    )
-    calm = pretrain(replace(config, output_dir=str(tmp_path / "calm")))
     disturbed = str(tmp_path / "disturbed")
     killed = threading.Event()
 
@@ -209,7 +205,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    pretrain(replace(config, output_dir=disturbed))
+    pretrain(replace(long, output_dir=disturbed))
     killer.join()
     assert killed.is_set()
     said = r"[12] of the workers failed or were lost: .* when there is room for 2, up to"
@@ -246,21 +242,16 @@ def wait_for_checkpoint(run: Path, process: "subprocess.Popen[bytes]", step: int
     raise AssertionError("no checkpoint in 240 s")
 
 
-def test_a_killed_driver_resumes_exactly_also_with_another_number_of_workers(on_ray, tmp_path):
-    config = replace(
-        on_ray,
-        output_dir="",
-        train=replace(on_ray.train, epochs=8),
-        checkpoint=replace(on_ray.checkpoint, every_steps=3),
-    )
-    calm = pretrain(replace(config, output_dir=str(tmp_path / "calm")))
+def test_a_killed_driver_resumes_exactly_also_with_another_number_of_workers(long, calm, tmp_path):
+    config = replace(long, output_dir="")
     write_config(config, tmp_path / "base.yaml")
     killed = tmp_path / "killed"
     driver = subprocess.Popen(
         [sys.executable, "jobs/pretrain.py", "--base", str(tmp_path / "base.yaml"),
          "--output_dir", str(killed)],
         cwd=Path(__file__).parents[2],
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        # A Ray of its own, as without a cluster, which ends with it.
+        env={k: v for k, v in os.environ.items() if k not in {"RAY_ADDRESS", "RAY_AUTH_MODE"}},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip

@@ -32,7 +32,7 @@ def bucket(proxy: Proxy, hospital: str) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(proxy: Proxy) -> Iterator[None]:
-    """A local Ray as the jobs start it."""
+    """A local Ray as the jobs start it: the shared one does not know the way to this storage."""
     ray = pytest.importorskip("ray")
     from cvmae.runtime.start_ray import start_ray
     from cvmae.settings import ScalingConfig
@@ -80,28 +80,10 @@ def test_validate_sweep_and_evaluate_find_on_s3_what_they_find_locally(
 
 
 @pytest.mark.ray
-def test_two_workers_train_from_s3_though_every_read_is_cut_once(
+def test_two_workers_train_from_s3_into_s3_as_locally_though_each_request_breaks_once(
     bucket, hospital, tiny, tmp_path, proxy, cluster
 ):
-    tiny = replace(tiny, train=replace(tiny.train, batch_sequences=8))
-    scaling = replace(tiny.scaling, num_workers=2)
-    proxy.reset(first_time("cut"))
-    run = pretrain(replace(on(tiny, bucket, tmp_path / "s3"), scaling=scaling))
-    assert len([r for r in proxy.requests if r.startswith("GET")]) > 20
-    alone = pretrain(on(tiny, hospital, tmp_path / "local"))
-    ours, theirs = history(run), history(alone)
-    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
-    for name in ("train_loss", "tuning_mse"):
-        # As far as two ranks sum the same gradients in another order.
-        np.testing.assert_allclose(
-            [entry[name] for entry in ours], [entry[name] for entry in theirs], rtol=2e-3
-        )
-
-
-@pytest.mark.ray
-def test_two_workers_whose_run_folder_is_on_s3_end_with_the_weights_of_local_ones(
-    bucket, hospital, tiny, tmp_path, proxy, cluster
-):
+    """One run for data and for the run folder, because one on Ray takes half a minute."""
     config = replace(
         tiny,
         train=replace(tiny.train, batch_sequences=8),
@@ -109,9 +91,23 @@ def test_two_workers_whose_run_folder_is_on_s3_end_with_the_weights_of_local_one
         tracking=replace(tiny.tracking, uri=f"sqlite:///{tmp_path}/mlflow.db"),
     )
     local = pretrain(on(config, hospital, tmp_path / "local"))
-    proxy.reset(first_time("hang up", words="PUT"))
+    alone = pretrain(
+        replace(
+            on(config, hospital, tmp_path / "alone"), scaling=replace(tiny.scaling, num_workers=0)
+        )
+    )
+    cut, hung_up = first_time("cut"), first_time("hang up", words="PUT")
+    proxy.reset(lambda request: cut(request) or hung_up(request))
     config = replace(config, tracking=replace(config.tracking, uri=""))
     run = pretrain(replace(on(config, bucket, tmp_path), output_dir=f"{bucket}_runs/cv"))
+    assert len([r for r in proxy.requests if r.startswith("GET") and "/meds/" in r]) > 20
+    ours, theirs = history(run), history(alone)
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
+    for name in ("train_loss", "tuning_mse"):
+        # As far as two ranks sum the same gradients in another order.
+        np.testing.assert_allclose(
+            [entry[name] for entry in ours], [entry[name] for entry in theirs], rtol=2e-3
+        )
     (_, ours, _), (_, theirs, _) = load_state(run), load_state(local)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())

@@ -12,16 +12,8 @@ from tests.integration.interrupts import ctrl_c_once_there_is
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def _local_ray():
-    yield
-    import ray
-
-    ray.shutdown()
-
-
 @pytest.fixture
-def config(tiny, tmp_path, monkeypatch, _local_ray):
+def config(tiny, tmp_path, monkeypatch, shared_ray):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return replace(
         tiny,

@@ -250,7 +250,7 @@ def test_an_empty_root_is_one_line(monkeypatch):
 
 
 @pytest.mark.ray
-def test_on_ray_the_findings_are_the_same(badly_broken):
+def test_on_ray_the_findings_are_the_same(badly_broken, shared_ray):
     config = config_of(badly_broken, unit_rows=1)
     on_ray = replace(config, scaling=ScalingConfig(num_workers=1))
     assert check(on_ray) == check(config)

@@ -1,0 +1,83 @@
+"""The Ray that tests share: a head of its own on this machine, which they join and leave."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """Where it is found."""
+
+    address: str  # for `RAY_ADDRESS`
+    jobs: str  # for `ray job submit --address`
+
+
+@contextmanager
+def start_head(num_cpus: int = 8) -> Iterator[RayHead]:
+    """Start a head with as many logical CPUs as the jobs give a local Ray, and end it."""
+    port, dashboard_port = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets live in it
+        head = subprocess.Popen(
+            [
+                str(BIN / "ray"), "start", "--head", "--block", f"--num-cpus={num_cpus}",
+                f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}",
+                "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
+                f"--object-store-memory={512 << 20}",
+            ],
+            env=outside(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            _wait_for(dashboard_port, head)
+            yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}")
+        finally:
+            head.send_signal(signal.SIGTERM)
+            try:
+                head.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                head.kill()
+
+
+def outside() -> dict[str, str]:
+    """Return the environment of a shell beside the tests, in which Ray behaves as under the jobs.
+
+    What `start_ray` sets reaches the workers of a local Ray alone, whose processes inherit it.
+    """
+    environment = {k: v for k, v in os.environ.items() if k not in {"RAY_ADDRESS", "PYTHONPATH"}}
+    return environment | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_for(port: int, head: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert head.poll() is None, "ray start ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError("the dashboard did not come up in 300 s")
