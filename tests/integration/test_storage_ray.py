@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvmae.checkpoint import find_checkpoint, load_state
+from cvmae.checkpoint import load_state
 from cvmae.config import Config
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.storage.folders import names
@@ -48,7 +48,7 @@ def on(config: Config, root: str, folder: Path) -> Config:
 
 
 def history(run: str) -> list[dict[str, float]]:
-    return load_state(find_checkpoint(run))[0].history
+    return load_state(run)[0].history
 
 
 @pytest.mark.slow
