@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from cvmae.runtime.tables import text_table
+from cvmae.runtime.tables import shown, text_table
 
 __all__ = ["Row", "format_table", "machine_rows", "write_rows"]
 
@@ -88,15 +88,8 @@ def machine_rows() -> list[Row]:
 def _cells(row: Row) -> tuple[str, ...]:
     goal = "" if row.goal is None else f"{row.sense} {row.goal:g}"
     met = "-" if row.met is None else "yes" if row.met else "no"
-    return (row.name, _shown(row.value), row.unit, goal, met)
-
-
-def _shown(value: Value) -> str:
-    if value is None:
-        return "not measured"
-    if isinstance(value, (str, int)):
-        return f"{value:,}" if isinstance(value, int) else value
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
+    value = "not measured" if row.value is None else shown(row.value)
+    return (row.name, value, row.unit, goal, met)
 
 
 def _finite(row: Row) -> Row:

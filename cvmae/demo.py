@@ -164,13 +164,13 @@ def format_table(rows: Sequence[SummaryRow], best: Attainable) -> str:
 
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
-    epochs, trained = row.epochs_to_reference_best, row.kind != "baseline"
+    trained = row.kind != "baseline"
     return (
         row.policy,
         wording.number(row.r2_pooled),
         wording.number(row.r2_macro),
         "" if row.won is None else f"{row.won} of {row.num_codes}",
-        ("not reached" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.epochs(row.epochs_to_reference_best) if trained else "",
         wording.count(row.measurements_per_s) if trained else "",
     )
 

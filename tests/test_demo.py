@@ -48,10 +48,10 @@ def test_the_table_has_policies_then_what_is_attainable_then_baselines():
         "code mean",
     ]
     assert "61 of 98" in lines[2]
-    assert "not reached" in lines[2]
+    assert "never" in lines[2]
     assert lines[3].split()[-2:] == ["12", "12,346"]
     assert "0.610" in lines[4]
-    assert "not reached" not in lines[5]
+    assert "never" not in lines[5]
 
 
 def test_a_folder_that_holds_something_is_refused_in_one_line(tmp_path, monkeypatch):

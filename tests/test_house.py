@@ -97,6 +97,51 @@ def test_flags_stay_within_the_budget():
     assert len(flatten(Config())) <= 100
 
 
+def trees() -> dict[str, ast.Module]:
+    """Return the syntax of each module under the name by which it is imported."""
+    return {
+        name_of(path).removesuffix(".py").replace("/", "."): ast.parse(path.read_text("utf-8"))
+        for path in MODULES
+    }
+
+
+def test_functions_and_classes_that_other_modules_import_are_public():
+    modules = trees()
+    public: dict[str, set[str]] = {}
+    for name, tree in modules.items():
+        found = [
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        public[name] = {entry for value in found for entry in ast.literal_eval(value)}
+    imported = {
+        (node.module, alias.name)
+        for tree in modules.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in modules
+        for alias in node.names
+        if not alias.name.isupper()
+    }
+    assert [(module, name) for module, name in imported if name not in public[module]] == []
+
+
+def test_array_types_and_their_names_are_those_of_one_module():
+    shared = {ast.unparse(node.value) for node in trees()["cvmae.arrays"].body if is_array(node)}
+    again = {
+        (name, ast.unparse(node))
+        for name, tree in trees().items()
+        for node in tree.body
+        if name != "cvmae.arrays" and is_array(node) and ast.unparse(node.value) in shared
+    }
+    assert len(shared) == 4
+    assert not again
+
+
+def is_array(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("npt.NDArray[")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_is_short_and_says_what_it_is(path):
     source = path.read_text(encoding="utf-8")

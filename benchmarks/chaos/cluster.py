@@ -5,7 +5,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -103,6 +102,8 @@ def serve() -> None:
     """Start a head without CPUs and some nodes, then do with them what the input says."""
     from ray.cluster_utils import Cluster
 
+    from cvmae.runtime.ray_hooks import drain_node
+
     num_nodes, cpus = map(int, sys.argv[1:])
     head = {"num_cpus": 0, "include_dashboard": False, **COMMON}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -114,7 +115,7 @@ def serve() -> None:
                 case ["lose", number]:
                     cluster.remove_node(nodes.pop(int(number)), allow_graceful=False)
                 case ["warn", number, seconds]:
-                    _drain(cluster.address, nodes[int(number)].node_id, int(seconds))
+                    drain_node(cluster.address, nodes[int(number)].node_id, int(seconds))
                 case ["add"]:
                     nodes.append(_add_node(cluster, cpus))
             _say({})
@@ -124,21 +125,6 @@ def serve() -> None:
 
 def _add_node(cluster: Any, cpus: int) -> Any:
     return cluster.add_node(num_cpus=cpus, **COMMON)
-
-
-def _drain(address: str, node_id: str, seconds: int) -> None:
-    import ray._raylet
-    from ray.core.generated import autoscaler_pb2
-
-    # What the command `ray drain-node` does.
-    gcs: Any = ray._raylet
-    reason: Any = autoscaler_pb2
-    gcs.GcsClient(address=address).drain_node(
-        node_id,
-        reason.DRAIN_NODE_REASON_PREEMPTION,
-        "preemption",
-        int((time.time() + seconds) * 1000),
-    )
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def make_batch(
         [
             Cell(
                 length_W=lengths_B.astype(np.int32, copy=False),
-                code_index_N=code_index_N.astype(np.int32, copy=False),
+                code_index_N=code_index_N.astype(np.uint16, copy=False),
                 minutes_N=minutes_N.astype(np.int32, copy=False),
                 value_N=np.ascontiguousarray(value_N, dtype=np.float32),
                 hidden_N=np.ascontiguousarray(hidden_N),

@@ -1,6 +1,6 @@
 """Windows of measurements -> a cell: the one way to what training and evaluation batches hold."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ class Cell(NamedTuple):
     """Whole sequences, one after another."""
 
     length_W: npt.NDArray[np.int32]
-    code_index_N: npt.NDArray[Any]  # uint16, or int32 where a test makes it
+    code_index_N: npt.NDArray[np.uint16]
     minutes_N: npt.NDArray[np.int32]  # since the sequence's first measurement
     value_N: Float32s  # standardised
     hidden_N: Bools

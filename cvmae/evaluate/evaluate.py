@@ -15,7 +15,7 @@ from cvmae.evaluate.convergence import History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
-from cvmae.evaluate.report.page import REPORT, text_table, write_report
+from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
@@ -35,7 +35,7 @@ def evaluate(config: Config) -> str:
         A table for the terminal, which ends with where the report is.
     """
     results = compare_models(config)
-    return f"{text_table(results)}\n\nReport: {join(absolute_output(config.output_dir), REPORT)}"
+    return f"{methods_table(results)}\n\nReport: {join(absolute_output(config.output_dir), REPORT)}"
 
 
 def compare_models(config: Config) -> Results:

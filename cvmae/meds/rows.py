@@ -26,6 +26,7 @@ __all__ = [
     "TIME",
     "VALUE",
     "Block",
+    "Lookup",
     "Rows",
     "distinct_subjects",
     "find_shared",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cvmae.arrays import Ints
 from cvmae.model import kernels
 
 if kernels.HAVE_KERNELS:
@@ -28,10 +29,8 @@ __all__ = [
     "self_attention",
 ]
 
-# Shape letters: B sequences, Q queries, K keys (both packed: sequence after sequence),
-# S slots of all padded buckets, H heads, D dimension of a head.
-
-Ints = npt.NDArray[np.int64]
+# Shape letters beside those of `cvmae.arrays`: Q queries, K keys (both packed: sequence after
+# sequence), S slots of all padded buckets, H heads, D dimension of a head.
 
 # A bucket holds lengths within an eighth of its longest, or within 16: padding then adds about
 # a tenth to attention, itself a sixth of a step, and a step has about ten buckets.

@@ -1,16 +1,14 @@
 """Useful floating-point operations of a training step, for utilisation."""
 
 import numpy as np
-import numpy.typing as npt
 
+from cvmae.arrays import Ints
 from cvmae.settings import ModelConfig
 
 __all__ = ["flops"]
 
 
-def flops(
-    config: ModelConfig, num_visible_B: npt.NDArray[np.int64], num_hidden_B: npt.NDArray[np.int64]
-) -> float:
+def flops(config: ModelConfig, num_visible_B: Ints, num_hidden_B: Ints) -> float:
     """Count forward and backward operations on these sequences, as if nothing were padded.
 
     Matrix products only (two operations a multiply-add), backward as twice forward;

@@ -10,15 +10,13 @@ from dataclasses import replace
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch, make_batch
 
 __all__ = ["StaticBatch", "StaticSize", "round_up"]
-
-Ints = npt.NDArray[np.int64]
 
 SIZES_PER_OCTAVE, SMALLEST = 32, 64
 

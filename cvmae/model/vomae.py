@@ -13,12 +13,12 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
+from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch
 from cvmae.model.attention import (
     AttentionPlan,
@@ -32,10 +32,8 @@ from cvmae.settings import ModelConfig
 
 __all__ = ["VOMAE", "build_model", "param_groups"]
 
-Ints = npt.NDArray[np.int64]
-
-# Shape letters: N measurements of a batch, V those that the encoder reads (the visible ones, or
-# all), M hidden (masked) ones, D width.
+# Shape letters beside those of `cvmae.arrays`: V measurements that the encoder reads (the visible
+# ones, or all), D width.
 
 NUM_PERIODS = 32
 SHORTEST_PERIOD_HOURS, LONGEST_PERIOD_HOURS = 1.0, 20 * 365.25 * 24

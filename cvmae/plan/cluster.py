@@ -55,29 +55,28 @@ def cluster_lines(
         num_gpus: Ranks, a GPU each.
     """
     lanes, units = max(DataConfig().lanes, num_gpus), num_units(size)
+    yield from _size_lines(given, size, units)
+    what = f"measured now, {units:,} units"
+    yield _line("order of an epoch, each rank", planning_s, "core s", what)
+    if units < lanes:  # bricks of next to nothing, and absurd rates of them
+        what = f"units / lanes (data.lanes={lanes}): too little to share out; train in one process"
+        yield _line("units a lane", units / lanes, "", what)
+        return
     supersteps = units // (lanes * UNITS_PER_LANE)
     bricks = max(supersteps, 1) * lanes
     in_brick = size.num_measurements / bricks
     speed = num_gpus * given["gpu_speed"]
     epoch = size.num_measurements / speed
-    yield _line("rows", size.rows, "", size.rows_why)
-    yield _line("measurements of train", size.num_measurements, "", size.measurements_why)
-    stored = size.rows * given["bytes_a_row"]
-    yield _line("storage", stored / 1e9, "GB", f"rows x {given['bytes_a_row']:.3g} bytes")
-    yield _line("units", units, "", f"rows / {DataConfig().unit_rows:,} (data.unit_rows)")
-    shown = (
-        f"{supersteps} supersteps of {lanes} lanes x {UNITS_PER_LANE} units (data.lanes={lanes})"
-    )
-    yield _line("bricks an epoch", bricks, "", shown)
+    shown = f"{supersteps} supersteps of {lanes} lanes x {UNITS_PER_LANE} units"
+    if not supersteps:
+        shown = f"1 superstep, whose units all {lanes} lanes share"
+    yield _line("bricks an epoch", bricks, "", f"{shown} (data.lanes={lanes})")
     yield _line("measurements a brick", in_brick, "", "measurements / bricks")
     yield _line(
         "speed of the GPUs", speed, "measurements/s", f"{num_gpus} x {given['gpu_speed']:.3g}"
     )
     yield _line("an epoch, GPUs never waiting", epoch, "s", "measurements / speed")
     yield from _rate_lines(given, num_gpus, speed, in_brick)
-    yield from _once_lines(given, size)
-    what = f"measured now, {units:,} units"
-    yield _line("order of an epoch, each rank", planning_s, "core s", what)
     own = _cpu_a_measurement(given) + given["brick_cpu"] / in_brick
     # The first brick of the measured epoch may have been smaller than the plan's.
     start = max(given["first_brick"], planning_s + own * in_brick)
@@ -89,9 +88,23 @@ def cluster_lines(
     )
     ends["lanes of their own"] = (
         units / UNITS_PER_LANE,
-        f"units / {UNITS_PER_LANE} (shared below)",
+        f"units / {UNITS_PER_LANE}; with more GPUs lanes share units",
     )
     yield from _end_lines(ends, num_gpus)
+
+
+def _size_lines(given: Mapping[str, float], size: Size, units: int) -> Iterator[Line]:
+    """Yield how much there is, and what is done with it once: statistics and footers."""
+    yield _line("rows", size.rows, "", size.rows_why)
+    yield _line("measurements of train", size.num_measurements, "", size.measurements_why)
+    stored = size.rows * given["bytes_a_row"]
+    yield _line("storage", stored / 1e9, "GB", f"rows x {given['bytes_a_row']:.3g} bytes")
+    yield _line("units", units, "", f"rows / {DataConfig().unit_rows:,} (data.unit_rows)")
+    passes = size.rows * (given["pass_1"] + given["pass_2"])
+    ns = f"{given['pass_1'] * 1e9:.3g} + {given['pass_2'] * 1e9:.3g}"
+    yield _line("statistics, once", passes / 3600, "core hours", f"rows x ({ns}) ns")
+    what = f"{size.num_files:,} x a footer ({size.files_why})"
+    yield _line("opening files, once", size.num_files * given["footer"], "core s", what)
 
 
 def _rate_lines(
@@ -119,15 +132,6 @@ def _rate_lines(
     yield _line("memory for data a node", memory / 2**30, "GiB", what)
 
 
-def _once_lines(given: Mapping[str, float], size: Size) -> Iterator[Line]:
-    """Yield what is done once: statistics and footers."""
-    passes = size.rows * (given["pass_1"] + given["pass_2"])
-    ns = f"{given['pass_1'] * 1e9:.3g} + {given['pass_2'] * 1e9:.3g}"
-    yield _line("statistics, once", passes / 3600, "core hours", f"rows x ({ns}) ns")
-    what = f"{size.num_files:,} x a footer ({size.files_why})"
-    yield _line("opening files, once", size.num_files * given["footer"], "core s", what)
-
-
 def _epoch_lines(start: float, epoch: float) -> Iterator[Line]:
     """Yield how long ranks wait for an epoch's first bricks, and how long training takes."""
     what = f"{start:.2g} s a start (measured, or order + one brick) beside {epoch:.3g} s"
@@ -138,7 +142,10 @@ def _epoch_lines(start: float, epoch: float) -> Iterator[Line]:
 
 
 def _ends(given: Mapping[str, float], in_brick: float) -> dict[str, tuple[float, str]]:
-    """Return how many GPUs each part carries that a GPU or a node brings with it: any, or none."""
+    """Return how many GPUs each part carries that comes with every GPU or node, and the arithmetic.
+
+    Such a part is enough for any number of GPUs, or for none.
+    """
     own = _cpu_a_measurement(given) + given["brick_cpu"] / in_brick
     a_gpu = given["gpu_speed"] * (given["rows_a_measurement"] * given["bytes_a_row"] + BRICK_BYTES)
     cores = own * given["gpu_speed"]

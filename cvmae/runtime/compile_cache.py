@@ -9,8 +9,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +25,9 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 __all__ = ["compile_for"]
 
 Function = Callable[..., Any]
+
+DIGEST = re.compile("[0-9a-f]{32}")
+KEPT_S = 30 * 86_400  # after the last use
 
 settings: Any = numba.config  # its attributes come from the environment
 
@@ -80,7 +86,10 @@ class _Locator(_CacheLocator):
             with contextlib.suppress(OSError):
                 parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _check_ours(parent)
+                if not locator._folder.exists():
+                    _drop_unused(parent)
                 locator.ensure_cache_path()
+                os.utime(locator._folder)  # it is in use
                 return locator
         return None
 
@@ -122,6 +131,19 @@ def _check_ours(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise PermissionError(f"{folder} is not this user's alone")
+
+
+def _drop_unused(parent: Path) -> None:
+    """Drop code that no process has used for a month; another may be dropping it, too.
+
+    A process that has just begun to use it compiles what it does not find.
+    """
+    for folder in parent.iterdir():
+        if not DIGEST.fullmatch(folder.name):
+            continue
+        with contextlib.suppress(OSError):  # dropped meanwhile
+            if time.time() - folder.lstat().st_mtime > KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache

@@ -4,13 +4,22 @@ An upgrade of Ray that takes one away is noticed by the test that exercises each
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
-__all__ = ["drop_note", "has_note", "own_ray_named", "put_note", "task_attempt", "trial_actor"]
+__all__ = [
+    "drain_node",
+    "drop_note",
+    "has_note",
+    "own_ray_named",
+    "put_note",
+    "task_attempt",
+    "trial_actor",
+]
 
 
 def put_note(name: str) -> None:
@@ -48,6 +57,27 @@ def task_attempt() -> int:
 def trial_actor(trial: Any) -> Any:
     """Return the actor in which a trial of Tune runs, None where it has none now."""
     return trial.temporary_state.ray_actor
+
+
+def drain_node(address: str, node_id: str, seconds: int) -> None:
+    """Tell a cluster that a node will be taken away, as a cloud does before it takes one back.
+
+    The command `ray drain-node` does so; it is no public one either.
+
+    Args:
+        address: Of the cluster.
+        node_id: Of the node, in hexadecimal digits.
+        seconds: Until it goes.
+    """
+    import ray._raylet
+    from ray.core.generated import autoscaler_pb2
+
+    gcs: Any = ray._raylet
+    reason: Any = autoscaler_pb2
+    deadline_ms = int((time.time() + seconds) * 1000)
+    gcs.GcsClient(address=address).drain_node(
+        node_id, reason.DRAIN_NODE_REASON_PREEMPTION, "preemption", deadline_ms
+    )
 
 
 @contextmanager

@@ -4,9 +4,23 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-__all__ = ["text_table"]
+__all__ = ["shown", "text_table"]
 
 BETWEEN = "  "
+
+
+def shown(value: float | str) -> str:
+    """Return a cell's text: a count in full, a number to three digits, a text as it is.
+
+    Example:
+        >>> shown(12_345), shown(12_345.6), shown(0.012345), shown("any")
+        ('12,345', '12,346', '0.0123', 'any')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def text_table(

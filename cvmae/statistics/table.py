@@ -6,7 +6,7 @@ from typing import Any
 from cvmae.runtime.tables import text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["format_statistics"]
+__all__ = ["count_lines", "format_statistics"]
 
 SHOWN_DROPPED = 10
 

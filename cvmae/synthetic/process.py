@@ -29,6 +29,7 @@ __all__ = [
     "SyntheticConfig",
     "code_laws",
     "code_truth",
+    "mix",
     "mortality",
     "normals",
     "uniforms",

@@ -166,7 +166,7 @@ def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str
     plan = make_plan(config, data)
 
     def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
-        reader = replace(plan.train_reader, weight_C=weight_C)
+        reader = replace(plan.unweighted_reader, weight_C=weight_C)
         return stream_bricks(reader, plan.train_order, plan.units, epoch=epoch, step=step)
 
     stop = threading.Event()

@@ -17,27 +17,31 @@ __all__ = ["Plan", "make_plan"]
 class Plan:
     """What is read in which order: train under the policy, tuning under the fixed mask."""
 
-    train_reader: BrickReader
+    unweighted_reader: BrickReader  # of train, without mask weights
     train_order: Order
     tuning_reader: BrickReader
     tuning_order: Order
     units: tuple[Unit, ...]
     weights: EpochWeights
 
+    @property
+    def train_reader(self) -> BrickReader:
+        """Return what reads train in the first epoch, and in all if weights do not change."""
+        return self.reader_of(Progress())
+
     def reader_of(self, progress: Progress) -> BrickReader:
         """Return what reads train in the epoch that a run has come to."""
-        return replace(self.train_reader, weight_C=self.weights.of_epoch(progress.history))
+        return replace(self.unweighted_reader, weight_C=self.weights.of_epoch(progress.history))
 
 
 def make_plan(config: Config, data: TrainingData) -> Plan:
     """Derive readers and orders from the settings and what was fitted to the data."""
     fitted = data.fitted
-    weights = fixed_weights(fitted.statistics, config.mask.policy)
     reader = BrickReader(
         source=data.source,
         split="train",
         statistics=fitted.statistics,
-        weight_C=weights.weight_C,
+        weight_C=None,
         ratio=config.mask.ratio,
         seed=config.seed,
         sequence_length=config.data.sequence_length,
@@ -45,9 +49,7 @@ def make_plan(config: Config, data: TrainingData) -> Plan:
     )
     # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
     # each policy's own mask could not be compared.
-    tuning_reader = replace(
-        reader, split="tuning", weight_C=None, seed=config.evaluate.seed, evaluation=True
-    )
+    tuning_reader = replace(reader, split="tuning", seed=config.evaluate.seed, evaluation=True)
     train_order, tuning_order = (
         Order(
             num_sequences_U=fitted.unit_index.num_sequences[split],
@@ -59,10 +61,10 @@ def make_plan(config: Config, data: TrainingData) -> Plan:
         for split, seed in (("train", config.seed), ("tuning", config.evaluate.seed))
     )
     return Plan(
-        train_reader=reader,
+        unweighted_reader=reader,
         train_order=train_order,
         tuning_reader=tuning_reader,
         tuning_order=tuning_order,
         units=fitted.unit_index.units,
-        weights=weights,
+        weights=fixed_weights(fitted.statistics, config.mask.policy),
     )

@@ -82,7 +82,7 @@ def train_on_ray(
                 attempt=attempt,
             )
         },
-        datasets={"train": brick_dataset(plan.train_reader, plan.train_order, plan.units)},
+        datasets={"train": brick_dataset(plan.unweighted_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=_scaling(config.scaling),
         run_config=_run_config(config, attempt),

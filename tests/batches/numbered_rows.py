@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import BrickReader, iterate_steps, stream_bricks
 from cvmae.batches.order import Order
@@ -23,8 +23,6 @@ from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit, plan_units
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.sequence_counts import split_counts
-
-Ints = npt.NDArray[np.int64]
 
 CODES = ("LAB//A", "LAB//B", "LAB//C")  # of a measurement: by the number of its row
 OTHER_CODE = "DIAGNOSIS//X"

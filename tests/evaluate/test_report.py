@@ -12,7 +12,7 @@ from cvmae.evaluate.provenance import Hardware, Provenance
 from cvmae.evaluate.reconstruction import Sums
 from cvmae.evaluate.report.figure_style import Drawing
 from cvmae.evaluate.report.figures import FIGURES, draw
-from cvmae.evaluate.report.page import text_table, write_report
+from cvmae.evaluate.report.page import methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.summary import summary
 from cvmae.statistics.code_statistics import CodeStatistics
@@ -166,9 +166,9 @@ def test_summary_has_a_row_per_policy_and_baseline_best_first():
     assert rows[0].measurements_per_s == 8000
 
 
-def test_text_table_shows_every_row_and_the_headline():
+def test_methods_table_shows_every_row_and_the_headline():
     results = make_results({"random": 0.7, "cv": 0.6})
-    text = text_table(results)
+    text = methods_table(results)
     assert results.headline.title in text
     assert "12 of 12" in text
     assert all(name in text for name in ("random", "cv", *BASELINES))
@@ -233,7 +233,7 @@ def test_without_a_code_to_count_pooled_figures_stand_and_a_note_says_why(tmp_pa
     page = write_report(results, tmp_path).read_text(encoding="utf-8")
     assert results.notes[0] in page
     assert not re.search(r"\bnan\b", re.sub(r'src="[^"]*"', "", page))  # images aside
-    assert "nan" not in text_table(results)
+    assert "nan" not in methods_table(results)
 
 
 def test_best_weights_stand_beside_their_model_and_not_in_the_ranking():
@@ -270,7 +270,7 @@ def test_best_weights_stand_beside_their_model_and_not_in_the_ranking():
     ]
     (row,) = (row for row in summary(results) if row.kind == "model")
     assert row.r2_pooled_best == results.methods[1].r2_pooled != row.r2_pooled
-    assert "(best weights)" not in text_table(results)
+    assert "(best weights)" not in methods_table(results)
 
 
 def test_an_r2_of_zero_ranks_above_a_negative_one():

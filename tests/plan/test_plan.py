@@ -89,9 +89,29 @@ def test_what_ends_first_is_named(changes, first):
 
 
 def test_more_gpus_than_lanes_of_their_own_share_one_superstep():
-    lines = lines_of(num_measurements=1e6, num_gpus=16)
-    assert lines["units"].value == 8
+    lines = lines_of(num_measurements=2e6, num_gpus=16)
+    assert lines["units"].value == 16
     assert lines["bricks an epoch"].value == 16
+    assert lines["bricks an epoch"].why.startswith("1 superstep, whose units all 16 lanes share")
+
+
+def test_the_page_on_scaling_shows_what_is_printed():
+    page = Path(__file__).parents[2].joinpath("docs/scaling.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| what \| figure \|\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    rows = dict(re.findall(r"\| (.*) \| (.*) \|", table))
+    found = printed(num_measurements=1e9, num_gpus=64)
+    assert rows == {name: found[name][0] for name in rows}
+    assert len(rows) > 5
+
+
+@pytest.mark.parametrize("num_measurements", [1, 1e6, 1.8e6])
+def test_data_with_fewer_units_than_lanes_are_said_to_be_too_small(num_measurements):
+    lines = lines_of(num_measurements=num_measurements, num_gpus=16)
+    assert lines["units a lane"].value < 1
+    assert "too little to share out; train in one process" in lines["units a lane"].why
+    assert "statistics, once" in lines
+    assert "cores for data" not in lines
+    assert "ends first" not in lines
 
 
 def test_an_input_is_what_was_measured_in_its_own_unit_or_else_says_where_it_comes_from():

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numba
@@ -132,9 +133,28 @@ def test_a_full_disk_costs_only_time(folders, monkeypatch):
     assert compiled_double()(21) == 42
 
 
+@pytest.mark.usefixtures("folders")
 def test_other_types_than_those_given_are_refused():
     with pytest.raises(TypeError, match="No matching definition"):
         compiled_double()("text")
+
+
+def test_code_that_was_not_used_for_a_month_goes_when_other_code_comes(folders):
+    parent = folders / "home" / ".cache" / "cvmae"
+    old, recent, other = (parent / name for name in ("0" * 32, "1" * 32, "not ours"))
+    for folder, age_s in ((old, 40 * 86_400), (recent, 20 * 86_400), (other, 40 * 86_400)):
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "code.nbi").touch()
+        os.utime(folder, (time.time() - age_s,) * 2)
+    parent.chmod(0o700)
+    assert compiled_double()(21) == 42
+    assert not old.exists()
+    assert recent.exists()
+    assert other.exists()
+    (own,) = {path.parent for path in parent.rglob("*.nbc")}
+    os.utime(own, (0, 0))
+    compiled_double()  # a use, which a later one that drops code sees
+    assert time.time() - own.stat().st_mtime < 86_400
 
 
 def test_a_pass_that_is_debugged_is_python(folders, monkeypatch):

@@ -80,6 +80,22 @@ def test_a_note_is_dropped_without_complaint_where_ray_is_out_of_reach(client, m
     drop_note("a note")
 
 
+def test_a_node_is_drained_by_a_call_and_for_a_reason_that_ray_has(monkeypatch):
+    raylet = pytest.importorskip("ray._raylet")
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    from cvmae.runtime.ray_hooks import drain_node
+
+    told = []
+    client = SimpleNamespace(drain_node=lambda *given: told.append(given))
+    assert callable(raylet.InnerGcsClient.drain_node)  # what the client hands its calls to
+    monkeypatch.setattr(raylet, "GcsClient", lambda address: told.append(address) or client)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    drain_node("10.0.0.1:6379", "abcd", 60)
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    assert told == ["10.0.0.1:6379", ("abcd", reason, "preemption", 1_060_000)]
+
+
 @pytest.mark.ray
 def test_notes_and_attempts_are_seen_by_the_processes_of_a_cluster():
     ray = pytest.importorskip("ray")

@@ -6,7 +6,7 @@ import numpy as np
 
 from cvmae.evaluate.convergence import Curve
 from cvmae.evaluate.report.figure_style import GREY, Drawing, colours, frame
-from cvmae.evaluate.report.wording import number
+from cvmae.evaluate.report.wording import epochs, number
 from cvmae.evaluate.results import Results
 from cvmae.runtime.figures import Axes, Figure, MaxNLocator
 
@@ -47,7 +47,7 @@ def draw_curves(results: Results) -> Drawing | None:
     axis.set_ylabel("Squared error on tuning (standardised)")
     frame(axis, "Epoch")
     reached = [
-        f"{name} {'never' if (e := curve.epochs_to_reference_best) is None else f'{e:g}'}"
+        f"{name} {epochs(curve.epochs_to_reference_best)}"
         for name, curve in convergence.names.items()
     ]
     return Drawing(

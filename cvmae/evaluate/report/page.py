@@ -13,14 +13,14 @@ from cvmae.evaluate.report.figure_style import Drawing, colours
 from cvmae.evaluate.report.figures import write_figures
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.summary import SummaryRow, summary
-from cvmae.runtime.tables import text_table as columns
+from cvmae.runtime.tables import text_table
 
-__all__ = ["REPORT", "text_table", "write_report"]
+__all__ = ["REPORT", "methods_table", "write_report"]
 
 REPORT = "report.html"
 
 
-def text_table(results: Results) -> str:
+def methods_table(results: Results) -> str:
     """Return the summary as text: the headline, then a row per policy and baseline."""
     reference, data = results.reference, results.data
     headings = (
@@ -33,7 +33,7 @@ def text_table(results: Results) -> str:
         "last 5 epochs' slope",
         "measurements/s",
     )
-    table = columns(headings, [_cells(row) for row in summary(results)])
+    table = text_table(headings, [_cells(row) for row in summary(results)])
     scope = (
         f"{results.settings.split}: {wording.count(data.num_scored)} hidden values of "
         f"{wording.count(data.num_subjects)} subjects, {data.num_codes_matched} of "
@@ -48,14 +48,14 @@ def text_table(results: Results) -> str:
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
     won = "" if row.won is None else f"{row.won} of {row.num_codes}"
-    epochs, trained = row.epochs_to_reference_best, row.kind == "model"
+    trained = row.kind == "model"
     return (
         row.policy,
         wording.number(row.r2_pooled),
         wording.spread(row.r2_pooled_interval),
         wording.number(row.r2_macro),
         won,
-        ("never" if epochs is None else f"{epochs:g}") if trained else "",
+        wording.epochs(row.epochs_to_reference_best) if trained else "",
         wording.signed(row.final_slope, 4) if trained else "",
         wording.count(row.measurements_per_s) if trained else "",
     )

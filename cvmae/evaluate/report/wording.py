@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-__all__ = ["count", "noun", "number", "p_value", "signed", "significant", "spread"]
+__all__ = ["count", "epochs", "noun", "number", "p_value", "signed", "significant", "spread"]
 
 ABSENT = "-"
 
@@ -50,6 +50,11 @@ def spread(bounds: Iterable[float | None], digits: int = 3) -> str:
 def count(value: float | None) -> str:
     """Write a count with separated thousands."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def epochs(value: float | None) -> str:
+    """Write after how many epochs something was reached."""
+    return "never" if value is None else f"{value:g}"
 
 
 def p_value(value: float | None) -> str:
