@@ -152,7 +152,7 @@ def load(argv: Sequence[str]) -> Config:
     """
     base, rest = _take_option(list(argv), "--base")
     resume, without = _take_option(list(rest), "--resume")
-    output_dir, _ = _take_option(rest, "--output_dir")
+    output_dir = _take_option(rest, "--output_dir")[0] if resume else ""
     try:
         folder = absolute_output(resume, "resume") if resume else ""
         is_there = bool(resume) and is_file(join(folder, "config.yaml"))
