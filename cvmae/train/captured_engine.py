@@ -6,6 +6,7 @@ tensor: micro-batches add to it, ranks exchange it whole, the update reads it an
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,15 +29,28 @@ class CapturedEngine(ReplicatedEngine):
     """Data parallel in bf16 on GPUs, with compiled layers and captured steps.
 
     On a CPU it takes the same steps kernel by kernel, for tests.
+
+    Args:
+        model: With fresh weights.
+        config: Of the run.
+        device: That of this rank.
+        total_steps: Of the whole run, for the learning rate.
+        backend: Of torch.compile; None: inductor on a GPU, and on a CPU nothing is compiled.
     """
 
     def __init__(
-        self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
+        self,
+        model: VOMAE,
+        config: Config,
+        *,
+        device: torch.device,
+        total_steps: int,
+        backend: str | None = None,
     ) -> None:
         super().__init__(model, config, device=device, total_steps=total_steps)
         self._longest = model.longest = config.data.sequence_length
-        if device.type == "cuda":
-            model.compile_parts()
+        if backend or device.type == "cuda":
+            model.compile_parts(backend or "inductor")
         self._parameters = list(model.parameters())
         sizes = [parameter.numel() for parameter in self._parameters]
         self._flat = torch.zeros(sum(sizes), device=device)
@@ -136,10 +150,8 @@ class _Graphs:
 
     def forget(self) -> None:
         """Drop all graphs, and their memory, once none is being replayed."""
-        if self._captures:
-            torch.cuda.synchronize()
-        self._graph_of: dict[Hashable, torch.cuda.CUDAGraph] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self._captures else None
+        self._pool = _new_pool() if self._captures else None
+        self._replay_of: dict[Hashable, Callable[[], None]] = {}
 
     def run(self, work: Callable[[], object], size: Hashable) -> None:
         """Do some work on tensors that keep their place, the same for the same size."""
@@ -147,10 +159,22 @@ class _Graphs:
             self._is_first = False
             work()
             return
-        if size not in self._graph_of:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads copy batches meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                work()
-            self._graph_of[size] = graph
-        self._graph_of[size].replay()
+        if size not in self._replay_of:
+            self._replay_of[size] = _capture(work, self._pool)
+        self._replay_of[size]()
+
+
+def _new_pool() -> Any:
+    """Return memory for graphs, once no earlier one is being replayed any more."""
+    torch.cuda.synchronize()
+    return torch.cuda.graph_pool_handle()
+
+
+def _capture(work: Callable[[], object], pool: Any) -> Callable[[], None]:
+    """Return what does some work on a GPU, again and again; it is not done yet."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads copy batches meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    replay: Callable[[], None] = graph.replay
+    return replay
