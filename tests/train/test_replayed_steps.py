@@ -19,9 +19,8 @@ from cvmae.model.kernels import attention, gelu, norm
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted here")
-@pytest.mark.parametrize(
-    "encoder_input", ["visible_only", pytest.param("masked_value", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder_input", ["visible_only", "masked_value"])
 def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
     rng, monkeypatch, encoder_input
 ):
