@@ -21,22 +21,29 @@ INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-# Two lanes side by side: all that starts Ray is in one of them, and mostly waits.
-LANES := -n 2 --dist loadgroup --durations=10
+# Two lanes side by side: all that starts Ray is in one of them, and mostly waits. Both are run to
+# their ends, and each closes with a line of its own.
+LANES := --no-print-directory --jobs 2 lane-with-ray lane-without-ray
 
-.PHONY: install demo test survival quick lint format clean
+.PHONY: install demo test survival lane-with-ray lane-without-ray quick lint format clean
 
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/demo.py $(ARGS)
 
-# `-m` takes the place of the markers that plain pytest leaves out.
 test: lint
-	$(BIN)/pytest $(LANES) -m "not survival"
+	$(MAKE) $(LANES) TESTS="not survival"
 
 survival: $(INSTALLED)
-	$(BIN)/pytest $(LANES) -m survival
+	$(MAKE) $(LANES) TESTS="survival"
+
+# `-m` takes the place of the markers that plain pytest leaves out.
+lane-with-ray:
+	$(BIN)/pytest -m "ray and $(TESTS)" --durations=10
+
+lane-without-ray:
+	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10
 
 quick: $(INSTALLED)
 	$(BIN)/pytest

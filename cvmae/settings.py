@@ -256,7 +256,8 @@ class TrackingConfig:
     """Where metrics go."""
 
     uri: str = field(default="", repr=False)  # it may hold a password
-    """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder."""
+    """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder. With
+    scaling.num_workers=0 metrics go to metrics.parquet there instead, without MLflow."""
     experiment: str = "cvmae"
     """MLflow experiment."""
 

@@ -29,14 +29,6 @@ __all__ = ["write_meds"]
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
-@pytest.hookimpl(tryfirst=True)  # the lanes look at the marks in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all that starts Ray in one of the lanes of `make test`: they share one."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(autouse=True)
 def _interruptible() -> None:
     """Let Ctrl-C act as usual: tests send it to themselves.

@@ -23,7 +23,7 @@ from cvmae.meds.files import open_shard
 from cvmae.meds.listing import Listing
 from cvmae.meds.reading import read_splits
 from cvmae.meds.rows import find_shared
-from cvmae.meds.splits import SPLITS, is_among
+from cvmae.meds.splits import SPLITS, is_among, other_splits
 from cvmae.meds.subjects import scan_subjects
 from cvmae.meds.units import Piece, Unit, plan_units
 from cvmae.runtime.map_units import map_units
@@ -266,6 +266,13 @@ def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Fin
                 remedy=f"not used: enter them in {subject_splits_filepath}",
                 count=number,
             )
+    if others := other_splits(dataset.root):
+        yield counted(
+            file=subject_splits_filepath,
+            what=f"has splits that MEDS does not know: {', '.join(map(repr, others))}",
+            remedy=f"not used: rename them {', '.join(SPLITS)}",
+            count=sum(others.values()),
+        )
     for split, listed_S in dataset.members.items():
         absent = int(np.count_nonzero(~is_among(found_S, listed_S)))
         if absent == len(listed_S):

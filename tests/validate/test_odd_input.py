@@ -156,6 +156,8 @@ def test_subjects_that_are_in_no_split_are_counted_and_not_used(write_meds):
     assert (found.file, found.count) == ("data/a.parquet", 2)
     assert validation.num_subjects == {"train": 3, "tuning": 1, "held_out": 1, "no split": 2}
     assert fitted.statistics.num_values.tolist() == [6]
+    unknown = the_finding(validation, "splits that MEDS does not know: 'validation'")
+    assert (unknown.file, unknown.count) == ("metadata/subject_splits.parquet", 1)
 
 
 def test_disorder_among_subjects_in_no_split_is_counted_since_nobody_reads_them(write_meds):
