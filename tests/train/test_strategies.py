@@ -12,7 +12,7 @@ from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.train.rank_runs import run_on_ranks, run_steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = pytest.mark.slow
 
 NUM_STEPS = 50
 # Sums over ranks and over padded blocks come in another order: about 1e-7 of a loss a step, which
