@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.config import Config, read_config, write_config
 from cvmae.model.vomae import VOMAE, build_model
 from cvmae.settings import ModelConfig
@@ -75,7 +76,14 @@ class Progress:
     global_step: int = 0
     error_sum: float = 0.0  # over the steps of the epoch so far, all ranks
     num_hidden: float = 0.0
+    code_sums: tuple[tuple[int, ...], ...] = ()  # `CodeSums` of the epoch so far
     history: tuple[dict[str, float], ...] = field(default=())  # one entry a finished epoch
+    last_codes: dict[str, list[float]] | None = None  # `CodeMetrics` of the last finished epoch
+
+    @property
+    def code_metrics(self) -> CodeMetrics | None:
+        """What the last finished epoch has shown of each code; None before the first."""
+        return CodeMetrics.of(self.last_codes) if self.last_codes else None
 
     def is_finished(self, config: Config) -> bool:
         """Tell whether all epochs are done."""
@@ -307,7 +315,8 @@ def _progress_at(folder: str | Path) -> Progress:
         progress = Progress(**values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{join(folder, PROGRESS)} is damaged ({error})") from None
-    return replace(progress, history=tuple(progress.history))
+    sums = tuple(map(tuple, progress.code_sums))
+    return replace(progress, history=tuple(progress.history), code_sums=sums)
 
 
 def _drop_old(run_folder: str | Path, progress: Progress, keep: int) -> None:

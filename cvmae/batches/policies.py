@@ -1,18 +1,16 @@
 """Code statistics -> mask weight of each code: the policies of volatility-aware masking."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 import numpy as np
 
 from cvmae.arrays import Bools, Float32s, Floats
+from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.settings import Policy
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 
 __all__ = ["EpochWeights", "FixedWeights", "fixed_weights", "mask_weights"]
-
-History = Sequence[Mapping[str, float]]  # metrics of each finished epoch
 
 CAP_QUANTILE = 0.99
 FLOOR = 1e-6  # of the largest weight: no code is never hidden
@@ -26,10 +24,13 @@ class EpochWeights(Protocol):
         """Tell whether an epoch's weights may follow from those before: none is read ahead."""
         ...
 
-    def of_epoch(self, history: History) -> Float32s | None:
-        """Return the weights of the epoch that comes after a history; None: all equal.
+    def of_epoch(self, epoch: int, last: CodeMetrics | None) -> Float32s | None:
+        """Return the weights of an epoch; None: all equal.
 
-        A checkpoint holds the history, so that a resumed run hides what it would have hidden.
+        Args:
+            epoch: Counted from 0.
+            last: What the epoch before has shown, None before the first. A checkpoint holds it,
+                so that a resumed run hides what it would have hidden.
         """
         ...
 
@@ -41,7 +42,7 @@ class FixedWeights:
     weight_C: Float32s | None
     changes: bool = False
 
-    def of_epoch(self, history: History) -> Float32s | None:
+    def of_epoch(self, epoch: int, last: CodeMetrics | None) -> Float32s | None:
         """Return the weights, whatever came before."""
         return self.weight_C
 

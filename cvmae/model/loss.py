@@ -3,19 +3,39 @@
 from torch import Tensor, nn
 
 from cvmae.batches.batch import Batch
+from cvmae.batches.code_metrics import FIXED_POINT
 
-__all__ = ["hidden_error", "rank_loss"]
+__all__ = ["add_code_errors", "hidden_error", "rank_loss"]
+
+LARGEST = 2.0**20  # squared error of a value as it is counted: sums of billions stay in 64 bits
 
 
-def hidden_error(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+def hidden_error(
+    model: nn.Module, batch: Batch, code_error_C: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Return the summed squared error on standardised hidden values, and their number.
+
+    Args:
+        model: Predicts hidden values.
+        batch: Any.
+        code_error_C: Sums by code, to which the errors are added; see `add_code_errors`.
 
     A batch that hides nothing gives a zero whose gradient reaches every parameter (as zero),
     so that a rank with an empty batch keeps step with the others.
     """
     predicted_M = model(batch)
     target_M = batch.value_N[batch.hidden_M]
-    return (predicted_M.float() - target_M).square().sum(), batch.num_hidden
+    square_M = (predicted_M.float() - target_M).square()
+    if code_error_C is not None:
+        add_code_errors(code_error_C, batch, square_M.detach())
+    return square_M.sum(), batch.num_hidden
+
+
+def add_code_errors(code_error_C: Tensor, batch: Batch, square_M: Tensor) -> None:
+    """Add squared errors of hidden values to the sums of their codes, int64 in `FIXED_POINT`."""
+    # One that is not finite ends the run; as a whole number it could be anything.
+    units_M = (square_M.nan_to_num(0.0).clamp(max=LARGEST).double() * FIXED_POINT).round()
+    code_error_C.index_add_(0, batch.code_index_N[batch.hidden_M], units_M.long())
 
 
 def rank_loss(error_sum: Tensor, global_count: Tensor, world_size: int) -> Tensor:

@@ -7,13 +7,14 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from cvmae.arrays import Floats
+from cvmae.arrays import Floats, Ints
 
 __all__ = [
     "default_device",
     "is_distributed",
     "max_over_ranks",
     "rank",
+    "sum_counts_over_ranks",
     "sum_over_ranks",
     "world_size",
 ]
@@ -44,6 +45,15 @@ def default_device() -> torch.device:
 def sum_over_ranks(values: npt.NDArray[Any], device: torch.device) -> Floats:
     """Return the elementwise sum over ranks in float64 (collective)."""
     return _reduce(values, device, dist.ReduceOp.SUM)
+
+
+def sum_counts_over_ranks(counts: Ints, device: torch.device) -> Ints:
+    """Return the elementwise sum over ranks of whole numbers, exactly (collective)."""
+    if world_size() == 1:
+        return counts
+    tensor = torch.from_numpy(counts.copy()).to(device)
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
 
 
 def max_over_ranks(values: npt.NDArray[Any], device: torch.device) -> Floats:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
+from cvmae.model.loss import add_code_errors
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
 from cvmae.runtime.ranks import world_size
@@ -123,7 +124,9 @@ class CapturedEngine(ReplicatedEngine):
         with self._autocast():
             predicted_M = self.model(batch)
         square_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
-        error = (square_M * static.weight_M).sum()
+        square_M = square_M * static.weight_M  # rows beyond the batch count nothing
+        add_code_errors(self._code_error_C, batch, square_M.detach())
+        error = square_M.sum()
         add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
         self._error += error.detach()
 

@@ -40,7 +40,7 @@ class DeepspeedEngine(Engine):
     def __init__(
         self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
     ) -> None:
-        super().__init__(config, device, total_steps)
+        super().__init__(config, device, total_steps, model.code_embedding.num_embeddings)
         self._names = [name for name, _ in model.named_parameters()]
         if device.type == "cpu":
             # Its collectives in shared memory would be compiled at the start, for minutes.
@@ -62,7 +62,7 @@ class DeepspeedEngine(Engine):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate(global_step)
         for batch in micro_batches:
-            error_sum, _ = hidden_error(self._engine, batch)
+            error_sum, _ = hidden_error(self._engine, batch, self._code_error_C)
             loss = rank_loss(error_sum, global_count, world_size())
             self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()  # updates after the last micro-batch only

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
 from cvmae.runtime.ranks import world_size
@@ -29,8 +30,11 @@ State = dict[str, Tensor]
 class Engine(ABC):
     """A model that learns from steps of micro-batches, on this rank's device."""
 
-    def __init__(self, config: Config, device: torch.device, total_steps: int) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, total_steps: int, num_codes: int
+    ) -> None:
         self.device = device
+        self._code_error_C = torch.zeros(num_codes, dtype=torch.int64, device=device)
         self._config, self._total_steps = config, total_steps
         precision = config.train.precision
         self._bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
@@ -45,6 +49,13 @@ class Engine(ABC):
         Returns:
             Summed error and count of hidden values on this rank, left on the device.
         """
+
+    def code_errors(self, *, start_anew: bool = False) -> Ints:
+        """Return this rank's squared errors by code, in `FIXED_POINT`, since they last began."""
+        error_C: Ints = self._code_error_C.cpu().numpy().copy()
+        if start_anew:
+            self._code_error_C.zero_()
+        return error_C
 
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:

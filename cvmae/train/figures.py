@@ -7,6 +7,7 @@ from cvmae.checkpoint import Progress, read_progress
 from cvmae.config import Config
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.tracking.tracker import Tracker
+from cvmae.train.epoch_report import CODE_METRICS
 
 __all__ = ["draw_run"]
 
@@ -20,7 +21,7 @@ def draw_run(config: Config, tracker: Tracker) -> None:
     with attempted("figure learning_curves"):
         progress = read_progress(config.output_dir)
         tracker.log_figure(_learning_curves(progress), "learning_curves")
-    rates = join(config.output_dir, "mask_rates.parquet")
+    rates = join(config.output_dir, CODE_METRICS)
     with attempted("figure mask_rates"):
         if is_file(rates):
             tracker.log_artifact(rates)

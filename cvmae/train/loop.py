@@ -16,6 +16,7 @@ import torch
 
 from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, iterate_steps, own_lanes, stream_bricks
+from cvmae.batches.code_metrics import CodeErrors, CodeMetrics, CodeSums
 from cvmae.checkpoint import (
     Progress,
     clear_rubbish,
@@ -46,8 +47,8 @@ logger = logging.getLogger("cvmae")
 
 # (epoch, first step, mask weights of the epoch) -> this rank's bricks to the end of the epoch
 BrickSource = Callable[[int, int, Float32s | None], Iterator[Brick]]
-# (metrics of the epoch, realised mask rate per code if known) -> nothing; called on every rank
-Report = Callable[[Mapping[str, float], np.ndarray | None], None]
+# (metrics of the epoch, those of each code if known) -> nothing; called on every rank
+Report = Callable[[Mapping[str, float], CodeMetrics | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ def _train_until(run: _Run, progress: Progress, end: int, report: Report) -> Pro
             progress = _train_epoch(run, stream, meter, progress)
             progress = _end_epoch(run, meter, progress)
             run.line.epoch(progress.global_step, run.config.train.epochs, progress.history[-1])
-            report(progress.history[-1], meter.mask_rate())
+            report(progress.history[-1], progress.code_metrics)
             _end_if_signalled(run, progress)
     return progress
 
@@ -156,12 +157,14 @@ def _lanes(run: _Run) -> tuple[int, ...]:
 
 
 def _meter(run: _Run, progress: Progress) -> EpochMeter:
+    num_codes = run.data.fitted.statistics.num_codes
     return EpochMeter(
         run.config.model,
-        run.data.fitted.statistics.num_codes,
+        num_codes,
         run.engine.device,
         peak=run.engine.peak,
         before=(progress.error_sum, progress.num_hidden),
+        codes_before=CodeSums.of(progress.code_sums, num_codes),
     )
 
 
@@ -189,7 +192,12 @@ def _train_epoch(
             error_sum, num_hidden = meter.error_and_count()
             _require_finite(run, progress, error_sum)
             state = _finite_state(run, progress)
-            progress = replace(progress, error_sum=error_sum, num_hidden=num_hidden)
+            progress = replace(
+                progress,
+                error_sum=error_sum,
+                num_hidden=num_hidden,
+                code_sums=meter.codes(run.engine.code_errors()).as_tuples(),
+            )
             _save(run, progress, state)
             _end_if_signalled(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
@@ -200,11 +208,8 @@ def _train_epoch(
     return progress
 
 
-def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]:
-    """Return the pooled error on z and R2 of the tuning split's fixed mask (collective).
-
-    R2 is taken about the mean of each code's hidden values, as in the evaluation.
-    """
+def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> CodeErrors:
+    """Return the errors on z of the tuning split's fixed mask (collective)."""
     bricks = stream_bricks(
         plan.tuning_reader,
         plan.tuning_order,
@@ -222,20 +227,16 @@ def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> dict[str, float]
         codes_M = batch.code_index_N[batch.hidden_M].long()
         terms = torch.stack([error_M, torch.ones_like(target_M), target_M, target_M.square()])
         sums_4C.index_add_(1, codes_M, terms)
-    error_C, count_C, sum_C, square_C = sum_over_ranks(sums_4C.cpu().numpy(), engine.device)
-    count, error = max(count_C.sum(), 1.0), error_C.sum()
-    spread = (square_C - sum_C**2 / np.maximum(count_C, 1.0)).sum()
-    return {
-        "tuning_mse": float(error / count),
-        "tuning_r2": float(1 - error / spread) if spread > 0 else math.nan,
-    }
+    return CodeErrors(*sum_over_ranks(sums_4C.cpu().numpy(), engine.device))
 
 
 def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     """Measure, note and save a finished epoch."""
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
-    metrics |= tuning_error(run.engine, run.plan, run.data.fitted.statistics.num_codes)
+    trained = meter.codes(run.engine.code_errors(start_anew=True))
+    tuned = tuning_error(run.engine, run.plan, run.data.fitted.statistics.num_codes)
+    metrics |= tuned.pooled()
     _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
     state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
@@ -243,6 +244,9 @@ def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
         epoch=progress.epoch + 1,
         global_step=progress.global_step,
         history=(*progress.history, metrics),
+        last_codes=CodeMetrics(
+            mask_rate_C=trained.mask_rate_C, train_mse_C=trained.mse_C, **tuned.by_code()
+        ).as_columns(),
     )
     _save(run, progress, state)
     return progress
@@ -358,5 +362,5 @@ def _resume(config: Config, engine: Engine, report: Report) -> Progress:
     if rank() == 0:
         clear_rubbish(config.output_dir)
     if progress.history:  # a kill after the save may have lost it; trackers drop what they have
-        report(progress.history[-1], None)
+        report(progress.history[-1], progress.code_metrics)
     return progress

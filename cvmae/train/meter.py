@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cvmae.arrays import Floats
+from cvmae.arrays import Floats, Ints
 from cvmae.batches.batch import Batch
+from cvmae.batches.code_metrics import CodeSums
 from cvmae.model.flops import flops
-from cvmae.runtime.ranks import max_over_ranks, sum_over_ranks, world_size
+from cvmae.runtime.ranks import (
+    max_over_ranks,
+    sum_counts_over_ranks,
+    sum_over_ranks,
+    world_size,
+)
 from cvmae.settings import ModelConfig
 from cvmae.train.peak import Peak
 
@@ -37,6 +43,7 @@ class EpochMeter:
         device: torch.device,
         peak: Peak,
         before: tuple[float, float] = (0.0, 0.0),
+        codes_before: CodeSums | None = None,
     ) -> None:
         """Start an epoch.
 
@@ -46,13 +53,15 @@ class EpochMeter:
             device: Of this rank.
             peak: What utilisation is a share of, of this rank's device.
             before: Error and count of the epoch's steps in an earlier attempt.
+            codes_before: Likewise of each code.
         """
         self._peak = peak
         self._model, self._device, self._before = model, device, before
         self._error = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
-        self._seen_C = torch.zeros(num_codes, dtype=torch.float64, device=device)
-        self._hidden_C = torch.zeros(num_codes, dtype=torch.float64, device=device)
+        self._codes_before = codes_before or CodeSums.of((), num_codes)
+        self._seen_C = torch.zeros(num_codes, dtype=torch.int64, device=device)
+        self._hidden_C = torch.zeros(num_codes, dtype=torch.int64, device=device)
         self._measurements, self._flops = 0, 0.0
         self._waited_s, self._started_s = 0.0, time.monotonic()
         self._step_ended_s: list[float] = [self._started_s]
@@ -77,7 +86,7 @@ class EpochMeter:
         self._count += count
         for batch in micro_batches:
             codes_N = batch.code_index_N.long()
-            ones_N = torch.ones_like(batch.value_N, dtype=torch.float64)
+            ones_N = torch.ones_like(codes_N)
             self._seen_C.index_add_(0, codes_N, ones_N)
             self._hidden_C.index_add_(0, codes_N[batch.hidden_M], ones_N[: batch.num_hidden])
             self._measurements += batch.num_measurements
@@ -107,13 +116,15 @@ class EpochMeter:
         )
         return float(error) + self._before[0], float(count) + self._before[1]
 
-    def mask_rate(self) -> Floats:
-        """Return the share of each code's values that was hidden, NaN if none (collective)."""
-        both = torch.stack([self._hidden_C, self._seen_C]).double().cpu().numpy()
-        hidden_C, seen_C = sum_over_ranks(both, self._device)
-        rate_C = np.full(len(seen_C), np.nan)
-        np.divide(hidden_C, seen_C, out=rate_C, where=seen_C > 0)
-        return rate_C
+    def codes(self, error_C: Ints) -> CodeSums:
+        """Return the sums of each code in the epoch so far over all ranks (collective).
+
+        Args:
+            error_C: This rank's squared errors in this attempt; see `Engine.code_errors`.
+        """
+        own = torch.stack([self._hidden_C, self._seen_C]).cpu().numpy()
+        sums_3C = sum_counts_over_ranks(np.stack([error_C, *own]), self._device)
+        return CodeSums.of(sums_3C + np.array(self._codes_before.as_tuples()), len(error_C))
 
     def summary(self) -> dict[str, float]:
         """Return loss, throughput and waiting of the epoch over all ranks (collective)."""

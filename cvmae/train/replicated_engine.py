@@ -24,7 +24,7 @@ class ReplicatedEngine(Engine):
     def __init__(
         self, model: VOMAE, config: Config, *, device: torch.device, total_steps: int
     ) -> None:
-        super().__init__(config, device, total_steps)
+        super().__init__(config, device, total_steps, model.code_embedding.num_embeddings)
         self.model = model.to(device)
         groups = param_groups(self.model, config.optim.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
@@ -90,7 +90,7 @@ class DDPEngine(ReplicatedEngine):
             is_last = number == len(micro_batches) - 1
             with self._synchronised(is_last):
                 with self._autocast():
-                    error_sum, _ = hidden_error(self._parallel, batch)
+                    error_sum, _ = hidden_error(self._parallel, batch, self._code_error_C)
                 rank_loss(error_sum, global_count, world_size()).backward()
             total += error_sum.detach()
         clip_norm = self._config.optim.clip_norm

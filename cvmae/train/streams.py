@@ -31,7 +31,10 @@ class Plan:
 
     def reader_of(self, progress: Progress) -> BrickReader:
         """Return what reads train in the epoch that a run has come to."""
-        return replace(self.unweighted_reader, weight_C=self.weights.of_epoch(progress.history))
+        return replace(
+            self.unweighted_reader,
+            weight_C=self.weights.of_epoch(progress.epoch, progress.code_metrics),
+        )
 
 
 def make_plan(config: Config, data: TrainingData) -> Plan:

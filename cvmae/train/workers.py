@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -27,6 +26,7 @@ from ray.train.torch import get_device
 
 from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick
+from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
@@ -236,8 +236,8 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
         cursor = Cursor(epoch=epoch, step=step, rank=rank(), world=world_size(), weight_C=weight_C)
         return ray_bricks(shard, cursor)
 
-    def report(metrics: Mapping[str, float], mask_rate_C: "np.ndarray[Any, Any] | None") -> None:
-        write(metrics, mask_rate_C)
+    def report(metrics: Mapping[str, float], codes: CodeMetrics | None) -> None:
+        write(metrics, codes)
         ray.train.report(dict(metrics))  # every rank: it is a barrier
 
     try:

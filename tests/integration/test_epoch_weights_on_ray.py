@@ -20,5 +20,5 @@ def test_tasks_on_ray_hide_by_the_weights_of_their_epoch(tiny, monkeypatch):
     def bricks(epoch, step, weight_C):
         return ray_bricks(shard, Cursor(epoch=epoch, step=step, rank=0, world=1, weight_C=weight_C))
 
-    digests, history = train_recording(config, data, bricks, monkeypatch)
-    assert digests == wanted_digests(config, data, history)
+    digests, codes = train_recording(config, data, bricks, monkeypatch)
+    assert digests == wanted_digests(config, data, codes)

@@ -111,4 +111,4 @@ def test_two_workers_train_from_s3_into_s3_as_locally_though_each_request_breaks
     (_, ours, _), (_, theirs, _) = load_state(run), load_state(local)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-    assert {"metrics.parquet", "mask_rates.parquet", "figures", "ray"} <= set(names(run))
+    assert {"metrics.parquet", "code_metrics.parquet", "figures", "ray"} <= set(names(run))

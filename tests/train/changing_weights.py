@@ -1,6 +1,6 @@
 """Mask weights that follow from the epoch before, and a record of what a run then trains on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cvmae.batches.bricks import iterate_steps, stream_bricks
+from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.config import Config
 from cvmae.statistics.fitted import TrainingData
 from cvmae.train import loop
@@ -17,13 +18,13 @@ from cvmae.train.streams import Plan, make_plan
 
 @dataclass(frozen=True)
 class FromTheLastError:
-    """Weights drawn from the tuning error: nobody can know them before an epoch has ended."""
+    """Weights drawn from tuning errors: nobody can know them before an epoch has ended."""
 
     num_codes: int
     changes: bool = True
 
-    def of_epoch(self, history: Sequence[Mapping[str, float]]) -> np.ndarray:
-        seed = int(history[-1]["tuning_mse"] * 1e9) if history else 0
+    def of_epoch(self, epoch: int, last: CodeMetrics | None) -> np.ndarray:
+        seed = int(np.nansum(last.tuning_mse_C) * 1e9) if last else 0
         return np.random.default_rng(seed).uniform(0.01, 1, self.num_codes).astype(np.float32)
 
 
@@ -35,9 +36,10 @@ def adapting(config: Config, data: TrainingData) -> Plan:
 
 def train_recording(
     config: Config, data: TrainingData, bricks: loop.BrickSource, patch: pytest.MonkeyPatch
-) -> tuple[list[str], list[dict[str, float]]]:
-    """Train under weights that change; return every batch's digest, and the history."""
+) -> tuple[list[str], list[CodeMetrics | None]]:
+    """Train under weights that change; return every batch's digest, and each epoch's codes."""
     digests: list[str] = []
+    codes: list[CodeMetrics | None] = []
     step = DDPEngine.step
 
     def recording(self, micro_batches, global_step):
@@ -46,25 +48,28 @@ def train_recording(
 
     patch.setattr(DDPEngine, "step", recording)
     patch.setattr(loop, "make_plan", adapting)
-    progress = loop.train(
+    loop.train(
         config,
         data,
         bricks=bricks,
-        report=lambda metrics, mask_rate_C: None,
+        report=lambda metrics, last: codes.append(last),
         ask=lambda: "",
         device=torch.device("cpu"),
     )
-    return digests, list(progress.history)
+    return digests, codes
 
 
 def wanted_digests(
-    config: Config, data: TrainingData, history: Sequence[Mapping[str, float]]
+    config: Config, data: TrainingData, codes: Sequence[CodeMetrics | None]
 ) -> list[str]:
     """Return the batches of every epoch, each read alone under the weights that are due in it."""
     plan = adapting(config, data)
     digests = []
     for epoch in range(config.train.epochs):
-        reader = replace(plan.train_reader, weight_C=plan.weights.of_epoch(history[:epoch]))
+        reader = replace(
+            plan.train_reader,
+            weight_C=plan.weights.of_epoch(epoch, codes[epoch - 1] if epoch else None),
+        )
         bricks = stream_bricks(reader, plan.train_order, plan.units, epoch=epoch)
         for (batch,) in iterate_steps(bricks, lanes=plan.train_order.lanes):
             digests.append(batch.digest())

@@ -18,8 +18,8 @@ def test_each_epoch_is_hidden_by_the_weights_that_the_one_before_has_led_to(tiny
         reader = replace(plan.train_reader, weight_C=weight_C)
         return stream_bricks(reader, plan.train_order, plan.units, epoch=epoch, step=step)
 
-    digests, history = train_recording(config, data, bricks, monkeypatch)
-    assert digests == wanted_digests(config, data, history)
+    digests, codes = train_recording(config, data, bricks, monkeypatch)
+    assert digests == wanted_digests(config, data, codes)
     assert len(given) == 3
     assert not np.array_equal(given[0], given[1])
     assert not np.array_equal(given[1], given[2])
@@ -28,4 +28,4 @@ def test_each_epoch_is_hidden_by_the_weights_that_the_one_before_has_led_to(tiny
 def test_all_that_reads_train_takes_its_weights_from_one_place(tiny):
     data = training_data(tiny)
     plan = adapting(tiny, data)
-    assert np.array_equal(plan.train_reader.weight_C, plan.weights.of_epoch(()))
+    assert np.array_equal(plan.train_reader.weight_C, plan.weights.of_epoch(0, None))

@@ -171,7 +171,7 @@ def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
     assert loaded.fitted.statistics.num_codes == 8
     engine = DDPEngine(loaded.model, loaded.config, device=torch.device("cpu"), total_steps=1)
     plan = make_plan(loaded.config, training_data(replace(loaded.config, resume=run)))
-    error = loop.tuning_error(engine, plan, 8)
+    error = loop.tuning_error(engine, plan, 8).pooled()
     last = loaded.progress.history[-1]
     assert error["tuning_mse"] == pytest.approx(last["tuning_mse"], rel=1e-9)
 
@@ -270,8 +270,8 @@ def test_the_step_and_the_batch_that_broke_training_are_named(tiny, monkeypatch)
     for bad in (2, last):
         calls = itertools.count()
 
-        def spoil(model, batch, bad=bad, calls=calls):
-            total, count = error(model, batch)
+        def spoil(*args, bad=bad, calls=calls):
+            total, count = error(*args)
             return (total * float("inf") if next(calls) == bad else total), count
 
         monkeypatch.setattr(replicated_engine, "hidden_error", spoil)
