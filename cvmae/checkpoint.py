@@ -75,7 +75,7 @@ class Progress:
     step: int = 0  # in the epoch
     global_step: int = 0
     error_sum: float = 0.0  # over the steps of the epoch so far, all ranks
-    num_hidden: float = 0.0
+    num_hidden: float = 0.0  # or the sum of the weights of their errors
     code_sums: tuple[tuple[int, ...], ...] = ()  # `CodeSums` of the epoch so far
     history: tuple[dict[str, float], ...] = field(default=())  # one entry a finished epoch
     last_codes: dict[str, list[float]] | None = None  # `CodeMetrics` of the last finished epoch

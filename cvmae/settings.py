@@ -179,6 +179,9 @@ class TrainConfig:
     """Compile layers and replay steps as CUDA graphs; auto: on GPUs in bf16 under ddp."""
     num_threads: int = 1
     """CPU threads of each worker's model."""
+    loss_weighting: Literal["none", "inclusion"] = "none"
+    """How much a hidden value's error counts: as any other's, or by the inverse of its chance to
+    be hidden (chances below 0.01 as 0.01, so that none counts more than 100 times another)."""
 
     def __post_init__(self) -> None:
         _at_least("train.epochs", self.epochs, 1)

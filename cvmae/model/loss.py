@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.code_metrics import FIXED_POINT
+from cvmae.model.static import StaticBatch
 
 __all__ = ["add_code_errors", "hidden_error", "rank_loss"]
 
@@ -11,24 +12,34 @@ LARGEST = 2.0**20  # squared error of a value as it is counted: sums of billions
 
 
 def hidden_error(
-    model: nn.Module, batch: Batch, code_error_C: Tensor | None = None
+    model: nn.Module,
+    batch: Batch,
+    code_error_C: Tensor | None = None,
+    *,
+    static: StaticBatch | None = None,
 ) -> tuple[Tensor, int]:
     """Return the summed squared error on standardised hidden values, and their number.
+
+    Each counts as often as its weight says, where the batch has weights.
 
     Args:
         model: Predicts hidden values.
         batch: Any.
-        code_error_C: Sums by code, to which the errors are added; see `add_code_errors`.
+        code_error_C: Sums by code, to which the squared errors are added, without weights.
+        static: What holds the batch, if rows beyond it are not to count.
 
     A batch that hides nothing gives a zero whose gradient reaches every parameter (as zero),
     so that a rank with an empty batch keeps step with the others.
     """
     predicted_M = model(batch)
-    target_M = batch.value_N[batch.hidden_M]
-    square_M = (predicted_M.float() - target_M).square()
+    error_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
+    if static is not None:
+        error_M = error_M * static.own_M
     if code_error_C is not None:
-        add_code_errors(code_error_C, batch, square_M.detach())
-    return square_M.sum(), batch.num_hidden
+        add_code_errors(code_error_C, batch, error_M.detach())
+    if batch.error_weight_M is not None:
+        error_M = error_M * batch.error_weight_M
+    return error_M.sum(), batch.num_hidden
 
 
 def add_code_errors(code_error_C: Tensor, batch: Batch, square_M: Tensor) -> None:

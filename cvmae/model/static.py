@@ -59,12 +59,27 @@ def round_up(size: int) -> int:
 
 
 class StaticBatch:
-    """A batch whose tensors keep their place, and the weight of each hidden value's error."""
+    """A batch whose tensors keep their place, and which of its rows are its own.
 
-    def __init__(self, size: StaticSize, device: torch.device) -> None:
+    Args:
+        size: Of the batches that it holds.
+        device: Where.
+        weighs_errors: Whether they tell how much each hidden value's error counts.
+    """
+
+    def __init__(
+        self,
+        size: StaticSize,
+        device: torch.device,
+        *,
+        weighs_errors: bool = False,
+    ) -> None:
         self.size = size
         self.batch = _blank(size).to(device)
-        self.weight_M = torch.zeros(size.hidden, device=device)
+        self.own_M = torch.zeros(size.hidden, device=device)  # 1, and beyond the batch 0
+        if weighs_errors:
+            weight_M = torch.zeros(size.hidden, device=device)
+            self.batch = replace(self.batch, error_weight_M=weight_M)
 
     def fill(self, batch: Batch) -> None:
         """Write a batch of this size over the last one."""
@@ -81,7 +96,9 @@ class StaticBatch:
         ):
             target[: len(source)].copy_(source)
         own.hidden_M[num_hidden:].fill_(len(own.code_index_N) - 1)  # the last row is beyond
-        self.weight_M.zero_()[:num_hidden].fill_(1.0)
+        self.own_M.zero_()[:num_hidden].fill_(1.0)
+        if own.error_weight_M is not None and batch.error_weight_M is not None:
+            own.error_weight_M[:num_hidden].copy_(batch.error_weight_M)
         first = len(batch.visible_offsets_B)
         _spread(own.visible_offsets_B[first:], num_visible, self.size.visible)
         _spread(own.hidden_offsets_B[first:], num_hidden, self.size.hidden)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.model.loss import add_code_errors
+from cvmae.model.loss import hidden_error
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
 from cvmae.runtime.ranks import world_size
@@ -98,7 +98,9 @@ class CapturedEngine(ReplicatedEngine):
         size = StaticSize.of(batch, self._longest)
         static = self._batches.get(size)
         if static is None:
-            static = StaticBatch(size, self.device)
+            static = StaticBatch(
+                size, self.device, weighs_errors=self._config.train.loss_weighting != "none"
+            )
             self._make_room(size)
             if len(self._batches) < MOST_SIZES:
                 self._batches[size] = static
@@ -120,13 +122,13 @@ class CapturedEngine(ReplicatedEngine):
 
     def _run(self, static: StaticBatch) -> None:
         """Add the gradients and the error of a batch to those of the step."""
-        batch = static.batch
         with self._autocast():
-            predicted_M = self.model(batch)
-        square_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
-        square_M = square_M * static.weight_M  # rows beyond the batch count nothing
-        add_code_errors(self._code_error_C, batch, square_M.detach())
-        error = square_M.sum()
+            error, _ = hidden_error(
+                self.model,
+                static.batch,
+                self._code_error_C,
+                static=static,
+            )
         add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
         self._error += error.detach()
 

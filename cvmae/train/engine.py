@@ -47,7 +47,9 @@ class Engine(ABC):
         """Update the weights once from all ranks' micro-batches of a step (collective).
 
         Returns:
-            Summed error and count of hidden values on this rank, left on the device.
+            Summed error and count of hidden values on this rank, left on the device; sums over
+            ranks give the loss that is minimised as their ratio. Where errors are weighted, the
+            sum of weights stands for the count.
         """
 
     def code_errors(self, *, start_anew: bool = False) -> Ints:
@@ -90,28 +92,35 @@ class Engine(ABC):
 
         Where there is none, the last step's update made the weights unfit: its number.
         """
-        none = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._note_health(none)
+        self._note_health()
         first = self._first_bad_step.item()
         return self._last_step if math.isinf(first) else int(first)
 
     def _counts(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """Return the number of hidden values in the step, of this rank and of all."""
-        number = float(sum(batch.num_hidden for batch in micro_batches))
-        # Made there: a copy from here would be waited for.
-        count = torch.full((), number, dtype=torch.float64, device=self.device)
-        return count, self._note_health(count)
+        """Return what a step's errors are divided by, of this rank and of all.
 
-    def _note_health(self, count: Tensor) -> Tensor:
-        """Return the count over all ranks; in the same exchange they tell of errors gone bad."""
-        both = torch.stack([count, (~self._last_error.isfinite()).double()])
+        The number of hidden values, or the sum of their weights.
+        """
+        count = self._full(sum(batch.num_hidden for batch in micro_batches))
+        weights = [b.error_weight_M for b in micro_batches if b.error_weight_M is not None]
+        if weights:
+            count = torch.cat(weights).double().sum()
+        return count, self._note_health(count)[0]
+
+    def _full(self, number: int) -> Tensor:
+        # Made there: a copy from here would be waited for.
+        return torch.full((), float(number), dtype=torch.float64, device=self.device)
+
+    def _note_health(self, *counts: Tensor) -> Tensor:
+        """Return counts over all ranks; in the same exchange they tell of errors gone bad."""
+        every = torch.stack([*counts, (~self._last_error.isfinite()).double()])
         if world_size() > 1:
-            dist.all_reduce(both)
-        is_bad = both[1] > 0
+            dist.all_reduce(every)
+        is_bad = every[-1] > 0
         self._first_bad_step = torch.where(
             is_bad, self._first_bad_step.clamp(max=self._last_step), self._first_bad_step
         )
-        return both[0]
+        return every[:-1]
 
     def _note(self, global_step: int, error: Tensor) -> None:
         self._last_step, self._last_error = global_step, error

@@ -49,6 +49,7 @@ def make_plan(config: Config, data: TrainingData) -> Plan:
         seed=config.seed,
         sequence_length=config.data.sequence_length,
         crop=config.data.crop,
+        weigh_errors=config.train.loss_weighting == "inclusion",
     )
     # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
     # each policy's own mask could not be compared.

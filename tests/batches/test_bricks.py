@@ -8,6 +8,7 @@ import pytest
 
 from cvmae.batches.batch import Batch
 from cvmae.batches.bricks import iterate_steps, own_lanes, stream_bricks
+from cvmae.batches.inclusion import error_weights, inclusion_chances
 from cvmae.train.streams import Plan, make_plan
 from tests.prepared import training_data
 
@@ -89,6 +90,42 @@ def test_micro_batches_share_out_a_step(plan):
     for whole, parts in zip(steps_of(plan), steps_of(plan, accumulation=3), strict=True):
         assert len(parts) == 3
         assert sequences_of(parts) == sequences_of(whole)
+
+
+def weights_of(batches: list[Batch]) -> dict[bytes, tuple[float, ...]]:
+    """Return the weights of each sequence's errors, by what it measured."""
+    weights = {}
+    for batch in batches:
+        for own, hidden in zip(
+            pairwise(batch.offsets_B.tolist()), pairwise(batch.hidden_offsets_B), strict=True
+        ):
+            values = batch.value_N.numpy()[slice(*own)].tobytes()
+            weights[values] = tuple(batch.error_weight_M[slice(*hidden)].tolist())
+    return weights
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 3), (4, 1)])
+def test_errors_are_weighed_by_the_inverse_chance_to_be_hidden(plan, world, accumulation):
+    reader = replace(plan.unweighted_reader, weigh_errors=True)
+    weighing = replace(plan, unweighted_reader=reader)
+    ranks = [
+        steps_of(weighing, rank=rank, world=world, accumulation=accumulation)
+        for rank in range(world)
+    ]
+    found = weights_of([batch for steps in ranks for step in steps for batch in step])
+    weight_C, ratio, checked = plan.train_reader.weight_C, plan.train_reader.ratio, 0
+    for (batch,) in steps_of(plan):
+        assert batch.error_weight_M is None
+        length_B = np.diff(batch.offsets_B.numpy()).astype(np.int64)
+        chances = inclusion_chances(length_B, weight_C[batch.code_index_N.numpy()], ratio)
+        expected = error_weights(chances[batch.hidden_M.numpy()])
+        for own, hidden in zip(
+            pairwise(batch.offsets_B.tolist()), pairwise(batch.hidden_offsets_B), strict=True
+        ):
+            values = batch.value_N.numpy()[slice(*own)].tobytes()
+            assert found[values] == tuple(expected[slice(*hidden)].tolist())
+            checked += 1
+    assert checked == len(found) > 20
 
 
 def test_a_missing_brick_is_noticed(plan):

@@ -51,6 +51,14 @@ def test_resuming_gives_the_tail_and_reads_nothing_that_lies_before_it(data, wat
     assert 0 < len(reads) < 16  # of 24
 
 
+def test_weights_of_errors_come_along_where_they_are_wanted(data):
+    weighing = replace(data, reader=replace(data.reader, weigh_errors=True))
+    step = middle_of(data)
+    found = digests(weighing, on_ray(weighing, step=step), step=step)
+    assert found == plain_digests(weighing, step=step)
+    assert found != plain_digests(data, step=step)
+
+
 def test_a_reader_killed_in_mid_epoch_costs_only_the_read_it_was_at(data, watch):
     bricks = on_ray(data)
     received = [next(bricks) for _ in range(6)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cvmae.batches.batch import make_batch
+from cvmae.batches.code_metrics import FIXED_POINT
 from cvmae.model.loss import hidden_error, rank_loss
 from cvmae.model.vomae import build_model
 from cvmae.settings import ModelConfig
@@ -59,3 +60,19 @@ def test_averaged_gradients_of_uneven_ranks_equal_the_gradient_of_the_global_mea
 def test_a_step_that_hides_nothing_has_zero_loss(world_size):
     loss = rank_loss(torch.tensor(0.0), torch.tensor(0), world_size)
     assert loss == 0
+
+
+def weighted_batch(rng, lengths, num_hidden):
+    weight_M = rng.uniform(1, 100, sum(num_hidden)).astype(np.float32)
+    columns = random_columns(rng, lengths, num_hidden)
+    return make_batch(lengths_B=np.array(lengths), error_weight_M=weight_M, **columns)
+
+
+def test_weights_count_in_the_error_and_not_in_that_of_codes(rng):
+    batch = weighted_batch(rng, [12, 7], [5, 2])
+    model, by_code_C = build_model(CONFIG, 5, seed=0), torch.zeros(5, dtype=torch.int64)
+    error, _ = hidden_error(model, batch, by_code_C)
+    square_M = (model(batch) - batch.value_N[batch.hidden_M]).square()
+    torch.testing.assert_close(error, (square_M * batch.error_weight_M).sum())
+    # Each is rounded to a millionth.
+    assert by_code_C.sum() / FIXED_POINT == pytest.approx(square_M.sum().item(), rel=1e-5)

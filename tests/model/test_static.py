@@ -51,7 +51,7 @@ def test_rows_beyond_lie_in_sequences_of_their_own_none_too_long(rng, lengths):
         assert found.max() <= LONGEST
         assert len(found) == size.sequences
     assert np.diff(own.offsets_B.numpy()).max() <= LONGEST
-    assert static.weight_M.sum() == batch.num_hidden
+    assert static.own_M.sum() == batch.num_hidden
 
 
 @pytest.mark.parametrize("longest", [2, 5, 33, 64])

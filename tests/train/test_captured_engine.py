@@ -65,6 +65,36 @@ def test_steps_are_those_of_ddp(rng, encoder_input, micro_batches):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def weighted(rng, steps):
+    for batches in steps:
+        yield [
+            replace(
+                batch,
+                error_weight_M=torch.from_numpy(rng.uniform(1, 100, batch.num_hidden)).float(),
+            )
+            for batch in batches
+        ]
+
+
+OTHERS = {
+    "weighted": {"train.loss_weighting": "inclusion"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_steps_of_other_losses_are_those_of_ddp(rng, name):
+    config, steps = override(config_of(), OTHERS[name]), list(draw_steps(rng, 2))
+    if name == "weighted":
+        steps = list(weighted(rng, steps))
+        steps[3][0] = random_batch(rng, [5, 3], [0, 0])
+    engines = [make(kind, config) for kind in (DDPEngine, CapturedEngine)]
+    expected, found = (losses(engine, steps) for engine in engines)
+    # Sums of float32 in another order, carried on by a few updates.
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    codes = [engine.code_errors() for engine in engines]
+    np.testing.assert_allclose(*codes, rtol=1e-4)
+
+
 def test_a_step_that_hides_nothing_moves_nothing_but_by_decay(rng):
     config = config_of()
     config = replace(config, optim=replace(config.optim, weight_decay=0.0))

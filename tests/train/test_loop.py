@@ -270,8 +270,8 @@ def test_the_step_and_the_batch_that_broke_training_are_named(tiny, monkeypatch)
     for bad in (2, last):
         calls = itertools.count()
 
-        def spoil(*args, bad=bad, calls=calls):
-            total, count = error(*args)
+        def spoil(*args, bad=bad, calls=calls, **kwargs):
+            total, count = error(*args, **kwargs)
             return (total * float("inf") if next(calls) == bad else total), count
 
         monkeypatch.setattr(replicated_engine, "hidden_error", spoil)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from cvmae.config import override
 from cvmae.model import static
 from cvmae.train import captured_engine
 from cvmae.train.captured_engine import CapturedEngine
 from cvmae.train.replicated_engine import DDPEngine
 from tests.model.test_vomae import random_batch
-from tests.train.test_captured_engine import config_of, losses, make
+from tests.train.test_captured_engine import config_of, losses, make, weighted
 
 pytest.importorskip("triton")
 
@@ -20,9 +21,17 @@ from cvmae.model.kernels import attention, gelu, norm
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted here")
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder_input", ["visible_only", "masked_value"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model.encoder_input": "masked_value"},
+        {"train.loss_weighting": "inclusion"},
+    ],
+    ids=["visible_only", "masked_value", "weighted"],
+)
 def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
-    rng, monkeypatch, encoder_input
+    rng, monkeypatch, changes
 ):
     """All of a GPU's way at once, but for graphs, for which something stands in."""
     captured, replays = [], []
@@ -37,7 +46,7 @@ def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
     monkeypatch.setattr(static, "SMALLEST", 8)  # and few sequences beyond
     monkeypatch.setattr(norm, "PROGRAMS", 3)  # few: each takes a millisecond
     monkeypatch.setattr(gelu, "PROGRAMS", 32)
-    config = config_of(encoder_input, precision="bf16")
+    config = override(config_of(precision="bf16"), changes)
     torch._dynamo.reset()
     engine = make(functools.partial(CapturedEngine, backend="aot_eager"), config)
     half = functools.partial(torch.autocast, "cpu", torch.float16)  # what the interpreter knows
@@ -50,7 +59,9 @@ def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
     # All but the fourth of one size, though other rows in other sequences.
     shapes = [[9, 20, 30], [30, 2, 25, 4], [19, 39], [40] * 3, [12, 35, 12]]
     steps = [[random_batch(rng, lengths, [n // 4 for n in lengths])] for lengths in shapes]
-    expected = losses(make(DDPEngine, config_of(encoder_input)), steps)
+    if config.train.loss_weighting != "none":
+        steps = list(weighted(rng, steps))
+    expected = losses(make(DDPEngine, override(config_of(), changes)), steps)
     # float16 rounds by 5e-4, a few times in a row.
     np.testing.assert_allclose(losses(engine, steps), expected, rtol=2e-3)
     num_layers = config.model.num_layers + config.model.num_decoder_layers
