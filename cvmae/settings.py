@@ -182,12 +182,21 @@ class TrainConfig:
     loss_weighting: Literal["none", "inclusion"] = "none"
     """How much a hidden value's error counts: as any other's, or by the inverse of its chance to
     be hidden (chances below 0.01 as 0.01, so that none counts more than 100 times another)."""
+    visible_weight: float = 0.0
+    """Weight in the loss of the mean squared error of visible values, which the decoder is then
+    asked for as well; that of hidden values weighs 1."""
 
     def __post_init__(self) -> None:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.batch_sequences", self.batch_sequences, 1)
         _at_least("train.accumulation_steps", self.accumulation_steps, 1)
         _at_least("train.num_threads", self.num_threads, 1)
+        require(
+            0 <= self.visible_weight < float("inf"),
+            "train.visible_weight",
+            self.visible_weight,
+            "0 or a positive number",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Summed squared error over hidden values, and its scale on one of several ranks."""
+"""Summed errors of what the decoder is asked for, and their scale on one of several ranks."""
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ def hidden_error(
     batch: Batch,
     code_error_C: Tensor | None = None,
     *,
+    visible_scale: Tensor | None = None,
     static: StaticBatch | None = None,
 ) -> tuple[Tensor, int]:
     """Return the summed squared error on standardised hidden values, and their number.
@@ -26,12 +27,15 @@ def hidden_error(
         model: Predicts hidden values.
         batch: Any.
         code_error_C: Sums by code, to which the squared errors are added, without weights.
+        visible_scale: What the summed squared error of visible values counts, which the model is
+            then asked for; None: it is not.
         static: What holds the batch, if rows beyond it are not to count.
 
     A batch that hides nothing gives a zero whose gradient reaches every parameter (as zero),
     so that a rank with an empty batch keeps step with the others.
     """
-    predicted_M = model(batch)
+    asked = model(batch) if visible_scale is None else model(batch, ask_all=True)
+    predicted_M = asked if visible_scale is None else asked.index_select(0, batch.hidden_M)
     error_M = (predicted_M.float() - batch.value_N[batch.hidden_M]).square()
     if static is not None:
         error_M = error_M * static.own_M
@@ -39,7 +43,11 @@ def hidden_error(
         add_code_errors(code_error_C, batch, error_M.detach())
     if batch.error_weight_M is not None:
         error_M = error_M * batch.error_weight_M
-    return error_M.sum(), batch.num_hidden
+    error = error_M.sum()
+    if visible_scale is not None:
+        own_V = None if static is None else static.own_V
+        error = error + visible_scale * _visible_error(asked, batch, own_V)
+    return error, batch.num_hidden
 
 
 def add_code_errors(code_error_C: Tensor, batch: Batch, square_M: Tensor) -> None:
@@ -54,3 +62,9 @@ def rank_loss(error_sum: Tensor, global_count: Tensor, world_size: int) -> Tenso
     # DDP averages gradients over ranks. Ranks hide different numbers of values, so a mean
     # per rank would count a value on a sparse rank more than one on a dense rank.
     return error_sum * world_size / global_count.clamp(min=1)
+
+
+def _visible_error(asked_N: Tensor, batch: Batch, own_V: Tensor | None) -> Tensor:
+    predicted_V = asked_N.index_select(0, batch.visible_V)
+    square_V = (predicted_V.float() - batch.value_N[batch.visible_V]).square()
+    return (square_V if own_V is None else square_V * own_V).sum()

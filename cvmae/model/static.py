@@ -65,6 +65,7 @@ class StaticBatch:
         size: Of the batches that it holds.
         device: Where.
         weighs_errors: Whether they tell how much each hidden value's error counts.
+        asks_all: Whether errors of visible values count, too.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class StaticBatch:
         device: torch.device,
         *,
         weighs_errors: bool = False,
+        asks_all: bool = False,
     ) -> None:
         self.size = size
         self.batch = _blank(size).to(device)
         self.own_M = torch.zeros(size.hidden, device=device)  # 1, and beyond the batch 0
+        self.own_V = torch.zeros(size.visible, device=device) if asks_all else None
         if weighs_errors:
             weight_M = torch.zeros(size.hidden, device=device)
             self.batch = replace(self.batch, error_weight_M=weight_M)
@@ -97,6 +100,8 @@ class StaticBatch:
             target[: len(source)].copy_(source)
         own.hidden_M[num_hidden:].fill_(len(own.code_index_N) - 1)  # the last row is beyond
         self.own_M.zero_()[:num_hidden].fill_(1.0)
+        if self.own_V is not None:
+            self.own_V.zero_()[:num_visible].fill_(1.0)
         if own.error_weight_M is not None and batch.error_weight_M is not None:
             own.error_weight_M[:num_hidden].copy_(batch.error_weight_M)
         first = len(batch.visible_offsets_B)

@@ -4,8 +4,8 @@
   sequence are a set; there is no positional encoding beside time.
 * The encoder sees visible measurements only (`visible_only`), or all of them, with the mask token
   where a value is hidden (`masked_value`). A hidden value reaches nothing but the loss.
-* The decoder asks for each hidden value by its code and time, and looks at the encoder's
-  output; hidden measurements do not look at one another.
+* The decoder asks for each hidden value (in training for visible ones, too, if wished) by its
+  code and time, and looks at the encoder's output; what is asked for does not look at one another.
 * Batches are packed: linear layers run over all measurements of all sequences at once, and
   attention stays within sequences. Nothing is padded.
 """
@@ -36,7 +36,7 @@ __all__ = ["VOMAE", "build_model", "param_groups"]
 # ones, or all), D width.
 
 NUM_PERIODS = 32
-SHORTEST_PERIOD_HOURS, LONGEST_PERIOD_HOURS = 1.0, 20 * 365.25 * 24
+PERIODS_HOURS = 1.0, 20 * 365.25 * 24  # shortest and longest
 
 
 class VOMAE(nn.Module):
@@ -49,7 +49,7 @@ class VOMAE(nn.Module):
         self.longest = 0  # measurements of a sequence at most; 0: those of the batch's longest
         width, heads = config.width, config.num_heads
         self.code_embedding = nn.Embedding(num_codes, width)
-        self.time_embedding = TimeEmbedding(width)
+        self.time_embedding = SineEmbedding(width, PERIODS_HOURS)
         self.value_embedding = nn.Linear(1, width)
         self.encoder = nn.ModuleList(EncoderLayer(width, heads) for _ in range(config.num_layers))
         self.encoder_norm = nn.LayerNorm(width)
@@ -60,9 +60,12 @@ class VOMAE(nn.Module):
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 1)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Predict the standardised value of each hidden measurement, shape [M]."""
-        return self.decode(batch, self.encode(batch))
+    def forward(self, batch: Batch, *, ask_all: bool = False) -> Tensor:
+        """Predict the standardised value of each hidden measurement, shape [M].
+
+        Where all are asked for, of each measurement, shape [N]: the encoder reads the same.
+        """
+        return self.decode(batch, self.encode(batch), ask_all=ask_all)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Let torch compile layers and embeddings, once for batches of all sizes.
@@ -91,17 +94,17 @@ class VOMAE(nn.Module):
             terms = self._run(layer, terms, plan)
         return self._finish_encoder(terms)
 
-    def decode(self, batch: Batch, encoded_VD: Tensor) -> Tensor:
-        """Predict the hidden values from the encoder's output, shape [M]."""
-        terms = self._embed_query(batch.code_index_N, batch.hours_N, batch.hidden_M)
+    def decode(self, batch: Batch, encoded_VD: Tensor, *, ask_all: bool = False) -> Tensor:
+        """Predict what is asked for from the encoder's output; see `forward`."""
+        num_M, asked_offsets_B = batch.num_hidden_B, batch.hidden_offsets_B
+        if ask_all:
+            index_N = torch.arange(batch.num_measurements, device=batch.hidden_M.device)
+            terms = self._embed_query(batch.code_index_N, batch.hours_N, index_N)
+            num_M, asked_offsets_B = batch.num_visible_B + num_M, batch.offsets_B
+        else:
+            terms = self._embed_query(batch.code_index_N, batch.hours_N, batch.hidden_M)
         num_V, offsets_B = self._encoded(batch)
-        plan = plan_attention(
-            batch.num_hidden_B,
-            num_V,
-            batch.hidden_offsets_B,
-            offsets_B,
-            longest=self.longest,
-        )
+        plan = plan_attention(num_M, num_V, asked_offsets_B, offsets_B, longest=self.longest)
         for layer in self.decoder:
             terms = self._run(layer, terms, plan, encoded_VD)
         return self._finish_decoder(terms)
@@ -152,21 +155,21 @@ class VOMAE(nn.Module):
         return terms
 
 
-class TimeEmbedding(nn.Module):
-    """Sines and cosines of the hours at periods from an hour to twenty years, then linear."""
+class SineEmbedding(nn.Module):
+    """Sines and cosines at periods from a shortest to a longest one, then linear."""
 
     frequency_F: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, periods: tuple[float, float]) -> None:
         super().__init__()
-        period = np.geomspace(SHORTEST_PERIOD_HOURS, LONGEST_PERIOD_HOURS, NUM_PERIODS)
+        period = np.geomspace(*periods, NUM_PERIODS)
         frequency = torch.tensor(2 * math.pi / period, dtype=torch.float32)
         self.register_buffer("frequency_F", frequency, persistent=False)
         self.linear = nn.Linear(2 * NUM_PERIODS, width)
 
-    def forward(self, hours_N: Tensor) -> Tensor:
-        """Embed hours since the first measurement of the sequence, shape [N, D]."""
-        angle_NF = hours_N[:, None] * self.frequency_F
+    def forward(self, at_N: Tensor) -> Tensor:
+        """Embed hours since the first measurement of the sequence, or places, shape [N, D]."""
+        angle_NF = at_N[:, None] * self.frequency_F
         embedded_ND: Tensor = self.linear(torch.cat([angle_NF.sin(), angle_NF.cos()], dim=1))
         return embedded_ND
 

@@ -99,7 +99,10 @@ class CapturedEngine(ReplicatedEngine):
         static = self._batches.get(size)
         if static is None:
             static = StaticBatch(
-                size, self.device, weighs_errors=self._config.train.loss_weighting != "none"
+                size,
+                self.device,
+                weighs_errors=self._config.train.loss_weighting != "none",
+                asks_all=self._visible_scale is not None,
             )
             self._make_room(size)
             if len(self._batches) < MOST_SIZES:
@@ -127,6 +130,7 @@ class CapturedEngine(ReplicatedEngine):
                 self.model,
                 static.batch,
                 self._code_error_C,
+                visible_scale=self._visible_scale,
                 static=static,
             )
         add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))

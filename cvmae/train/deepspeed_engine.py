@@ -62,7 +62,12 @@ class DeepspeedEngine(Engine):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate(global_step)
         for batch in micro_batches:
-            error_sum, _ = hidden_error(self._engine, batch, self._code_error_C)
+            error_sum, _ = hidden_error(
+                self._engine,
+                batch,
+                self._code_error_C,
+                visible_scale=self._visible_scale,
+            )
             loss = rank_loss(error_sum, global_count, world_size())
             self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()  # updates after the last micro-batch only

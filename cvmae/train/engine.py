@@ -36,6 +36,10 @@ class Engine(ABC):
         self.device = device
         self._code_error_C = torch.zeros(num_codes, dtype=torch.int64, device=device)
         self._config, self._total_steps = config, total_steps
+        # Of the step, in one place: a graph that reads it is replayed.
+        self._visible_scale = (
+            torch.zeros((), device=device) if config.train.visible_weight > 0 else None
+        )
         precision = config.train.precision
         self._bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
         self._last_error = torch.zeros((), dtype=torch.float64, device=device)
@@ -49,7 +53,8 @@ class Engine(ABC):
         Returns:
             Summed error and count of hidden values on this rank, left on the device; sums over
             ranks give the loss that is minimised as their ratio. Where errors are weighted, the
-            sum of weights stands for the count.
+            sum of weights stands for the count; that of visible values is scaled to be part of
+            the ratio.
         """
 
     def code_errors(self, *, start_anew: bool = False) -> Ints:
@@ -105,7 +110,14 @@ class Engine(ABC):
         weights = [b.error_weight_M for b in micro_batches if b.error_weight_M is not None]
         if weights:
             count = torch.cat(weights).double().sum()
-        return count, self._note_health(count)[0]
+        if self._visible_scale is None:
+            return count, self._note_health(count)[0]
+        num_visible = self._full(sum(b.num_measurements - b.num_hidden for b in micro_batches))
+        global_count, global_visible = self._note_health(count, num_visible)
+        # Their mean, times the weight, once the whole is divided by the count of hidden values.
+        share = global_count / global_visible.clamp(min=1)
+        self._visible_scale.copy_(self._config.train.visible_weight * share)
+        return count, global_count
 
     def _full(self, number: int) -> Tensor:
         # Made there: a copy from here would be waited for.

@@ -165,6 +165,7 @@ def _meter(run: _Run, progress: Progress) -> EpochMeter:
         peak=run.engine.peak,
         before=(progress.error_sum, progress.num_hidden),
         codes_before=CodeSums.of(progress.code_sums, num_codes),
+        ask_all=run.config.train.visible_weight > 0,
     )
 
 

@@ -44,6 +44,8 @@ class EpochMeter:
         peak: Peak,
         before: tuple[float, float] = (0.0, 0.0),
         codes_before: CodeSums | None = None,
+        *,
+        ask_all: bool = False,
     ) -> None:
         """Start an epoch.
 
@@ -54,8 +56,9 @@ class EpochMeter:
             peak: What utilisation is a share of, of this rank's device.
             before: Error and count of the epoch's steps in an earlier attempt.
             codes_before: Likewise of each code.
+            ask_all: The decoder is asked for visible values, too.
         """
-        self._peak = peak
+        self._peak, self._ask_all = peak, ask_all
         self._model, self._device, self._before = model, device, before
         self._error = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
@@ -90,7 +93,8 @@ class EpochMeter:
             self._seen_C.index_add_(0, codes_N, ones_N)
             self._hidden_C.index_add_(0, codes_N[batch.hidden_M], ones_N[: batch.num_hidden])
             self._measurements += batch.num_measurements
-            self._flops += flops(self._model, batch.num_visible_B, batch.num_hidden_B)
+            lengths = batch.num_visible_B, batch.num_hidden_B
+            self._flops += flops(self._model, *lengths, ask_all=self._ask_all)
         self._step_ended_s.append(time.monotonic())
         self._step_ended_cpu_s.append(time.thread_time())
 

@@ -62,6 +62,8 @@ def cpu_hours(config: Config, fitted: FittedData) -> float:
     num_measurements = int(fitted.unit_index.num_measurements["train"].sum())
     length = num_measurements / max(num_sequences, 1)
     hidden = config.mask.ratio * length
-    work = num_sequences * flops(config.model, np.array([length - hidden]), np.array([hidden]))
+    ask_all = config.train.visible_weight > 0
+    each = flops(config.model, np.array([length - hidden]), np.array([hidden]), ask_all=ask_all)
+    work = num_sequences * each
     num_threads = max(config.scaling.num_workers, 1) * config.train.num_threads
     return work * config.train.epochs / (CPU_FLOPS * num_threads) / 3600

@@ -90,7 +90,12 @@ class DDPEngine(ReplicatedEngine):
             is_last = number == len(micro_batches) - 1
             with self._synchronised(is_last):
                 with self._autocast():
-                    error_sum, _ = hidden_error(self._parallel, batch, self._code_error_C)
+                    error_sum, _ = hidden_error(
+                        self._parallel,
+                        batch,
+                        self._code_error_C,
+                        visible_scale=self._visible_scale,
+                    )
                 rank_loss(error_sum, global_count, world_size()).backward()
             total += error_sum.detach()
         clip_norm = self._config.optim.clip_norm

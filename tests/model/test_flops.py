@@ -12,8 +12,9 @@ from cvmae.model.vomae import build_model
 from cvmae.settings import ModelConfig
 
 
+@pytest.mark.parametrize("asked", [24, 96], ids=["hidden ones asked for", "all asked for"])
 @pytest.mark.parametrize(("encoder_input", "read"), [("visible_only", 72), ("masked_value", 96)])
-def test_formula_equals_the_counted_operations(rng, encoder_input, read):
+def test_formula_equals_the_counted_operations(rng, encoder_input, read, asked):
     config = ModelConfig(
         width=64, num_layers=2, num_heads=2, num_decoder_layers=1, encoder_input=encoder_input
     )
@@ -30,8 +31,9 @@ def test_formula_equals_the_counted_operations(rng, encoder_input, read):
         FlopCounterMode(display=False) as counter,
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
-        hidden_error(model, batch)[0].backward()
+        scale = torch.ones(()) if asked == 96 else None
+        hidden_error(model, batch, visible_scale=scale)[0].backward()
     # The formula leaves out embeddings (whose input needs no gradient) and the head.
-    time, value, head = 2 * 2 * 64 * 64 * (read + 24), 2 * 2 * 64 * read, 3 * 2 * 64 * 24
-    expected = flops(config, batch.num_visible_B, batch.num_hidden_B) + time + value + head
-    assert counter.get_total_flops() == expected
+    time, value, head = 2 * 2 * 64 * 64 * (read + asked), 2 * 2 * 64 * read, 3 * 2 * 64 * asked
+    formula = flops(config, batch.num_visible_B, batch.num_hidden_B, ask_all=asked == 96)
+    assert counter.get_total_flops() == formula + time + value + head

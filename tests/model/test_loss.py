@@ -1,5 +1,7 @@
 """The summed error and its scale over ranks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +78,22 @@ def test_weights_count_in_the_error_and_not_in_that_of_codes(rng):
     torch.testing.assert_close(error, (square_M * batch.error_weight_M).sum())
     # Each is rounded to a millionth.
     assert by_code_C.sum() / FIXED_POINT == pytest.approx(square_M.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("encoder_input", ["visible_only", "masked_value"])
+def test_visible_values_are_asked_for_by_code_and_time_beside_the_hidden_ones(rng, encoder_input):
+    lengths = [12, 7, 3]
+    columns = random_columns(rng, lengths, [5, 2, 0])
+    batch = make_batch(lengths_B=np.array(lengths), **columns)
+    model = build_model(replace(CONFIG, encoder_input=encoder_input), 5, seed=0)
+    alone, _ = hidden_error(model, batch)
+    both, count = hidden_error(model, batch, visible_scale=torch.tensor(0.5))
+    assert count == 7
+    asked_N = model(batch, ask_all=True)
+    torch.testing.assert_close(asked_N[batch.hidden_M], model(batch))
+    visible = (asked_N - batch.value_N)[batch.visible_V].square().sum()
+    torch.testing.assert_close(both, alone + 0.5 * visible)
+    other = replace(batch, code_index_N=(batch.code_index_N + 1) % 5)
+    encoded = model.encode(batch)
+    moved = model.decode(other, encoded, ask_all=True) - model.decode(batch, encoded, ask_all=True)
+    assert (moved != 0).all()

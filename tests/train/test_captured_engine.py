@@ -78,6 +78,8 @@ def weighted(rng, steps):
 
 OTHERS = {
     "weighted": {"train.loss_weighting": "inclusion"},
+    "visible": {"train.visible_weight": 0.5},
+    "visible, masked": {"train.visible_weight": 0.5, "model.encoder_input": "masked_value"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Another loss than the mean over hidden values: what it is, on any number of ranks."""
+"""Other losses than the mean over hidden values: what they are, on any number of ranks."""
 
 from dataclasses import replace
 
@@ -19,6 +19,8 @@ from tests.train.test_strategies import TOLERANCE, with_strategy
 
 OTHERS = {
     "inclusion": {"train.loss_weighting": "inclusion"},
+    "visible": {"train.visible_weight": 0.5},
+    "both": {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
 }
 
 
@@ -34,17 +36,18 @@ def first_batch(config, data):
     return batch
 
 
-def test_the_loss_is_the_ratio_of_weighted_sums(tiny):
+def test_the_loss_is_the_ratio_of_weighted_sums_and_the_mean_of_visible_errors(tiny):
     data = training_data(tiny)
-    config = override(tiny, OTHERS["inclusion"])
-    losses, *_ = run_steps(config, data, num_steps=1)
-    batch = first_batch(config, data)
+    both = override(tiny, OTHERS["both"])
+    losses, *_ = run_steps(both, data, num_steps=1)
+    batch = first_batch(both, data)
     model = build_model(tiny.model, data.fitted.statistics.num_codes, tiny.seed)
     with torch.no_grad():
-        square_M = (model(batch) - batch.value_N[batch.hidden_M]).square().double().numpy()
+        square_N = (model(batch, ask_all=True) - batch.value_N).square().double().numpy()
     weight_M = batch.error_weight_M.double().numpy()
     assert len(np.unique(weight_M)) > 8
-    assert losses[0] == pytest.approx((weight_M * square_M).sum() / weight_M.sum(), rel=1e-5)
+    hidden = (weight_M * square_N[batch.hidden_M]).sum() / weight_M.sum()
+    assert losses[0] == pytest.approx(hidden + 0.5 * square_N[batch.visible_V].mean(), rel=1e-5)
 
 
 def test_every_loss_is_another_and_by_default_nothing_travels_beside_the_mask(tiny, tmp_path):
@@ -65,7 +68,7 @@ def test_errors_of_the_fixed_mask_of_tuning_have_no_weights(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["inclusion"], indirect=True)
+@pytest.mark.parametrize("other", ["both"], indirect=True)
 def test_a_run_learns_and_resumes_inside_an_epoch_to_the_same_bits(other, tmp_path, monkeypatch):
     config = replace(
         other,
@@ -109,9 +112,9 @@ def test_micro_batches_change_the_loss_by_rounding_only(other):
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("ddp", "inclusion"),
-        ("deepspeed 1", "inclusion"),
-        ("deepspeed 3", "inclusion"),
+        ("ddp", "both"),
+        ("deepspeed 1", "both"),
+        ("deepspeed 3", "both"),
     ],
     indirect=["other"],
 )
@@ -121,3 +124,9 @@ def test_ranks_lose_what_one_process_loses(other, tmp_path, name):
     config = with_strategy(other, name)
     losses, *_ = run_on_ranks(2, tmp_path / "ranks", config, data, num_steps=6)
     np.testing.assert_allclose(losses, alone, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+def test_a_weight_of_visible_values_is_zero_or_positive(tiny, weight):
+    with pytest.raises(ValueError, match=r"train\.visible_weight"):
+        replace(tiny.train, visible_weight=weight)

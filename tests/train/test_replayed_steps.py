@@ -26,9 +26,9 @@ from cvmae.model.kernels import attention, gelu, norm
     [
         {},
         {"model.encoder_input": "masked_value"},
-        {"train.loss_weighting": "inclusion"},
+        {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
     ],
-    ids=["visible_only", "masked_value", "weighted"],
+    ids=["visible_only", "masked_value", "weighted and visible"],
 )
 def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
     rng, monkeypatch, changes
