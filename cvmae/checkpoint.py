@@ -24,7 +24,6 @@ from torch import Tensor
 from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.config import Config, read_config, write_config
 from cvmae.model.vomae import VOMAE, build_model
-from cvmae.settings import ModelConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.fitted import FittedData
 from cvmae.storage.folders import (
@@ -204,7 +203,8 @@ def load_model(
         config = read_config(folder / CONFIG)
         fitted = FittedData.read(folder / STATISTICS)
         progress = read_progress(folder)
-        model = build_model(config.model, fitted.statistics.num_codes, seed=config.seed)
+        num_codes = fitted.statistics.num_codes
+        model = build_model(config.model, num_codes, config.seed, config.mask.target)
         model.load_state_dict(load_file(folder / MODEL, device="cpu"))
     return Loaded(model=model.to(device).eval(), config=config, fitted=fitted, progress=progress)
 
@@ -244,15 +244,16 @@ def _misfit(folder: Path, path: str | Path) -> str:
     if not is_file(config):
         config = str(folder / CONFIG)
     with local_copy(config) as file:
-        model = read_config(file).model
+        settings = read_config(file)
     statistics = CodeStatistics.read(folder / STATISTICS / "code_statistics.parquet")
-    return misshapen(folder, model, statistics.num_codes)
+    return misshapen(folder, settings, statistics.num_codes)
 
 
-def misshapen(folder: Path, config: ModelConfig, num_codes: int) -> str:
+def misshapen(folder: Path, config: Config, num_codes: int) -> str:
     """Say which weight of a checkpoint has not the shape that a model needs; '' where all have."""
     with torch.device("meta"):
-        expected = {k: list(v.shape) for k, v in VOMAE(config, num_codes).state_dict().items()}
+        model = VOMAE(config.model, num_codes, config.mask.target)
+        expected = {k: list(v.shape) for k, v in model.state_dict().items()}
     with safe_open(folder / MODEL, "pt") as file:
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     for name in {**expected, **found}:

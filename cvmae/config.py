@@ -74,6 +74,20 @@ class Config:
     def __post_init__(self) -> None:
         num_workers = self.scaling.num_workers
         require(0 <= self.seed < 2**32, "seed", self.seed, "a number from 0 to 2^32 - 1")
+        if self.mask.target == "measurement":
+            require(
+                self.model.encoder_input == "visible_only",
+                "model.encoder_input",
+                self.model.encoder_input,
+                "visible_only where mask.target is measurement: the encoder would read the codes "
+                "and times that are to be restored",
+            )
+            require(
+                self.train.visible_weight == 0,
+                "train.visible_weight",
+                self.train.visible_weight,
+                "0 where mask.target is measurement: visible values are asked for by code and time",
+            )
         require(
             self.train.strategy == "ddp" or num_workers > 0,
             "train.strategy",

@@ -11,6 +11,7 @@ __all__ = [
     "DeepspeedConfig",
     "EvaluateConfig",
     "MaskConfig",
+    "MaskTarget",
     "ModelConfig",
     "OptimConfig",
     "Policy",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 Policy = Literal["random", "variance", "cv"]
+MaskTarget = Literal["value", "measurement"]
 
 MOST_CODES = 65_535  # a code_index takes two bytes on its way to a batch
 
@@ -95,6 +97,9 @@ class MaskConfig:
     """How a code's mask weight follows from its statistics on train."""
     ratio: float = 0.25
     """Expected share of a sequence's values that is hidden."""
+    target: MaskTarget = "value"
+    """What is hidden of a measurement: its value, or its code and time as well (such runs are
+    compared by probes: their tuning error is that of a harder question)."""
 
     def __post_init__(self) -> None:
         require(0 < self.ratio < 1, "mask.ratio", self.ratio, "a share between 0 and 1")

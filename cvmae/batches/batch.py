@@ -54,6 +54,14 @@ class Batch:
         """Return M."""
         return len(self.hidden_M)
 
+    def hidden_places(self) -> Tensor:
+        """Return the place of each hidden measurement in its sequence, from 0, shape [M]."""
+        row_M = torch.arange(self.num_hidden, device=self.hidden_M.device)
+        # No repetition, whose length a device would have to be asked for.
+        ends_B = self.hidden_offsets_B[1:].long()
+        sequence_M = torch.bucketize(row_M, ends_B, right=True)
+        return self.hidden_M - self.offsets_B[sequence_M]
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Copy the tensors to a device; host lengths stay on the host."""
         moved: dict[str, Any] = {

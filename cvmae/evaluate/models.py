@@ -46,7 +46,8 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
     Where a run's best weights are not its last, they are scored beside them.
 
     Raises:
-        ValueError: There is no entry, a name is a baseline's, or vocabularies differ.
+        ValueError: There is no entry, a name is a baseline's, vocabularies differ, or a model was
+            not told codes and times.
         FileNotFoundError: A path holds no checkpoint.
     """
     if not entries:
@@ -62,6 +63,8 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
                 f"({', '.join(BASELINES)} are always evaluated); give the model another one"
             )
     contestants = [_stamped(name, resolved_path(path), "last") for name, _, path in split]
+    for contestant in contestants:
+        _require_value_target(contestant)
     first = contestants[0]
     vocabulary = _statistics(first)
     for contestant in contestants[1:]:
@@ -146,6 +149,17 @@ def predict(
 
 def _stamped(name: str, path: str, which: Literal["last", "best"]) -> Contestant:
     return Contestant(name=name, path=path, which=which, stamp=checkpoint_stamp(path, which))
+
+
+def _require_value_target(contestant: Contestant) -> None:
+    target = load(contestant, "cpu").config.mask.target
+    if target != "value":
+        raise ValueError(
+            f"evaluate.checkpoints={contestant.name}={contestant.path} was trained with "
+            f"mask.target={target}: it restores hidden values without being told their codes and "
+            "times, so that its errors compare with no other model's; leave it out, and compare "
+            "such runs by what their encoder is worth (probes)"
+        )
 
 
 def _statistics(contestant: Contestant) -> CodeStatistics:

@@ -6,6 +6,8 @@
   where a value is hidden (`masked_value`). A hidden value reaches nothing but the loss.
 * The decoder asks for each hidden value (in training for visible ones, too, if wished) by its
   code and time, and looks at the encoder's output; what is asked for does not look at one another.
+* Where code and time are hidden, too (`mask.target` measurement), it asks by the place in the
+  sequence instead, and restores all three.
 * Batches are packed: linear layers run over all measurements of all sequences at once, and
   attention stays within sequences. Nothing is padded.
 """
@@ -28,7 +30,7 @@ from cvmae.model.attention import (
 )
 from cvmae.model.residual import Residual, add_norm, product, widen
 from cvmae.runtime.torch_hooks import compile_for_all_sizes
-from cvmae.settings import ModelConfig
+from cvmae.settings import MaskTarget, ModelConfig
 
 __all__ = ["VOMAE", "build_model", "param_groups"]
 
@@ -37,12 +39,21 @@ __all__ = ["VOMAE", "build_model", "param_groups"]
 
 NUM_PERIODS = 32
 PERIODS_HOURS = 1.0, 20 * 365.25 * 24  # shortest and longest
+# Of places in a sequence: neighbours differ most at the shortest one. Sines fit sequences of any
+# length, where a learned embedding would end with the longest of training.
+PERIODS_PLACES = 2.0, 20_000.0
 
 
 class VOMAE(nn.Module):
-    """Restore hidden values of a sequence from its visible measurements."""
+    """Restore hidden values of a sequence from its visible measurements.
 
-    def __init__(self, config: ModelConfig, num_codes: int) -> None:
+    Args:
+        config: Sizes.
+        num_codes: Of the vocabulary.
+        target: What is hidden of a measurement.
+    """
+
+    def __init__(self, config: ModelConfig, num_codes: int, target: MaskTarget = "value") -> None:
         super().__init__()
         self.encoder_input = config.encoder_input
         self.recompute = False  # activations in backward, instead of keeping them
@@ -59,13 +70,21 @@ class VOMAE(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 1)
+        self.target = target
+        if target == "measurement":  # last: the weights of the others are drawn before
+            self.place_embedding = SineEmbedding(width, PERIODS_PLACES)
+            self.measurement_head = nn.Linear(width, 1 + num_codes)
 
-    def forward(self, batch: Batch, *, ask_all: bool = False) -> Tensor:
+    def forward(self, batch: Batch, *, ask_all: bool = False, whole: bool = False) -> Tensor:
         """Predict the standardised value of each hidden measurement, shape [M].
 
-        Where all are asked for, of each measurement, shape [N]: the encoder reads the same.
+        Args:
+            batch: Any.
+            ask_all: Ask for each measurement, shape [N]; the encoder reads the same.
+            whole: Predict value, log1p of the hours since the measurement before, and scores of
+                the codes, shape [M, 2 + C]; for target measurement only.
         """
-        return self.decode(batch, self.encode(batch), ask_all=ask_all)
+        return self.decode(batch, self.encode(batch), ask_all=ask_all, whole=whole)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Let torch compile layers and embeddings, once for batches of all sizes.
@@ -75,7 +94,9 @@ class VOMAE(nn.Module):
         compile_for_all_sizes()
         for layer in (*self.encoder, *self.decoder):
             layer.compile(dynamic=True, fullgraph=True, backend=backend)
-        for name in ("_embed", "_embed_query", "_finish_encoder", "_finish_decoder"):
+        parts = ["_embed", "_finish_encoder", "_finish_decoder"]
+        parts += ["_embed_query"] if self.target == "value" else ["_embed_places", "_finish_whole"]
+        for name in parts:
             compiled = torch.compile(
                 getattr(self, name), dynamic=True, fullgraph=True, backend=backend
             )
@@ -94,10 +115,14 @@ class VOMAE(nn.Module):
             terms = self._run(layer, terms, plan)
         return self._finish_encoder(terms)
 
-    def decode(self, batch: Batch, encoded_VD: Tensor, *, ask_all: bool = False) -> Tensor:
+    def decode(
+        self, batch: Batch, encoded_VD: Tensor, *, ask_all: bool = False, whole: bool = False
+    ) -> Tensor:
         """Predict what is asked for from the encoder's output; see `forward`."""
         num_M, asked_offsets_B = batch.num_hidden_B, batch.hidden_offsets_B
-        if ask_all:
+        if self.target == "measurement":
+            terms = self._embed_places(batch.hidden_places())
+        elif ask_all:
             index_N = torch.arange(batch.num_measurements, device=batch.hidden_M.device)
             terms = self._embed_query(batch.code_index_N, batch.hours_N, index_N)
             num_M, asked_offsets_B = batch.num_visible_B + num_M, batch.offsets_B
@@ -107,7 +132,7 @@ class VOMAE(nn.Module):
         plan = plan_attention(num_M, num_V, asked_offsets_B, offsets_B, longest=self.longest)
         for layer in self.decoder:
             terms = self._run(layer, terms, plan, encoded_VD)
-        return self._finish_decoder(terms)
+        return self._finish_whole(terms) if whole else self._finish_decoder(terms)
 
     def _encoded(self, batch: Batch) -> tuple[Ints, Tensor]:
         """Return how many measurements of each sequence the encoder reads, and their offsets."""
@@ -131,6 +156,10 @@ class VOMAE(nn.Module):
         embedded = self._embed_code_and_time(code_N[index_M], hours_N[index_M])
         return Residual(*embedded, self.mask_token)
 
+    def _embed_places(self, place_M: Tensor) -> Residual:
+        place_MD: Tensor = self.place_embedding(place_M.float())
+        return Residual(place_MD, torch.zeros_like(place_MD), self.mask_token)
+
     def _embed_code_and_time(self, code_N: Tensor, hours_N: Tensor) -> tuple[Tensor, Tensor]:
         time_ND: Tensor = self.time_embedding(hours_N)
         code_ND: Tensor = self.code_embedding(code_N)
@@ -143,6 +172,10 @@ class VOMAE(nn.Module):
     def _finish_decoder(self, terms: Residual) -> Tensor:
         predicted_M: Tensor = self.head(add_norm(terms, self.decoder_norm)[1])[:, 0]
         return predicted_M
+
+    def _finish_whole(self, terms: Residual) -> Tensor:
+        decoded_MD = add_norm(terms, self.decoder_norm)[1]
+        return torch.cat([self.head(decoded_MD), self.measurement_head(decoded_MD)], dim=1)
 
     def _run(self, layer: nn.Module, *inputs: Residual | AttentionPlan | Tensor) -> Residual:
         if self.recompute and torch.is_grad_enabled():
@@ -250,13 +283,15 @@ class FeedForward(nn.Module):
         return Residual(x, *product(self.narrow, widen(self.widen, normed)))
 
 
-def build_model(config: ModelConfig, num_codes: int, seed: int) -> VOMAE:
+def build_model(
+    config: ModelConfig, num_codes: int, seed: int, target: MaskTarget = "value"
+) -> VOMAE:
     """Build a model whose initial weights depend on the arguments only.
 
     The ambient random state is neither used nor moved.
     """
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are not kept
-        model = VOMAE(config, num_codes)
+        model = VOMAE(config, num_codes, target)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -270,6 +305,10 @@ def build_model(config: ModelConfig, num_codes: int, seed: int) -> VOMAE:
     nn.init.normal_(model.mask_token, generator=generator)
     # The first predictions are near zero, which is each code's mean.
     nn.init.normal_(model.head.weight, std=0.02, generator=generator)
+    if target == "measurement":
+        place_weight = model.place_embedding.linear.weight
+        nn.init.normal_(place_weight, std=NUM_PERIODS**-0.5, generator=generator)
+        nn.init.normal_(model.measurement_head.weight, std=0.02, generator=generator)
     return model
 
 

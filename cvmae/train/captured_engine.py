@@ -130,6 +130,7 @@ class CapturedEngine(ReplicatedEngine):
                 self.model,
                 static.batch,
                 self._code_error_C,
+                target=self._target,
                 visible_scale=self._visible_scale,
                 static=static,
             )

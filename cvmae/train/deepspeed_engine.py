@@ -66,6 +66,7 @@ class DeepspeedEngine(Engine):
                 self._engine,
                 batch,
                 self._code_error_C,
+                target=self._target,
                 visible_scale=self._visible_scale,
             )
             loss = rank_loss(error_sum, global_count, world_size())

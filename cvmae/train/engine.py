@@ -36,6 +36,7 @@ class Engine(ABC):
         self.device = device
         self._code_error_C = torch.zeros(num_codes, dtype=torch.int64, device=device)
         self._config, self._total_steps = config, total_steps
+        self._target = config.mask.target
         # Of the step, in one place: a graph that reads it is replayed.
         self._visible_scale = (
             torch.zeros((), device=device) if config.train.visible_weight > 0 else None

@@ -99,7 +99,8 @@ def train(
     config = with_precision(config, on_gpu=device.type == "cuda")
     plan = make_plan(config, data)
     num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
-    model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
+    num_codes = data.fitted.statistics.num_codes
+    model = build_model(config.model, num_codes, config.seed, config.mask.target)
     engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
     progress = _resume(config, engine, report)
     line = ProgressLine(

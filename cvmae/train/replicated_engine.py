@@ -94,6 +94,7 @@ class DDPEngine(ReplicatedEngine):
                         self._parallel,
                         batch,
                         self._code_error_C,
+                        target=self._target,
                         visible_scale=self._visible_scale,
                     )
                 rank_loss(error_sum, global_count, world_size()).backward()

@@ -51,7 +51,7 @@ def check_same_run(config: Config, fitted: FittedData) -> Progress:
     """
     with open_checkpoint(config.output_dir) as folder:
         own, saved = FittedData.read(folder / STATISTICS), flatten(read_config(folder / CONFIG))
-        misfit = misshapen(folder, config.model, fitted.statistics.num_codes)
+        misfit = misshapen(folder, config, fitted.statistics.num_codes)
         progress = read_progress(folder)
     on_gpu = trains_on_gpu(config.scaling)
     given, allow = flatten(with_precision(config, on_gpu=on_gpu)), config.resume_allow

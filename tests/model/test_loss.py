@@ -97,3 +97,36 @@ def test_visible_values_are_asked_for_by_code_and_time_beside_the_hidden_ones(rn
     encoded = model.encode(batch)
     moved = model.decode(other, encoded, ask_all=True) - model.decode(batch, encoded, ask_all=True)
     assert (moved != 0).all()
+
+
+def test_a_measurement_is_restored_by_code_time_and_value(rng):
+    lengths = [12, 7]
+    columns = random_columns(rng, lengths, [5, 2])
+    columns["minutes_N"] = np.concatenate([np.sort(columns["minutes_N"][:12]), np.arange(7) * 600])
+    columns["hidden_N"][[0, 12]] = True  # the first of a sequence has none before it
+    batch = make_batch(lengths_B=np.array(lengths), **columns)
+    model = build_model(CONFIG, 5, seed=0, target="measurement")
+    by_code_C = torch.zeros(5, dtype=torch.int64)
+    error, _ = hidden_error(model, batch, by_code_C, target="measurement")
+    found = model(batch, whole=True).detach().double().numpy()
+    expected, squares = 0.0, 0.0
+    for row, (value, gap, *scores) in zip(batch.hidden_M.tolist(), found, strict=True):
+        hours = columns["minutes_N"].astype(np.float32) / np.float32(60)
+        truth = 0.0 if row in (0, 12) else np.log1p(hours[row] - hours[row - 1])
+        squares += (value - columns["value_N"][row]) ** 2
+        code = np.log(np.exp(scores).sum()) - scores[columns["code_index_N"][row]]
+        expected += code + (gap - truth) ** 2
+    assert error.item() == pytest.approx(expected + squares, rel=1e-5)
+    assert by_code_C.sum() / FIXED_POINT == pytest.approx(squares, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_hidden", [[0, 0], [5, 2], [12, 7]])
+def test_every_parameter_learns_to_restore_measurements(rng, num_hidden):
+    lengths = [12, 7]
+    batch = make_batch(lengths_B=np.array(lengths), **random_columns(rng, lengths, num_hidden))
+    model = build_model(CONFIG, 5, seed=0, target="measurement")
+    hidden_error(model, batch, target="measurement")[0].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any() or sum(num_hidden) in (0, 19), name

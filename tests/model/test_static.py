@@ -142,17 +142,19 @@ def test_layers_alike_are_compiled_once_for_batches_of_all_sizes(rng, compilatio
     assert num_compiled[-1] == num_compiled[0]
 
 
-def test_layers_that_are_asked_for_all_are_compiled_once_as_well(rng, compilations):
+@pytest.mark.parametrize("kind", ["visible", "measurement"])
+def test_layers_of_other_losses_are_compiled_once_as_well(rng, compilations, kind):
     met, backend = compilations
-    scale = torch.tensor(0.5)
-    plain, compiled = (build_model(CONFIG, NUM_CODES, 0) for _ in range(2))
+    target = "measurement" if kind == "measurement" else "value"
+    scale = torch.tensor(0.5) if kind == "visible" else None
+    plain, compiled = (build_model(CONFIG, NUM_CODES, 0, target) for _ in range(2))
     compiled.compile_parts(backend)
     num_compiled = []
     for batch in batches(rng, 4):
         errors = []
         for model in (plain, compiled):
             model.zero_grad()
-            error, _ = hidden_error(model, batch, visible_scale=scale)
+            error, _ = hidden_error(model, batch, target=target, visible_scale=scale)
             error.backward()
             errors.append(error.item())
         assert errors[1] == pytest.approx(errors[0], rel=1e-5)

@@ -295,6 +295,40 @@ def test_initial_weights_follow_the_seed_and_leave_ambient_randomness_alone():
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
+def test_codes_and_times_that_are_to_be_restored_move_nothing(rng):
+    model = build_model(CONFIG, NUM_CODES, seed=0, target="measurement")
+    batch = random_batch(rng, [30, 12], [10, 4])
+    code, hours, value = batch.code_index_N.clone(), batch.hours_N.clone(), batch.value_N.clone()
+    code[batch.hidden_M], hours[batch.hidden_M], value[batch.hidden_M] = 0, 1e5, torch.nan
+    other = replace(batch, code_index_N=code, hours_N=hours, value_N=value)
+    with torch.no_grad():
+        assert torch.equal(model(batch, whole=True), model(other, whole=True))
+
+
+def test_a_hidden_measurement_is_asked_for_by_its_place_in_the_sequence(rng):
+    model = build_model(CONFIG, NUM_CODES, seed=0, target="measurement")
+    batch = random_batch(rng, [30, 12, 9], [10, 0, 4])
+    starts = np.repeat([0, 30, 42], [10, 0, 4])
+    places = batch.hidden_M.numpy() - starts
+    np.testing.assert_array_equal(batch.hidden_places().numpy(), places)
+    with torch.no_grad():
+        found = model(batch)
+        assert len(found.unique()) == 14
+        later = replace(batch, hidden_M=batch.hidden_M + 1)
+        assert (model.decode(later, model.encode(batch)) != found).all()
+
+
+def test_a_target_of_measurements_leaves_the_weights_of_values_as_they_are():
+    """All but what is drawn after the layers' weights, of which there are more."""
+    value, measurement = (
+        build_model(CONFIG, NUM_CODES, seed=0, target=target).state_dict()
+        for target in ("value", "measurement")
+    )
+    added = {name.partition(".")[0] for name in measurement.keys() - value.keys()}
+    assert added == {"place_embedding", "measurement_head"}
+    assert value.keys() <= measurement.keys()
+
+
 def test_only_weight_matrices_of_linear_layers_decay():
     model = build_model(CONFIG, NUM_CODES, seed=0)
     decayed, kept = param_groups(model, 0.05)

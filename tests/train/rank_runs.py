@@ -39,7 +39,8 @@ def run_steps(
     torch.set_num_threads(1)
     plan = make_plan(config, data)
     device = torch.device("cpu")
-    model = build_model(config.model, data.fitted.statistics.num_codes, config.seed)
+    num_codes = data.fitted.statistics.num_codes
+    model = build_model(config.model, num_codes, config.seed, config.mask.target)
     engine = make_engine(model, config, device=device, total_steps=1000)
     if state is not None:
         # Ranks are given the same memory, and optimisers write into what they load.

@@ -42,7 +42,7 @@ def draw_steps(rng, micro_batches=1):
 
 
 def make(kind, config, device=CPU):
-    model = build_model(config.model, NUM_CODES, 0)
+    model = build_model(config.model, NUM_CODES, 0, config.mask.target)
     return kind(model, config, device=device, total_steps=100)
 
 
@@ -80,6 +80,7 @@ OTHERS = {
     "weighted": {"train.loss_weighting": "inclusion"},
     "visible": {"train.visible_weight": 0.5},
     "visible, masked": {"train.visible_weight": 0.5, "model.encoder_input": "masked_value"},
+    "measurement": {"mask.target": "measurement"},
 }
 
 

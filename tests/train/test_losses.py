@@ -21,6 +21,7 @@ OTHERS = {
     "inclusion": {"train.loss_weighting": "inclusion"},
     "visible": {"train.visible_weight": 0.5},
     "both": {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
+    "measurement": {"mask.target": "measurement"},
 }
 
 
@@ -68,7 +69,7 @@ def test_errors_of_the_fixed_mask_of_tuning_have_no_weights(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["both"], indirect=True)
+@pytest.mark.parametrize("other", ["both", "measurement"], indirect=True)
 def test_a_run_learns_and_resumes_inside_an_epoch_to_the_same_bits(other, tmp_path, monkeypatch):
     config = replace(
         other,
@@ -113,8 +114,9 @@ def test_micro_batches_change_the_loss_by_rounding_only(other):
     ("name", "other"),
     [
         ("ddp", "both"),
+        ("ddp", "measurement"),
         ("deepspeed 1", "both"),
-        ("deepspeed 3", "both"),
+        ("deepspeed 3", "measurement"),
     ],
     indirect=["other"],
 )
@@ -124,6 +126,18 @@ def test_ranks_lose_what_one_process_loses(other, tmp_path, name):
     config = with_strategy(other, name)
     losses, *_ = run_on_ranks(2, tmp_path / "ranks", config, data, num_steps=6)
     np.testing.assert_allclose(losses, alone, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model.encoder_input": "masked_value"}, r"model\.encoder_input='masked_value' is not"),
+        ({"train.visible_weight": 0.1}, r"train\.visible_weight=0\.1 is not allowed: give 0 where"),
+    ],
+)
+def test_what_a_target_of_measurements_cannot_be_combined_with_is_refused(tiny, changes, match):
+    with pytest.raises(ValueError, match=match):
+        override(tiny, {"mask.target": "measurement", **changes})
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])

@@ -27,8 +27,9 @@ from cvmae.model.kernels import attention, gelu, norm
         {},
         {"model.encoder_input": "masked_value"},
         {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
+        {"mask.target": "measurement"},
     ],
-    ids=["visible_only", "masked_value", "weighted and visible"],
+    ids=["visible_only", "masked_value", "weighted and visible", "measurement"],
 )
 def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
     rng, monkeypatch, changes
