@@ -6,6 +6,7 @@ IEEE and are not reordered, so that results are the same bits as NumPy's.
 """
 
 import functools
+import math
 from typing import Any
 
 import numba
@@ -20,6 +21,7 @@ __all__ = [
     "find_starts",
     "find_timed",
     "hide_earliest",
+    "inclusion",
     "pick_rows",
     "standardise",
     "transform",
@@ -243,6 +245,30 @@ def hide_earliest(log_N, weight_N, length_W, hidden_W, finish_N, hidden_N):
             if bits[place] == high:
                 hidden[place] = left > 0
                 left -= 1
+
+
+@_compile(types.void(_in(_i64), _in(_f32), _in(_i64), _in(_f64), _f32[::1]))
+def inclusion(length_W, weight_N, hidden_W, share_W, chance_N):
+    """Add `share_W` of each measurement's chance to be among the `hidden_W` earliest.
+
+    By time t one has finished with chance 1 - exp(-weight t); at that t they add up to the count.
+    """
+    begin = 0
+    for sequence in range(len(length_W)):
+        end = begin + length_W[sequence]
+        weight, chance = weight_N[begin:end], chance_N[begin:end]
+        begin = end
+        time, missing = 0.0, np.float64(hidden_W[sequence])
+        # Newton: the sum is concave, so that no step goes too far.
+        while missing > 1e-9 * len(weight):
+            missing, slope = np.float64(hidden_W[sequence]), 0.0
+            for place in range(len(weight)):
+                left = math.exp(-weight[place] * time)
+                missing -= 1 - left
+                slope += weight[place] * left
+            time += missing / slope
+        for place in range(len(weight)):
+            chance[place] -= share_W[sequence] * math.expm1(-weight[place] * time)
 
 
 @numba.njit(inline="always")

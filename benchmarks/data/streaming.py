@@ -193,8 +193,8 @@ def _loads(bricks: Iterator[Brick], lanes: int) -> Iterator[Ints]:
     """Yield the measurements of each step (row) and lane of a superstep."""
     group: list[Ints] = []
     for brick in bricks:
-        cells = [brick.cell(step)[1] for step in range(brick.num_steps)]
-        group.append(np.array([own.stop - own.start for own in cells], np.int64))
+        cells = [brick.cell(step) for step in range(brick.num_steps)]
+        group.append(np.array([len(cell.value_N) for cell in cells], np.int64))
         if len(group) == lanes:
             yield np.stack(group, axis=1)
             group = []

@@ -37,6 +37,7 @@ class Batch:
     hidden_offsets_B: Tensor  # int32
     num_visible_B: Ints  # host copies of the lengths
     num_hidden_B: Ints
+    error_weight_M: Tensor | None = None  # float32; None: all errors count alike
 
     @property
     def num_sequences(self) -> int:
@@ -76,6 +77,8 @@ class Batch:
         hasher = hashlib.sha256()
         for item in fields(self):
             value = getattr(self, item.name)
+            if value is None:
+                continue
             array = value.cpu().numpy() if isinstance(value, Tensor) else value
             hasher.update(f"{item.name}{array.dtype}{array.shape}".encode())
             hasher.update(array.tobytes())
@@ -89,6 +92,7 @@ def make_batch(
     minutes_N: npt.NDArray[np.integer],
     value_N: Float32s,
     hidden_N: Bools,
+    error_weight_M: Float32s | None = None,
 ) -> Batch:
     """Build a batch from the flat columns of whole sequences.
 
@@ -112,6 +116,7 @@ def make_batch(
                 minutes_N=minutes_N.astype(np.int32, copy=False),
                 value_N=np.ascontiguousarray(value_N, dtype=np.float32),
                 hidden_N=np.ascontiguousarray(hidden_N),
+                error_weight_M=error_weight_M,
             )
         ]
     )
@@ -132,7 +137,7 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
         own = slice(sequence, sequence + len(cell.length_W))
         lengths_B[own] = cell.length_W
         hidden = compiled.fill_batch(
-            *cell,
+            *cell[:5],
             begin,
             hidden,
             code_index_N,
@@ -155,7 +160,13 @@ def join_cells(cells: Sequence[Cell]) -> Batch:
         hidden_offsets_B=_offsets(num_hidden_B),
         num_visible_B=num_visible_B,
         num_hidden_B=num_hidden_B,
+        error_weight_M=_joined([cell.error_weight_M for cell in cells]),
     )
+
+
+def _joined(parts: Sequence[Float32s | None]) -> Tensor | None:
+    weights = [part for part in parts if part is not None]
+    return torch.from_numpy(np.concatenate(weights)) if weights else None
 
 
 def _offsets(lengths_B: Ints) -> Tensor:

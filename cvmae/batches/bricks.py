@@ -51,6 +51,7 @@ class BrickReader:
     sequence_length: int
     crop: bool = False
     evaluation: bool = False  # hide by the fixed mask of comparisons
+    weigh_errors: bool = False  # by the inverse of each value's chance to be hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +81,29 @@ class Brick:
     minutes_N: npt.NDArray[np.int32]
     value_N: Float32s
     hidden_N: Bools
+    error_weight_M: Float32s | None = None  # as in `Cell`
 
     @property
     def num_steps(self) -> int:
         """Return K."""
         return len(self.num_sequences_K)
 
-    def cell(self, step: int) -> tuple[slice, slice]:
-        """Return the sequences and the measurements of the superstep's step."""
+    def cell(self, step: int) -> Cell:
+        """Return what the superstep's step has of this lane."""
         first, last = self._first_sequence[step : step + 2]
         begin, end = self._first_measurement[[first, last]]
-        return slice(first, last), slice(begin, end)
+        own = slice(begin, end)
+        weight_M = self.error_weight_M
+        if weight_M is not None:
+            weight_M = weight_M[slice(*self._first_hidden[step : step + 2])]
+        return Cell(
+            length_W=self.length_W[first:last],
+            code_index_N=self.code_index_N[own],
+            minutes_N=self.minutes_N[own],
+            value_N=self.value_N[own],
+            hidden_N=self.hidden_N[own],
+            error_weight_M=weight_M,
+        )
 
     @cached_property
     def _first_sequence(self) -> Ints:
@@ -99,6 +112,12 @@ class Brick:
     @cached_property
     def _first_measurement(self) -> Ints:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length_W)])
+
+    @cached_property
+    def _first_hidden(self) -> Ints:
+        before_N = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.hidden_N)])
+        first_K: Ints = before_N[self._first_measurement[self._first_sequence]]
+        return first_K
 
 
 def own_lanes(lanes: int, rank: int, world: int) -> tuple[int, ...]:
@@ -163,7 +182,13 @@ def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     for lane in task.lanes:
         own_W = np.flatnonzero(lane_W == (lane if task.num_lanes > 1 else 0))
         own_W = own_W[np.argsort(step_W[own_W], kind="stable")]
-        cell = make_cell(measurements, windows.take(own_W), reader.statistics, mask)
+        cell = make_cell(
+            measurements,
+            windows.take(own_W),
+            reader.statistics,
+            mask,
+            weigh_errors=reader.weigh_errors,
+        )
         bricks.append(
             Brick(
                 epoch=task.epoch,
@@ -209,8 +234,9 @@ def iterate_steps(
                 f"{first.first_step} on, but step {step} is next: a brick is missing or repeated"
             )
         while step < first.first_step + first.num_steps:
+            cells = [brick.cell(step - first.first_step) for brick in group]
             yield [
-                _cells_to_batch(group[micro::accumulation_steps], step - first.first_step)
+                join_cells(cells[micro::accumulation_steps])  # none: an empty batch
                 for micro in range(accumulation_steps)
             ]
             step += 1
@@ -231,20 +257,3 @@ def _mask(reader: BrickReader, measurements: Measurements, epoch: int) -> Mask:
             hidden_M=evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
         )
     return DrawnMask(weight_C=reader.weight_C, ratio=reader.ratio, seed=reader.seed, epoch=epoch)
-
-
-def _cells_to_batch(bricks: Sequence[Brick], step: int) -> Batch:
-    """Put the cells of one step together; no bricks give an empty batch."""
-    cells: list[Cell] = []
-    for brick in bricks:
-        rows, own = brick.cell(step)
-        cells.append(
-            Cell(
-                length_W=brick.length_W[rows],
-                code_index_N=brick.code_index_N[own],
-                minutes_N=brick.minutes_N[own],
-                value_N=brick.value_N[own],
-                hidden_N=brick.hidden_N[own],
-            )
-        )
-    return join_cells(cells)

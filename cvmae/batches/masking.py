@@ -12,6 +12,7 @@ import numpy as np
 
 from cvmae import compiled
 from cvmae.arrays import Bools, Float32s, Ints
+from cvmae.batches.inclusion import inclusion_chances
 from cvmae.batches.keys import counter_hash, stream_keys, uniform
 from cvmae.batches.sequences import Sequences, blocks, gather_index
 from cvmae.meds.measurements import Measurements
@@ -43,6 +44,10 @@ class DrawnMask:
             epoch=self.epoch,
         )
 
+    def chances(self, windows: Sequences, weight_N: Float32s | None) -> Float32s:
+        """Return the chance of each value of some windows to be hidden."""
+        return inclusion_chances(windows.length_W, weight_N, self.ratio)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedMask:
@@ -54,6 +59,9 @@ class FixedMask:
     def hidden(self, windows: Sequences, weight_N: Float32s | None) -> Bools:
         """Return the share of some windows, whatever their weights."""
         return self.hidden_M.take(gather_index(windows.start_W, windows.length_W))
+
+    def chances(self, windows: Sequences, weight_N: Float32s | None) -> None:
+        """Return none: in comparisons all errors count alike."""
 
 
 Mask = DrawnMask | FixedMask

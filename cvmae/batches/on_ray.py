@@ -19,6 +19,7 @@ from cvmae.runtime.ray_tasks import CURSOR, task_dataset, task_tables
 __all__ = ["Cursor", "brick_dataset", "ray_bricks"]
 
 _LISTS = ("num_sequences_K", "length_W", "code_index_N", "minutes_N", "value_N", "hidden_N")
+_OPTIONAL = ("error_weight_M",)  # with every brick of a run, or with none
 _SCALARS = ("epoch", "number", "first_step", "lane")
 
 
@@ -79,7 +80,7 @@ def ray_bricks(shard: Any, cursor: Cursor) -> Iterator[Brick]:
 def _brick_table(reader: "ray.ObjectRef[BrickReader]", task: BrickTask) -> pa.Table:
     bricks = read_bricks(ray.get(reader), task)
     columns: dict[str, Any] = {name: [getattr(b, name) for b in bricks] for name in _SCALARS}
-    for name in _LISTS:
+    for name in (*_LISTS, *(n for n in _OPTIONAL if getattr(bricks[0], n) is not None)):
         arrays = [getattr(brick, name) for brick in bricks]
         values = np.concatenate(arrays)
         if values.dtype == np.bool_:
@@ -91,7 +92,7 @@ def _brick_table(reader: "ray.ObjectRef[BrickReader]", task: BrickTask) -> pa.Ta
 
 def _to_brick(table: pa.Table) -> Brick:
     fields: dict[str, Any] = {name: table[name][0].as_py() for name in _SCALARS}
-    for name in _LISTS:
+    for name in (n for n in (*_LISTS, *_OPTIONAL) if n in table.column_names):
         fields[name] = table[name][0].values.to_numpy(zero_copy_only=True)
     fields["hidden_N"] = fields["hidden_N"].view(np.bool_)
     return Brick(**fields)
