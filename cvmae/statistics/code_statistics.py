@@ -46,6 +46,7 @@ COLUMNS = {
     "entropy": "clipped/entropy",
 }
 LATER = {"entropy"}  # fields that tables of earlier versions lack
+TO_STD = 1.4826  # a median deviation times this is the standard deviation of a normal distribution
 
 
 class MemberLookup:
@@ -107,6 +108,19 @@ class CodeStatistics:
     def raw_cv(self) -> Floats:
         """Coefficient of variation without clipping."""
         return _ratio(self.raw_std, np.abs(self.raw_mean))
+
+    @property
+    def within_subject_cv(self) -> Floats:
+        """Standard deviation within subjects over |mean|; NaN where no subject has two values."""
+        return _ratio(self.within_subject_std, np.abs(self.mean))
+
+    @property
+    def robust_cv(self) -> Floats:
+        """1.4826 x median absolute deviation / |median|; infinite where the median is 0.
+
+        Of a normal distribution it is the CV. Outliers do not move it, clipped or not.
+        """
+        return _ratio(TO_STD * self.mad, np.abs(self.median))
 
     @cached_property
     def lookup(self) -> MemberLookup:

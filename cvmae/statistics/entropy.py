@@ -62,7 +62,7 @@ def entropy_bits(
     """
     width_C = _cell_width(low_C, high_C)
     bits_C = np.zeros(len(mean_C))
-    for code in np.flatnonzero(width_C):
+    for code in np.flatnonzero(width_C).tolist():
         cell_B, count_B = cells.of_code(code)
         z_B = (low_C[code] + (cell_B + 0.5) * width_C[code] - mean_C[code]) / std_C[code]
         bin_B = np.clip((z_B / FURTHEST + 1) * (BINS / 2), 0, BINS - 1).astype(np.int64)
