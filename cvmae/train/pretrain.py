@@ -26,6 +26,7 @@ from cvmae.train.epoch_report import EpochReport
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import train
 from cvmae.train.make_engine import compiles
+from cvmae.train.mask_table import complete_mask_table, write_mask_table
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
@@ -69,7 +70,7 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
     codes = data.fitted.statistics.codes
     keep_weights(config, codes, has_begun=has_begun)
-    make_plan(config, data)  # what the policy refuses is said before anything is started
+    plan = make_plan(config, data)  # what the policy refuses is said before anything is started
     if not parent_run_id:  # else the sweep has done so, of all its runs
         warn_of_long_run([(config, progress)], data.fitted)
     if workers and not progress.is_finished(config):
@@ -80,9 +81,13 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
+    aloud = not parent_run_id  # a sweep's trials would say much the same again and again
     try:
         _report_again(progress, EpochReport(config, codes, tracker))
+        if not progress.is_finished(config):
+            write_mask_table(config, plan, tracker, aloud=aloud)
         _train(config, data, progress, tracker, parent_run_id)
+        complete_mask_table(config, tracker, aloud=aloud)
         draw_run(config, tracker)
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, PreemptedError) else "FAILED")
