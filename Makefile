@@ -4,7 +4,8 @@
 #   make demo    a synthetic hospital, three policies on a local Ray, one report
 #                (again, elsewhere: make demo ARGS="--output_dir demo-run-2")
 #   make test    linters, types and every test but those of survival
-#   make survival  nodes are lost, ten million rows are read, rules are tried on hundreds of cases
+#   make survival  workers, drivers and nodes are lost, ten million rows are read, the data
+#                suite is run on Ray, rules are tried on hundreds of cases
 #   make quick   the tests that need neither Ray nor minutes
 #   make lint    linters and types
 #   make format  write what the linters can mend

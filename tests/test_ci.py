@@ -63,13 +63,14 @@ def repository(tmp_path: Path) -> Repository:
         "cvmae/runtime/ranks.py",
         "cvmae/batches/on_ray.py",
         "cvmae/train/workers.py",
+        "benchmarks/data/streaming.py",
         "cvmae/sweep/tune.py",
         "cvmae/checkpoint.py",
     ],
 )
 def test_survival_is_tried_on_the_day_of_a_change_to_it_and_not_later(repository, name):
     repository.commit(name, date=LONG_AGO)
-    repository.commit("cvmae/train/loop.py")
+    repository.commit("cvmae/model/vomae.py")
     assert repository.made() == (["test"], 0)
     (repository.root / name).write_text("changed")
     repository.git("commit", "--quiet", "--all", "--message", "changed")

@@ -102,9 +102,12 @@ def _run_process(
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_process, args=(name, device, sizes, folder, path))
     process.start()
-    process.join(limit_s)
-    if process.is_alive():
+    try:
+        process.join(limit_s)
+        is_late = process.is_alive()
+    finally:  # an interrupted suite waits for nothing; a part that broke may leave some
         _kill(process)
+    if is_late:
         why = f"stopped after {limit_s:.0f} s: give more budget_s (a third is a part's at most)"
     else:
         why = f"its process ended with {process.exitcode}" if process.exitcode else ""

@@ -63,7 +63,7 @@ GOALS = {
 }
 # What the plan's inputs begin with.
 PREFIXES = {part: f"{part}:" for part in GOALS} | {"streaming": "hospital:"}
-ON_RAY = [pytest.mark.ray, pytest.mark.slow]
+ON_RAY = [pytest.mark.ray, pytest.mark.survival]
 
 
 @pytest.mark.parametrize(

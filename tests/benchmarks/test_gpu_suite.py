@@ -282,12 +282,14 @@ def test_a_process_is_stopped_with_those_that_it_has_started(tmp_path):
     while not path.exists():
         time.sleep(0.05)
     gpu._kill(process)
-    for _ in range(100):
-        status = Path(f"/proc/{path.read_text()}/status")
-        if not status.exists() or "State:\tZ" in status.read_text():
-            return
-        time.sleep(0.05)
-    pytest.fail("the process that it started goes on")
+    assert has_ended(path)
+
+
+def test_a_process_that_breaks_leaves_none_that_it_has_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_process", start_another_and_break)
+    rows = gpu._run_process("speed", CPU, SMALL, tmp_path, 60)
+    assert [row.note for row in rows] == ["its process ended with 3"]
+    assert has_ended(tmp_path / "pid")
 
 
 def start_another(path):
@@ -296,6 +298,21 @@ def start_another(path):
     path.with_suffix(".aside").write_text(str(other.pid))
     path.with_suffix(".aside").rename(path)
     time.sleep(60)
+
+
+def start_another_and_break(name, device, sizes, folder, path):
+    os.setpgrp()
+    (folder / "pid").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+    os._exit(3)
+
+
+def has_ended(path: Path) -> bool:
+    for _ in range(100):
+        status = Path(f"/proc/{path.read_text()}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_part_has_a_third_of_the_time_at_most(monkeypatch):

@@ -182,6 +182,7 @@ def name_of(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.survival
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(
     long, calm, tmp_path, capfd
 ):
@@ -242,6 +243,7 @@ def wait_for_checkpoint(run: Path, process: "subprocess.Popen[bytes]", step: int
     raise AssertionError("no checkpoint in 240 s")
 
 
+@pytest.mark.survival
 def test_a_killed_driver_resumes_exactly_also_with_another_number_of_workers(long, calm, tmp_path):
     config = replace(long, output_dir="")
     write_config(config, tmp_path / "base.yaml")
