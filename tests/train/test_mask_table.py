@@ -126,6 +126,7 @@ def test_a_trial_of_a_sweep_writes_its_table_and_keeps_quiet(tiny, caplog):
     caplog.set_level(logging.INFO)
     run = pretrain(masked(tiny, policy="cv"), parent_run_id="sweep")
     assert np.isfinite(columns_of(run)["realised_share"]).all()
+    assert (Path(run) / "figures" / "share_hidden.png").is_file()
     assert not messages(caplog, "will hide")
     assert not messages(caplog, "most often")
 
