@@ -22,8 +22,20 @@ __all__ = [
     "require",
 ]
 
-Policy = Literal["random", "variance", "cv"]
 MaskTarget = Literal["value", "measurement"]
+Policy = Literal[
+    "random",
+    "variance",
+    "cv",
+    "cv_two_level",
+    "robust_cv",
+    "within_subject_cv",
+    "entropy",
+    "shuffled_cv",
+    "inverse_cv",
+    "table",
+    "adaptive",
+]
 
 MOST_CODES = 65_535  # a code_index takes two bytes on its way to a batch
 
@@ -89,6 +101,9 @@ class DataConfig:
             )
 
 
+_MASK_RANGES = {"two_level_quantile": 1, "sharpness": 10, "uniform_share": 1, "anneal_from": 10}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
     """Which values are hidden during pretraining."""
@@ -100,9 +115,52 @@ class MaskConfig:
     target: MaskTarget = "value"
     """What is hidden of a measurement: its value, or its code and time as well (such runs are
     compared by probes: their tuning error is that of a harder question)."""
+    two_level_quantile: float = 0.75
+    """Quantile of the codes' CVs above which policy cv_two_level hides a code more often."""
+    two_level_chances: tuple[float, float] = (0.8, 0.2)
+    """How often cv_two_level hides the codes above that quantile, and the others."""
+    two_level_ratio: Literal["matched", "published"] = "matched"
+    """What these chances are: matched: weights at mask.ratio, like those of every policy;
+    published: chances of independent draws, and mask.ratio is not used in training."""
+    weights_file: str = ""
+    """Weights of policy table: CSV with the header code,weight, or parquet with these columns."""
+    sharpness: float = 1.0
+    """Power to which weights are raised: 1 as the policy says, 0 as random does."""
+    uniform_share: float = 0.0
+    """Share of equal weights mixed into the policy's, whose mean over train counts as 1."""
+    anneal_epochs: int = 0
+    """First epochs over which sharpness moves linearly from mask.anneal_from to mask.sharpness."""
+    anneal_from: float = 0.0
+    """Sharpness of the first epoch, where mask.anneal_epochs is above 0."""
 
     def __post_init__(self) -> None:
         require(0 < self.ratio < 1, "mask.ratio", self.ratio, "a share between 0 and 1")
+        for name, most in _MASK_RANGES.items():
+            value = getattr(self, name)
+            require(0 <= value <= most, f"mask.{name}", value, f"a number from 0 to {most}")
+        chances = self.two_level_chances
+        require(min(chances) > 0, "mask.two_level_chances", chances, "two chances above 0")
+        require(max(chances) < 1, "mask.two_level_chances", chances, "two chances below 1")
+        require(
+            bool(self.weights_file) or self.policy != "table",
+            "mask.weights_file",
+            self.weights_file,
+            "a file of weights, which mask.policy table takes them from",
+        )
+        _at_least("mask.anneal_epochs", self.anneal_epochs, 0)
+        is_plain = (self.sharpness, self.uniform_share, self.anneal_epochs) == (1, 0, 0)
+        require(
+            is_plain or not self.draws_independently,
+            "mask.two_level_ratio",
+            self.two_level_ratio,
+            "matched where mask.sharpness, mask.uniform_share or mask.anneal_epochs are set, "
+            "which change weights, not chances",
+        )
+
+    @property
+    def draws_independently(self) -> bool:
+        """Tell whether each value is drawn on its own, by its code's chance to be hidden."""
+        return self.policy == "cv_two_level" and self.two_level_ratio == "published"
 
 
 @dataclass(frozen=True, kw_only=True)

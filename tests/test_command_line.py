@@ -202,10 +202,23 @@ def test_a_misspelt_flag_or_value_suggests_the_right_one(capsys, flags):
     assert "mask.policy" in said.err + said.out
 
 
+TWO_LEVELS_AND_MORE = ["--mask.policy", "cv_two_level", "--mask.two_level_ratio", "published"]
+TWO_LEVELS_AND_MORE += ["--mask.sharpness", "0.5"]
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (["--mask.ratio", "1.5"], "mask.ratio"),
+        (["--mask.policy", "table"], "mask.weights_file"),
+        (["--mask.two_level_quantile", "75"], "mask.two_level_quantile"),
+        (["--mask.two_level_chances", "0.8", "0"], "mask.two_level_chances"),
+        (["--mask.two_level_chances", "1", "0.2"], "mask.two_level_chances"),
+        (["--mask.sharpness", "-1"], "mask.sharpness"),
+        (["--mask.anneal_from", "-1"], "mask.anneal_from"),
+        (["--mask.anneal_epochs", "-1"], "mask.anneal_epochs"),
+        (["--mask.uniform_share", "1.5"], "mask.uniform_share"),
+        (TWO_LEVELS_AND_MORE, "mask.two_level_ratio"),
         (["--data.num_codes", "0"], "data.num_codes"),
         (["--data.clip_quantiles", "0.9", "0.1"], "data.clip_quantiles"),
         (["--evaluate.checkpoints", "runs/cv"], "evaluate.checkpoints"),
@@ -287,7 +300,7 @@ def test_a_text_that_the_terminal_cannot_show_is_not_lost_with_the_work(monkeypa
     [
         ("model.dropout: 0.1", r"model\.dropout is no setting of this version of cvmae: mend or"),
         ("mask.polic: cv", r"mask\.polic is no setting .*, perhaps mask\.policy: "),
-        ("mask.policy: best", r"invalid choice 'best' .*\('random', 'variance', 'cv'\)\.$"),
+        ("mask.policy: best", r"invalid choice 'best' .*\('random', .*, 'adaptive'\)\.$"),
         ("mask.ratio: 3", r"mask\.ratio=3\.0 is not allowed: give a share between 0 and 1$"),
         ("train.epochs: many", r"--train\.epochs: invalid literal .* 'many'$"),
     ],

@@ -14,8 +14,14 @@ from tests.pages import PAGES, README, ROOT
 PATH = re.compile(r"(?<![\w./$])(?:cvmae|benchmarks|jobs|docs|tests|cluster)/[\w./]*\w")
 # Ray Data's side of the way, which a run in this process does not take.
 ON_RAY = {"batches/on_ray.py"}
-# Called for a run as a whole: counts of work, what units hold, and the masks of comparisons.
-BESIDE_THE_WAY = {"model/flops.py", "meds/code_names.py", "meds/unit_index.py"}
+# Called for a run as a whole: counts of work, what units hold, what will be hidden and what was.
+BESIDE_THE_WAY = {
+    "batches/code_metrics.py",
+    "batches/inclusion.py",
+    "meds/code_names.py",
+    "meds/unit_index.py",
+    "model/flops.py",
+}
 
 
 def slug(heading: str) -> str:

@@ -69,9 +69,7 @@ def _pass_rows(prepared: Prepared, rounds: int) -> Iterator[Row]:
     candidates = open_candidates(config.data)
     source, scaling = prepared.data.source, config.scaling
     _, subjects = run_first_pass(source, units, candidates, scaling)
-    vocabulary = Vocabulary(
-        members=fitted.members, clip_low_C=fitted.clip_low, clip_high_C=fitted.clip_high
-    )
+    vocabulary = Vocabulary(members=fitted.members, low_C=fitted.clip_low, high_C=fitted.clip_high)
     seconds = interleave(
         {
             "floor": prepared.read_floor_everything,

@@ -29,6 +29,7 @@ from cvmae.batches.policies import mask_weights
 from cvmae.config import resolved_path
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.logs import setup_logging
+from cvmae.settings import MaskConfig
 from cvmae.statistics.fit import fit
 from cvmae.train.streams import make_plan
 
@@ -170,7 +171,7 @@ def _prepare_peers(prepared: Prepared, folder: Path, python: Path) -> tuple[Path
         "index": list(range(statistics_.num_codes)),
         "mean": statistics_.mean.tolist(),
         "std": statistics_.std.tolist(),
-        "weight": mask_weights(statistics_, "cv").tolist(),
+        "weight": mask_weights(statistics_, MaskConfig(policy="cv")).tolist(),
     }
     chosen: dict[str, Any] = {
         "tensorized": str(tensorized),

@@ -14,7 +14,13 @@ import numpy.typing as npt
 from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.batch import Batch, join_cells
 from cvmae.batches.cells import Cell, make_cell
-from cvmae.batches.masking import DrawnMask, FixedMask, Mask, evaluation_hidden
+from cvmae.batches.masking import (
+    DrawnMask,
+    FixedMask,
+    IndependentMask,
+    Mask,
+    evaluation_hidden,
+)
 from cvmae.batches.order import Order, deal
 from cvmae.batches.sequences import Sequences, crop_windows, cut_windows
 from cvmae.meds.dataset import Source
@@ -52,6 +58,7 @@ class BrickReader:
     crop: bool = False
     evaluation: bool = False  # hide by the fixed mask of comparisons
     weigh_errors: bool = False  # by the inverse of each value's chance to be hidden
+    independent: bool = False  # draw each value on its own, weights being chances; no ratio then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,4 +263,6 @@ def _mask(reader: BrickReader, measurements: Measurements, epoch: int) -> Mask:
         return FixedMask(
             hidden_M=evaluation_hidden(measurements, ratio=reader.ratio, seed=reader.seed)
         )
+    if reader.independent and reader.weight_C is not None:
+        return IndependentMask(weight_C=reader.weight_C, seed=reader.seed, epoch=epoch)
     return DrawnMask(weight_C=reader.weight_C, ratio=reader.ratio, seed=reader.seed, epoch=epoch)

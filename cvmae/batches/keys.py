@@ -15,9 +15,17 @@ from cvmae.arrays import Floats
 __all__ = ["counter_hash", "stream_keys", "uniform"]
 
 UInts = npt.NDArray[np.uint32]
-Stream = Literal["mask", "count", "crop", "order", "tie", "deal"]
+Stream = Literal["mask", "count", "crop", "order", "tie", "deal", "shuffle"]
 
-_STREAMS: dict[str, int] = {"mask": 1, "count": 2, "crop": 3, "order": 4, "tie": 5, "deal": 6}
+_STREAMS: dict[str, int] = {
+    "mask": 1,
+    "count": 2,
+    "crop": 3,
+    "order": 4,
+    "tie": 5,
+    "deal": 6,
+    "shuffle": 7,
+}
 _MASK64 = (1 << 64) - 1
 
 

@@ -3,7 +3,8 @@
 Exactly k values of each sequence are hidden, without replacement, by an exponential race:
 position i finishes at -log(u_i) / w_i and the k earliest are hidden (Efraimidis and Spirakis,
 2006), so the first is i with probability w_i / sum(w). Every u is a hash of (seed, epoch,
-subject, position): a mask depends on keys, weights and the window, and on nothing else.
+subject, position): a mask depends on keys, weights and the window, and on nothing else. The
+two-level rule as published draws each value on its own instead, from the same u.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,20 @@ from cvmae.batches.keys import counter_hash, stream_keys, uniform
 from cvmae.batches.sequences import Sequences, blocks, gather_index
 from cvmae.meds.measurements import Measurements
 
-__all__ = ["DrawnMask", "FixedMask", "Mask", "evaluation_hidden", "hidden_counts", "sample_hidden"]
+__all__ = [
+    "DrawnMask",
+    "FixedMask",
+    "IndependentMask",
+    "Mask",
+    "evaluation_hidden",
+    "hidden_counts",
+    "sample_hidden",
+    "sample_independently",
+]
 
 
-# Shape letters beside those of `cvmae.arrays`: M measurements of a whole unit.
+# Shape letters beside those of `cvmae.arrays`: M measurements of a whole unit; F sequences that
+# would be hidden whole, P their measurements, Q some of these.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +75,32 @@ class FixedMask:
         """Return none: in comparisons all errors count alike."""
 
 
-Mask = DrawnMask | FixedMask
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IndependentMask:
+    """Each value is drawn on its own, by its code's chance: another mask every epoch."""
+
+    weight_C: Float32s  # chances between 0 and 1
+    seed: int
+    epoch: int
+
+    def hidden(self, windows: Sequences, weight_N: Float32s | None) -> Bools:
+        """Return which values of some windows are hidden; see `sample_independently`."""
+        assert weight_N is not None, "chances are never left out"
+        return sample_independently(
+            subject_id_W=windows.subject_id_W,
+            first_position_W=windows.first_position_W,
+            length_W=windows.length_W,
+            chance_N=weight_N,
+            seed=self.seed,
+            epoch=self.epoch,
+        )
+
+    def chances(self, windows: Sequences, weight_N: Float32s | None) -> Float32s | None:
+        """Return the chance of each value of some windows to be hidden."""
+        return weight_N
+
+
+Mask = DrawnMask | FixedMask | IndependentMask
 
 
 def sample_hidden(
@@ -111,6 +147,52 @@ def sample_hidden(
             np.empty(len(log_N), np.float32),
             hidden_N[own],
         )
+    return hidden_N
+
+
+def sample_independently(
+    *,
+    subject_id_W: Ints,
+    first_position_W: Ints,
+    length_W: Ints,
+    chance_N: Float32s,
+    seed: int,
+    epoch: int,
+) -> Bools:
+    """Hide each value with its own chance, whatever happens to the others (Poisson sampling).
+
+    A value is hidden where its draw is below its chance; the draws are those of `sample_hidden`.
+    How many are hidden follows from the chances, but for one: where all values of a sequence
+    would be, the one whose draw is the largest part of its chance stays visible.
+
+    Args:
+        subject_id_W: Owner of each sequence.
+        first_position_W: Index of its first measurement among the subject's own.
+        length_W: Measurements of each sequence.
+        chance_N: Chance of each measurement, between 0 and 1.
+        seed: Of the run.
+        epoch: Masks differ from epoch to epoch.
+
+    Returns:
+        True where the encoder may not see the value, N entries.
+    """
+    keys_W = stream_keys(seed, epoch, subject_id_W, stream="mask")
+    draw_N = np.empty(int(length_W.sum()))
+    compiled.draw(keys_W, first_position_W, length_W, draw_N)
+    hidden_N: Bools = draw_N < chance_N
+    ends_W = np.cumsum(length_W)
+    num_hidden_N = np.concatenate([np.zeros(1, np.int64), np.cumsum(hidden_N)])
+    num_hidden_W = num_hidden_N[ends_W] - num_hidden_N[ends_W - length_W]
+    full_W = np.flatnonzero((num_hidden_W == length_W) & (length_W > 0))
+    if len(full_W):
+        length_F, start_F = length_W[full_W], (ends_W - length_W)[full_W]
+        index_P = gather_index(start_F, length_F)
+        part_P = draw_N[index_P] / chance_N[index_P]
+        most_F = np.maximum.reduceat(part_P, np.cumsum(length_F) - length_F)
+        place_Q = np.flatnonzero(part_P == np.repeat(most_F, length_F))
+        # The earlier position, where two are the same part.
+        owner_Q = np.repeat(np.arange(len(full_W)), length_F)[place_Q]
+        hidden_N[index_P[place_Q[np.unique(owner_Q, return_index=True)[1]]]] = False
     return hidden_N
 
 

@@ -24,11 +24,14 @@ TRAIN = SPLITS[0]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:
-    """What pass 1 has chosen: codes, and the bounds to which their values are clipped."""
+    """What pass 1 has chosen: codes, and the bounds to which their values are clipped.
+
+    Where values are not clipped, the bounds are the least and the largest of train.
+    """
 
     members: tuple[tuple[str, ...], ...]  # MEDS codes of each entry
-    clip_low_C: Floats
-    clip_high_C: Floats
+    low_C: Floats
+    high_C: Floats
 
 
 def run_first_pass(
@@ -95,7 +98,7 @@ def _second_pass_task(
         crop = config.crop and split == TRAIN
         counts[split] = split_counts(measurements, rows, config.sequence_length, crop=crop)
         if split == TRAIN:
-            part = second_pass(measurements, vocabulary.clip_low_C, vocabulary.clip_high_C)
+            part = second_pass(measurements, vocabulary.low_C, vocabulary.high_C)
     return part, counts
 
 

@@ -43,7 +43,10 @@ COLUMNS = {
     "q75": "values/q75",
     "mad": "values/mad",
     "within_subject_std": "clipped/within_subject_std",
+    "entropy": "clipped/entropy",
 }
+LATER = {"entropy"}  # fields that tables of earlier versions lack
+TO_STD = 1.4826  # a median deviation times this is the standard deviation of a normal distribution
 
 
 class MemberLookup:
@@ -89,6 +92,7 @@ class CodeStatistics:
     q75: Floats
     mad: Floats
     within_subject_std: Floats
+    entropy: Floats  # of z, in bits: see `entropy.entropy_bits`; NaN: fitted before there was one
 
     @property
     def num_codes(self) -> int:
@@ -104,6 +108,19 @@ class CodeStatistics:
     def raw_cv(self) -> Floats:
         """Coefficient of variation without clipping."""
         return _ratio(self.raw_std, np.abs(self.raw_mean))
+
+    @property
+    def within_subject_cv(self) -> Floats:
+        """Standard deviation within subjects over |mean|; NaN where no subject has two values."""
+        return _ratio(self.within_subject_std, np.abs(self.mean))
+
+    @property
+    def robust_cv(self) -> Floats:
+        """1.4826 x median absolute deviation / |median|; infinite where the median is 0.
+
+        Of a normal distribution it is the CV. Outliers do not move it, clipped or not.
+        """
+        return _ratio(TO_STD * self.mad, np.abs(self.median))
 
     @cached_property
     def lookup(self) -> MemberLookup:
@@ -154,6 +171,10 @@ class CodeStatistics:
             raise ValueError(
                 f"{path} is not a parquet file: write it with jobs/fit_statistics.py ({error})"
             ) from None
+        for name in LATER:
+            if COLUMNS[name] not in table.column_names:
+                unknown = pa.array(np.full(len(table), np.nan))
+                table = table.append_column(COLUMNS[name], unknown)
         missing = {"code", "members", *COLUMNS.values()} - set(table.column_names)
         if missing:
             raise ValueError(
@@ -166,7 +187,10 @@ class CodeStatistics:
         )
 
     def differences(self, other: "CodeStatistics") -> list[str]:
-        """Name the fields whose values are not the same, for messages and tests."""
+        """Name the fields whose values are not the same, for messages and tests.
+
+        What one of both was fitted too early to know is not compared.
+        """
         return [item.name for item in fields(self) if not _same(self, other, item.name)]
 
     @cached_property
@@ -186,6 +210,8 @@ def _same(a: CodeStatistics, b: CodeStatistics, name: str) -> bool:
     one, other = getattr(a, name), getattr(b, name)
     if isinstance(one, tuple):
         return bool(one == other)
+    if name in LATER and (np.isnan(one).all() or np.isnan(other).all()):
+        return True
     return np.array_equal(one, other, equal_nan=True)
 
 

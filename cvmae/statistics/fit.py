@@ -19,6 +19,7 @@ from cvmae.meds.units import Unit, plan_units
 from cvmae.settings import MOST_CODES, DataConfig
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
+from cvmae.statistics.entropy import entropy_bits
 from cvmae.statistics.fitted import FittedData, as_json, fit_settings, require_unfitted
 from cvmae.statistics.histogram import median_deviation, quantile_bounds, quantile_value
 from cvmae.statistics.passes import FirstPass, SecondPass
@@ -144,13 +145,13 @@ def fit(config: Config, dataset: Dataset) -> FittedData:
     entries = {codes[0]: codes for codes in candidates.entries}
     vocabulary = Vocabulary(
         members=tuple(entries.get(name, (name,)) for name in (first.names[k] for k in chosen_C)),
-        clip_low_C=low_K[chosen_C],
-        clip_high_C=high_K[chosen_C],
+        low_C=np.maximum(first.minimum, low_K)[chosen_C],
+        high_C=np.minimum(first.maximum, high_K)[chosen_C],
     )
     second, counts_U = run_second_pass(
         dataset.source, units, subjects, vocabulary, data, config.scaling
     )
-    statistics = _assemble(vocabulary, first, chosen_C, second)
+    statistics = _assemble(vocabulary, first, chosen_C, second, (low_K, high_K))
     report = {
         "splits": _split_report(counts_U, dataset.num_subjects),
         "num_subjects_without_split": _num_without_split(dataset, subjects),
@@ -181,7 +182,11 @@ def _clip_bounds(first: FirstPass, quantiles: tuple[float, float] | None) -> tup
 
 
 def _assemble(
-    vocabulary: Vocabulary, first: FirstPass, chosen_C: Sequence[int], second: SecondPass
+    vocabulary: Vocabulary,
+    first: FirstPass,
+    chosen_C: Sequence[int],
+    second: SecondPass,
+    clip: tuple[Floats, Floats],
 ) -> CodeStatistics:
     places = np.array(chosen_C)
     quantiles = np.empty((4, len(places)))
@@ -190,6 +195,7 @@ def _assemble(
         q25, median, q75 = (quantile_value(bin_B, count_B, q) for q in (0.25, 0.5, 0.75))
         quantiles[:, code] = q25, median, q75, median_deviation(bin_B, count_B, median)
     minimum, maximum = first.minimum[places], first.maximum[places]
+    mean, std = second.moments.mean.astype(np.float64), second.moments.std
     return CodeStatistics(
         codes=tuple(codes[0] for codes in vocabulary.members),
         members=vocabulary.members,
@@ -199,15 +205,16 @@ def _assemble(
         maximum=maximum,
         raw_mean=first.moments.mean[places].astype(np.float64),
         raw_std=first.moments.std[places],
-        clip_low=vocabulary.clip_low_C,
-        clip_high=vocabulary.clip_high_C,
-        mean=second.moments.mean.astype(np.float64),
-        std=second.moments.std,
+        clip_low=clip[0][places],
+        clip_high=clip[1][places],
+        mean=mean,
+        std=std,
         q25=np.clip(quantiles[0], minimum, maximum),
         median=np.clip(quantiles[1], minimum, maximum),
         q75=np.clip(quantiles[2], minimum, maximum),
         mad=quantiles[3],
         within_subject_std=second.moments.within_subject_std,
+        entropy=entropy_bits(second.cells, vocabulary.low_C, vocabulary.high_C, mean, std),
     )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cvmae.arrays import Floats, Ints
 from cvmae.meds.measurements import Measurements, RowCounts, add_counts
+from cvmae.statistics.entropy import count_cells
 from cvmae.statistics.histogram import Histogram
 from cvmae.statistics.moments import Moments, placed, subject_blocks, summarise
 
@@ -91,6 +92,7 @@ class SecondPass:
     """What pass 2 finds on train in some units, per code of the vocabulary."""
 
     moments: Moments  # of clipped values
+    cells: Histogram  # these, between the bounds to which they are clipped: see `entropy`
     num_duplicates: int  # measurements that repeat a subject, time and code
 
     def merge(self, other: Self) -> Self:
@@ -98,6 +100,7 @@ class SecondPass:
         return replace(
             self,
             moments=self.moments.merge(other.moments),
+            cells=self.cells.merge(other.cells),
             num_duplicates=self.num_duplicates + other.num_duplicates,
         )
 
@@ -109,6 +112,7 @@ def second_pass(measurements: Measurements, clip_low_C: Floats, clip_high_C: Flo
         moments=summarise(
             m.offsets_S, m.code_index_N, m.numeric_value_N, num_codes, (clip_low_C, clip_high_C)
         ),
+        cells=count_cells(m.code_index_N, m.numeric_value_N, clip_low_C, clip_high_C),
         num_duplicates=count_duplicates(m, num_codes),
     )
 

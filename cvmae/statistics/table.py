@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cvmae.runtime.tables import text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["count_lines", "format_statistics"]
 
 SHOWN_DROPPED = 10
+FEW_VALUES = 1000  # below which none lies beyond the default data.clip_quantiles
+MUCH = 3.0  # times that one CV is the other
 
 
 def format_statistics(
@@ -28,6 +32,10 @@ def _code_table(
     statistics: CodeStatistics, report: Mapping[str, Any], names: Mapping[str, str]
 ) -> str:
     flagged = set(report["flagged_codes"])
+    notes = [
+        "no natural zero: median mask weight" if code in flagged else _note(statistics, index)
+        for index, code in enumerate(statistics.codes)
+    ]
     rows = [
         (
             code,
@@ -37,12 +45,24 @@ def _code_table(
             f"{statistics.cv[index]:.4f}",
             f"{statistics.raw_cv[index]:.4f}",
             names.get(code, ""),
-            "no natural zero: mask weight capped" if code in flagged else "",
+            notes[index],
         )
         for index, code in enumerate(statistics.codes)
     ]
     headings = ("code", "values", "mean", "std", "CV", "raw CV", "", "")
     return text_table(headings, rows, align="<>>>>><<")
+
+
+def _note(statistics: CodeStatistics, code: int) -> str:
+    """Say where a few values that no quantile clips, such as unit slips, may make a CV."""
+    s = statistics
+    is_clipped = s.minimum[code] < s.clip_low[code] or s.maximum[code] > s.clip_high[code]
+    if s.num_values[code] >= FEW_VALUES or is_clipped:
+        return ""
+    plain, robust = s.cv[code], s.robust_cv[code]
+    if not 0 < robust < np.inf or max(plain, robust) <= MUCH * min(plain, robust):
+        return ""
+    return f"robust CV {robust:.4f}: too few values for any to be clipped"
 
 
 def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

@@ -26,10 +26,12 @@ from cvmae.train.epoch_report import EpochReport
 from cvmae.train.figures import draw_run
 from cvmae.train.loop import train
 from cvmae.train.make_engine import compiles
+from cvmae.train.mask_table import complete_mask_table, write_mask_table
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
 from cvmae.train.streams import make_plan
+from cvmae.train.weights_file import check_weights_file, keep_weights
 
 __all__ = ["SPLITS_TRAINED_ON", "check_settings", "fit_data", "pretrain"]
 
@@ -66,6 +68,9 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     data = data or _open_and_fit(config, on_ray=workers > 0 and not has_begun)
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
+    codes = data.fitted.statistics.codes
+    keep_weights(config, codes, has_begun=has_begun)
+    plan = make_plan(config, data)  # what the policy refuses is said before anything is started
     if not parent_run_id:  # else the sweep has done so, of all its runs
         warn_of_long_run([(config, progress)], data.fitted)
     if workers and not progress.is_finished(config):
@@ -76,9 +81,13 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
     name = Path(config.output_dir).name
     tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
     tracker.log_params(flatten(config))
+    aloud = not parent_run_id  # a sweep's trials would say much the same again and again
     try:
-        _report_again(progress, EpochReport(config, data.fitted.statistics.codes, tracker))
+        _report_again(progress, EpochReport(config, codes, tracker))
+        if not progress.is_finished(config):
+            write_mask_table(config, plan, tracker, aloud=aloud)
         _train(config, data, progress, tracker, parent_run_id)
+        complete_mask_table(config, tracker, aloud=aloud)
         draw_run(config, tracker)
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, PreemptedError) else "FAILED")
@@ -93,14 +102,15 @@ def check_settings(config: Config) -> None:
 
     Raises:
         ValueError: The lanes do not suffice for the workers or the micro-batches, steps cannot be
-            compiled, or DeepSpeed's file says what it may not.
-        FileNotFoundError: DeepSpeed's file is not there.
+            compiled, or DeepSpeed's file or that of mask weights says what it may not.
+        FileNotFoundError: One of these files is not there.
     """
     # On Ray the workers say which kernels they have, not the driver's node.
     have_kernels = kernels.ARE_COMPILED or config.scaling.num_workers > 0
     compiles(config, on_gpu=trains_on_gpu(config.scaling), have_kernels=have_kernels)
     if config.train.strategy == "deepspeed":
         deepspeed_config(config, bf16=False)
+    check_weights_file(config)
     workers = config.scaling.num_workers
     if workers > config.data.lanes:
         raise ValueError(

@@ -11,6 +11,7 @@ from cvmae.config import Config, resolved_path, write_config
 from cvmae.storage.folders import is_file, join, names, written
 from cvmae.storage.output import absolute_output, output_folder, require_new
 from cvmae.tracking.store import DATABASE
+from cvmae.train.weights_file import KEPT_WEIGHTS
 
 __all__ = ["TRIALS", "Kind", "begin_folder", "run_folder"]
 
@@ -24,7 +25,7 @@ FOLDERS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
 VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
-BEFORE_A_RUN = ("statistics", "deepspeed.json", DATABASE, *MARKS.values())
+BEFORE_A_RUN = ("statistics", "deepspeed.json", KEPT_WEIGHTS, DATABASE, *MARKS.values())
 
 
 @contextmanager
@@ -72,6 +73,7 @@ def _with_absolute_paths(config: Config) -> Config:
             statistics=resolved_path(config.data.statistics),
             codes_file=resolved_path(config.data.codes_file),
         ),
+        mask=replace(config.mask, weights_file=resolved_path(config.mask.weights_file)),
         deepspeed=replace(
             config.deepspeed, config_file=resolved_path(config.deepspeed.config_file)
         ),

@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 
 from cvmae.batches.bricks import BrickReader
 from cvmae.batches.order import Order
-from cvmae.batches.policies import EpochWeights, fixed_weights
+from cvmae.batches.policies import EpochWeights, epoch_weights
 from cvmae.checkpoint import Progress
 from cvmae.config import Config
 from cvmae.meds.units import Unit
 from cvmae.statistics.fitted import TrainingData
+from cvmae.train.weights_file import table_weights
 
 __all__ = ["Plan", "make_plan"]
 
@@ -38,7 +39,12 @@ class Plan:
 
 
 def make_plan(config: Config, data: TrainingData) -> Plan:
-    """Derive readers and orders from the settings and what was fitted to the data."""
+    """Derive readers and orders from the settings and what was fitted to the data.
+
+    Raises:
+        ValueError: The policy has no weight for a code; see `epoch_weights` and `table_weights`.
+        FileNotFoundError: There is no `mask.weights_file`.
+    """
     fitted = data.fitted
     reader = BrickReader(
         source=data.source,
@@ -50,6 +56,7 @@ def make_plan(config: Config, data: TrainingData) -> Plan:
         sequence_length=config.data.sequence_length,
         crop=config.data.crop,
         weigh_errors=config.train.loss_weighting == "inclusion",
+        independent=config.mask.draws_independently,
     )
     # The tuning mask is uniform, fixed and the same for every policy and seed: errors under
     # each policy's own mask could not be compared.
@@ -70,5 +77,10 @@ def make_plan(config: Config, data: TrainingData) -> Plan:
         tuning_reader=tuning_reader,
         tuning_order=tuning_order,
         units=fitted.unit_index.units,
-        weights=fixed_weights(fitted.statistics, config.mask.policy),
+        weights=epoch_weights(
+            fitted.statistics,
+            config.mask,
+            seed=config.seed,
+            table_C=table_weights(config, fitted.statistics.codes),
+        ),
     )

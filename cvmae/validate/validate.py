@@ -311,7 +311,7 @@ def _fit_findings(config: Config, dataset: Dataset) -> Iterator[Finding]:
             "mean at or near zero, or values on both sides of it",
             flagged,
             names_of,
-            "kept: their mask weight is capped",
+            "kept: with the median mask weight of the others",
         )
 
 

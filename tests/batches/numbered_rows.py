@@ -134,6 +134,7 @@ def plain_statistics() -> CodeStatistics:
         mean=zero,
         std=one,
         within_subject_std=one,
+        entropy=one,
         **dict.fromkeys(names, one),
     )
 

@@ -41,7 +41,7 @@ def make_statistics(num_codes=NUM_CODES):
     cv = np.geomspace(0.01, 3, num_codes)
     ones = np.ones(num_codes)
     shapes = dict.fromkeys(
-        ("minimum", "maximum", "q25", "median", "q75", "mad", "within_subject_std"), ones
+        ("minimum", "maximum", "q25", "median", "q75", "mad", "within_subject_std", "entropy"), ones
     )
     codes = tuple(f"LAB//lab {index}//mg/dL" for index in range(num_codes))
     return CodeStatistics(

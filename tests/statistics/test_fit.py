@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.batches.policies import mask_weights
+from cvmae.batches.policies import policy_weights
 from cvmae.config import Config, read_config
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS
-from cvmae.settings import DataConfig, ScalingConfig
+from cvmae.settings import DataConfig, MaskConfig, ScalingConfig
 from cvmae.statistics import fit as fitting
 from cvmae.statistics.fit import fit_statistics
 from cvmae.statistics.fitted import FittedData
@@ -156,8 +156,9 @@ def test_a_unit_8_times_smaller_moves_variance_weights_and_not_cv_weights(root, 
     before, after = (fit(config_of(path)).statistics for path in (root, other))
     assert before.codes == after.codes
     # Bins are binary: clip bounds, mean and std are exactly 8 times what they were.
-    np.testing.assert_array_equal(mask_weights(after, "cv"), mask_weights(before, "cv"))
-    moved = mask_weights(after, "variance") / mask_weights(before, "variance")
+    cv, variance = MaskConfig(policy="cv"), MaskConfig(policy="variance")
+    np.testing.assert_array_equal(*(policy_weights(s, cv, seed=0) for s in (after, before)))
+    moved = policy_weights(after, variance, seed=0) / policy_weights(before, variance, seed=0)
     potassium = before.codes.index("LAB//K")
     assert moved[potassium] / moved[potassium - 1] == pytest.approx(64, rel=1e-12)
 

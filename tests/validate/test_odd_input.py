@@ -9,7 +9,7 @@ import pytest
 
 from cvmae.batches.bricks import stream_bricks
 from cvmae.batches.policies import mask_weights
-from cvmae.settings import MOST_CODES
+from cvmae.settings import MOST_CODES, MaskConfig
 from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.validate.broken_sets import (
@@ -223,7 +223,7 @@ def test_codes_that_are_left_out_are_named_in_words_where_the_data_set_has_them(
 def test_negative_and_zero_means_give_finite_weights(write_meds, values):
     rows = [(s, t, c, values[t % 2] if c == "LAB//ODD" else v) for s, t, c, v in both_codes()]
     fitted, validation = accepted(write_meds(*whole({"a.parquet": rows}, TRAIN)))
-    weight_C = mask_weights(fitted.statistics, "cv")
+    weight_C = mask_weights(fitted.statistics, MaskConfig(policy="cv"))
     assert np.isfinite(weight_C).all()
     assert (weight_C > 0).all()
     flagged = [found for found in validation.findings if "natural zero" in found.what]
