@@ -51,7 +51,7 @@ VERBS: dict[str, Verb] = {
         resumes=True,
     ),
     "sweep": Verb(
-        does="pretrain every policy x epochs x seed side by side",
+        does="pretrain every policy x epochs x axes x seed side by side",
         function="cvmae.sweep.driver:sweep",
         resumes=True,
     ),

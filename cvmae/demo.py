@@ -170,7 +170,7 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
         wording.number(row.r2_pooled),
         wording.number(row.r2_macro),
         "" if row.won is None else f"{row.won} of {row.num_codes}",
-        wording.epochs(row.epochs_to_reference_best) if trained else "",
+        row.epochs_needed,
         wording.count(row.measurements_per_s) if trained else "",
     )
 

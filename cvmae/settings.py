@@ -339,7 +339,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The grid of a sweep: every policy x epochs x seed."""
+    """The grid of a sweep: every policy x epochs x axes x seed."""
 
     policies: tuple[Policy, ...] = ("random", "variance", "cv")
     """Masking policies to compare."""
@@ -347,12 +347,24 @@ class SweepConfig:
     """Lengths of training to compare; empty: train.epochs."""
     seeds: tuple[int, ...] = ()
     """Seeds of each cell of the grid; empty: seed."""
+    axes: tuple[str, ...] = ()
+    """Further settings to vary, each as NAME=VALUE,VALUE (optim.lr=1e-3,5e-4)."""
+    scheduler: Literal["none", "asha"] = "none"
+    """What stops trials early: nothing, or asha (on Ray: tuning error against that of other trials
+    of the same policy and length); no claim about policies follows from a sweep with one."""
+    max_trials: int = 0
+    """Trials after which no other is begun, those of earlier attempts included; 0: no limit."""
+    max_epochs: int = 0
+    """Epochs, summed over trials, beyond which no other trial is begun; 0: no limit."""
+    max_hours: float = 0.0
+    """Hours of this attempt after which no other trial is begun; 0: no limit."""
     max_concurrent: int = 0
     """Trials at a time; 0: as many as the resources hold."""
 
     def __post_init__(self) -> None:
         require(len(self.policies) > 0, "sweep.policies", self.policies, "at least one policy")
-        _at_least("sweep.max_concurrent", self.max_concurrent, 0)
+        for name in ("max_trials", "max_epochs", "max_hours", "max_concurrent"):
+            _at_least(f"sweep.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-r"""Pretrain every policy x epochs x seed side by side.
+r"""Pretrain every policy x epochs x axes x seed side by side.
 
 ray job submit --working-dir . -- python jobs/sweep.py --base small --data.root DIR \
     --sweep.policies random cv --sweep.epochs 10 --sweep.seeds 0 1 --output_dir OUT

@@ -43,11 +43,30 @@ def start_head(num_cpus: int = 8) -> Iterator[RayHead]:
             _wait_for(dashboard_port, head)
             yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}")
         finally:
-            head.send_signal(signal.SIGTERM)
-            try:
-                head.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                head.kill()
+            _end(head)
+
+
+@contextmanager
+def start_node(head: RayHead, num_cpus: int) -> Iterator[None]:
+    """Let another node of this machine join a head, and end it.
+
+    It has a folder of its own: each node unpacks what is submitted, in the place of what is there.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        node = subprocess.Popen(
+            [
+                str(BIN / "ray"), "start", f"--address={head.address}", "--block",
+                f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}",
+                f"--object-store-memory={256 << 20}",
+            ],
+            env=outside(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            _end(node)
 
 
 def outside() -> dict[str, str]:
@@ -64,6 +83,14 @@ def outside() -> dict[str, str]:
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+
+
+def _end(node: "subprocess.Popen[bytes]") -> None:
+    node.send_signal(signal.SIGTERM)
+    try:
+        node.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        node.kill()
 
 
 def free_port() -> int:

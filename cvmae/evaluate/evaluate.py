@@ -11,7 +11,7 @@ import torch
 
 from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.convergence import History
+from cvmae.evaluate.convergence import SCHEDULE_NOTE, History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
@@ -107,7 +107,7 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
 
 
 def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str]:
-    """Say where models were not trained alike, since that makes a difference of its own."""
+    """Say where models were not trained alike, and where a schedule decides who is fast."""
     expected, notes = _circumstances(reference), []
     for contestant in contestants:
         if contestant.which == "last":
@@ -118,6 +118,9 @@ def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str
                     f"({', '.join(differing)} differ), so the policy alone does not explain "
                     "their difference."
                 )
+    schedules = {load(contestant, "cpu").config.optim.schedule for contestant in contestants}
+    if "cosine" in schedules and len({contestant.name for contestant in contestants}) > 1:
+        notes.append(SCHEDULE_NOTE)
     return list(dict.fromkeys(notes))
 
 

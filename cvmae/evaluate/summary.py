@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from cvmae.evaluate.methods import Kind
+from cvmae.evaluate.report import wording
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.significance import Interval
 
@@ -23,8 +24,17 @@ class SummaryRow:
     won: int | None  # codes won against the reference
     num_codes: int | None  # of how many
     epochs_to_reference_best: float | None
+    num_reached: int = 0  # of its runs, that reached the reference's best
+    num_runs: int = 1
     final_slope: float | None  # tuning error per epoch over the last five
     measurements_per_s: float | None
+
+    @property
+    def epochs_needed(self) -> str:
+        """Return after how many epochs the reference's best was reached, as readers see it."""
+        if self.kind == "baseline":
+            return ""
+        return wording.epochs(self.epochs_to_reference_best, self.num_reached, self.num_runs)
 
 
 def summary(results: Results) -> list[SummaryRow]:
@@ -47,6 +57,8 @@ def summary(results: Results) -> list[SummaryRow]:
                 won=pair.wins if pair else None,
                 num_codes=pair.num_codes if pair else None,
                 epochs_to_reference_best=curve.epochs_to_reference_best if curve else None,
+                num_reached=curve.num_reached if curve else 0,
+                num_runs=curve.num_runs if curve else 1,
                 final_slope=curve.final_slope if curve else None,
                 measurements_per_s=curve.measurements_per_s if curve else None,
             )

@@ -2,19 +2,32 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["setup_logging"]
+__all__ = ["setup_logging", "warnings_only"]
 
 logger = logging.getLogger("cvmae")
 
 
-def setup_logging() -> None:
+def setup_logging(level: int = logging.INFO) -> None:
     """Let this process's progress lines reach standard error."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)
         logger.propagate = False
     # Ray Train lets the root logger of a worker report every result, between which ours drown.
     logging.getLogger().setLevel(logging.WARNING)
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Keep back progress lines while the block lasts: another line tells of it."""
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

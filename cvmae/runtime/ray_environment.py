@@ -34,6 +34,12 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # The newer output prints a frame about an experiment even where it should be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C would end an experiment as if its trials were done.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # On a busy machine what Tune does takes longer than the half second after which it complains.
+    "TUNE_WARN_THRESHOLD_S": "30",
 }
 LONGEST_SOCKET = 107  # bytes of a path that the system takes for a socket
 # What Ray adds to its folder, with the largest id of a process.

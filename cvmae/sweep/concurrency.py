@@ -1,38 +1,45 @@
 """How many trials may run side by side on a cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cvmae.config import Config
+from cvmae.runtime.start_ray import workers_that_fit
+from cvmae.settings import ScalingConfig
 
 __all__ = ["DRIVER_CPUS", "num_concurrent"]
 
 DRIVER_CPUS = 0.01  # of a trial's driver, which only waits for its workers
 
 
-def num_concurrent(config: Config, resources: Mapping[str, float], num_cores: int) -> int:
+def num_concurrent(config: Config, nodes: Sequence[Mapping[str, float]], num_cores: int) -> int:
     """Return how many trials may run at a time.
 
     Trials reserve ``num_workers x cpus_per_worker`` CPUs and one hundredth for the driver,
-    and one whole CPU must stay free for Ray Data, which waits for it in silence. Workers
-    without a GPU compute on real cores, so there trials x workers x threads stay within
+    and one whole CPU of one node must stay free for Ray Data, which waits for it in silence.
+    Workers without a GPU compute on real cores, so there trials x workers x threads stay within
     `num_cores` (at least one trial runs).
+
+    Args:
+        config: Of the sweep.
+        nodes: Resources of each node of the cluster.
+        num_cores: Of all nodes.
 
     Raises:
         ValueError: `sweep.max_concurrent` asks for more than the reservations allow.
     """
     scaling = config.scaling
     per_trial = DRIVER_CPUS + scaling.num_workers * scaling.cpus_per_worker
-    cpus = resources.get("CPU", 0.0)
-    fit = int((cpus - 1) / per_trial + 1e-9)
-    if scaling.use_gpu:
-        fit = min(fit, int(resources.get("GPU", 0.0)) // scaling.num_workers)
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    fit = min(
+        int((cpus - 1) / per_trial + 1e-9), _beside_data(nodes, scaling) // scaling.num_workers
+    )
     if config.sweep.max_concurrent > fit or fit < 1:
         raise ValueError(
             f"sweep.max_concurrent={config.sweep.max_concurrent} (0: as many as fit): a trial "
             f"reserves {per_trial:g} CPUs"
             + (f" and {scaling.num_workers} GPUs" if scaling.use_gpu else "")
-            + f", the cluster has {cpus:g} CPUs and {resources.get('GPU', 0):g} GPUs, and Ray Data "
-            f"needs 1 whole CPU: {fit} fit; lower it, scaling.num_workers or "
+            + f", the cluster has {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} nodes, and Ray "
+            f"Data needs 1 whole CPU: {fit} fit; lower it, scaling.num_workers or "
             "scaling.cpus_per_worker"
         )
     if config.sweep.max_concurrent:
@@ -41,3 +48,17 @@ def num_concurrent(config: Config, resources: Mapping[str, float], num_cores: in
         cores_per_trial = scaling.num_workers * config.train.num_threads
         fit = min(fit, max(1, num_cores // cores_per_trial))
     return fit
+
+
+def _beside_data(nodes: Sequence[Mapping[str, float]], scaling: ScalingConfig) -> int:
+    """Return how many workers fit if one node keeps a whole CPU for Ray Data."""
+    return max(
+        (
+            workers_that_fit(
+                [{**node, "CPU": cpus - 1}, *nodes[:place], *nodes[place + 1 :]], scaling
+            )
+            for place, node in enumerate(nodes)
+            if (cpus := node.get("CPU", 0.0)) >= 1
+        ),
+        default=0,
+    )

@@ -1,16 +1,31 @@
-"""The verb `sweep`: every policy x epochs x seed as a pretraining of its own, and their table."""
+"""The verb `sweep`: every policy x epochs x axes x seed as a pretraining, and what they show."""
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.start_ray import start_ray
-from cvmae.statistics.fitted import TrainingData
-from cvmae.sweep.summary import format_table, summarise, write_rows
-from cvmae.sweep.trials import Trial, grid, plan_trials, progress_of, run_in_process, trial_status
+from cvmae.sweep.attempt import Attempt
+from cvmae.sweep.budget import Budget
+from cvmae.sweep.in_process import run_in_process
+from cvmae.sweep.live import live_table
+from cvmae.sweep.page import report
+from cvmae.sweep.ranking import metrics_by_epoch, rank
+from cvmae.sweep.summary import Summary, summarise, write_summary
+from cvmae.sweep.tables import write_tables
+from cvmae.sweep.trials import (
+    Trial,
+    mark_stopped,
+    plan_trials,
+    progress_of,
+    sweep_name,
+    trial_status,
+)
 from cvmae.tracking.store import name_store, open_tracker, prepare_store
+from cvmae.tracking.tracker import Tracker
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import begin_folder, run_folder
@@ -19,9 +34,11 @@ __all__ = ["sweep"]
 
 logger = logging.getLogger("cvmae")
 
+OVER = ("finished", "stopped")
+
 
 def sweep(config: Config) -> str:
-    """Pretrain every cell of the grid and return a table of the trials.
+    """Pretrain every cell of the grid and return what the trials have shown.
 
     Raises:
         ValueError: The grid or a cell of it is not allowed, the output folder is taken, in use
@@ -37,60 +54,149 @@ def sweep(config: Config) -> str:
 
 
 def _sweep(config: Config) -> str:
-    trials = plan_trials(config)
-    check_settings(config)
+    trials = _checked_trials(config)
     dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
-    folder = Path(config.output_dir)
-    waiting = [trial for trial in trials if trial_status(trial) != "finished"]
+    status = {trial.name: trial_status(trial) for trial in trials}
+    waiting = [trial for trial in trials if status[trial.name] not in OVER]
+    # What has begun goes on before anything else begins: a budget may end in between.
+    waiting.sort(key=lambda trial: status[trial.name] == "new")
     num_at_once = _start_ray(config, waiting) if config.scaling.num_workers > 0 else 1
     prepare_store(config)
     begin_folder(config, "sweep")
     data = fit_data(config, dataset)
-    logger.info("%d trials, %d finished before", len(trials), len(trials) - len(waiting))
+    logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
     warn_of_long_run(runs, data.fitted, num_at_once)
-    tracker = open_tracker(config, run_name=f"sweep {folder.name}")
-    tracker.log_params({"sweep.trials": len(trials)} | dict(grid(config)))
+    tracker = open_tracker(config, run_name=sweep_name(config))
+    tracker.log_params({"sweep.trials": len(trials)} | _logged(config))
     try:
-        errors = _run(waiting, config, tracker.run_id, data, num_at_once)
-        rows = summarise(trials, errors)
-        write_rows(rows, folder / "trials.parquet")
-        tracker.log_artifact(str(folder / "trials.parquet"))
+        budget = Budget(config.sweep, _begun(trials))
+        with live_table(trials) as table:
+            errors = _run(
+                Attempt(
+                    config=config,
+                    grid=trials,
+                    waiting=waiting,
+                    num_at_once=num_at_once,
+                    data=data,
+                    parent_run_id=tracker.run_id,
+                    budget=budget,
+                    table=table,
+                )
+            )
+        summary = summarise(config, trials, errors, data.fitted.statistics, _unspent(budget))
+        told = _tell(summary, config, tracker)
     except BaseException:
         tracker.close("FAILED")
         raise
     tracker.close("FAILED" if errors else "FINISHED")
-    table = f"{format_table(rows)}\ntable: {folder / 'trials.parquet'}"
-    if config.scaling.num_workers > 0:
-        table += f"\ncurves: mlflow ui --backend-store-uri {tracker.location}"
-    if errors:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in errors.items())
+    return _outcome(told, errors, len(trials), config)
+
+
+def _checked_trials(config: Config) -> list[Trial]:
+    """Return all trials, each with settings under which it could run."""
+    if config.sweep.scheduler != "none" and config.scaling.num_workers == 0:
         raise ValueError(
-            f"{len(errors)} of {len(trials)} trials failed; the others are done:\n{table}\n"
-            f"{reasons}\nwhen the cause is mended, repeat with --resume {folder}"
+            f"sweep.scheduler={config.sweep.scheduler} compares trials that run side by side, and "
+            "with scaling.num_workers=0 they run one after another: give --scaling.num_workers 1 "
+            "or more, or --sweep.scheduler none"
         )
-    return table
+    trials = plan_trials(config)
+    for trial in trials:
+        try:
+            check_settings(trial.config)
+        except ValueError as error:
+            raise ValueError(f"the trial {trial.name}: {error}") from None
+    return trials
+
+
+def _logged(config: Config) -> dict[str, object]:
+    """Return what a list of sweeps shows of this one."""
+    names = ("policies", "epochs", "seeds", "axes", "scheduler")
+    return {f"sweep.{name}": getattr(config.sweep, name) for name in names}
+
+
+def _begun(trials: Sequence[Trial]) -> dict[str, int]:
+    """Return the epochs that trials have taken or will have, of those that have begun."""
+    begun = {}
+    for trial in trials:
+        match trial_status(trial):
+            case "stopped":
+                begun[trial.name] = progress_of(trial.config.output_dir).epoch
+            case "finished" | "unfinished":
+                begun[trial.name] = trial.config.train.epochs
+    return begun
 
 
 def _start_ray(config: Config, trials: Sequence[Trial]) -> int:
     """Start Ray; return how many of the trials it has room for at a time."""
-    from cvmae.sweep.tune import num_on_ray  # Ray only where it is asked for
-
     start_ray(config.scaling)
-    return num_on_ray(config) if trials else 1
-
-
-def _run(
-    trials: Sequence[Trial],
-    config: Config,
-    parent_run_id: str,
-    data: TrainingData,
-    num_at_once: int,
-) -> dict[str, str]:
     if not trials:
+        return 1
+    # Ray only where it is asked for, and after its environment is prepared, which it reads once.
+    from cvmae.sweep.tune import num_on_ray
+
+    return num_on_ray(config)
+
+
+def _run(attempt: Attempt) -> dict[str, str]:
+    if not attempt.waiting:
         return {}
-    if config.scaling.num_workers == 0:
-        return run_in_process(trials, parent_run_id, data)
+    if attempt.config.scaling.num_workers == 0:
+        return run_in_process(attempt)
     from cvmae.sweep.tune import run_on_ray
 
-    return run_on_ray(trials, config, parent_run_id, data, num_at_once)
+    return run_on_ray(attempt, on_stop=partial(_close_stopped, attempt.parent_run_id))
+
+
+def _close_stopped(parent_run_id: str, trial: Trial, epoch: int) -> None:
+    """Mark a trial that a scheduler has stopped, and end its run, which its process cannot."""
+    why = f"by sweep.scheduler {trial.config.sweep.scheduler} after epoch {epoch}"
+    mark_stopped(trial, why)
+    tracker = open_tracker(trial.config, run_name=trial.name, parent_run_id=parent_run_id)
+    tracker.log_params({"sweep.stopped": why})
+    tracker.close("KILLED")
+
+
+def _unspent(budget: Budget) -> list[str]:
+    if not budget.used_up:
+        return []
+    setting = budget.used_up.partition("=")[0]
+    return [
+        f"{budget.used_up} is used up, and no further trial was begun: --resume with --{setting} "
+        "MORE goes on."
+    ]
+
+
+def _tell(summary: Summary, config: Config, tracker: Tracker) -> str:
+    """Write, draw and log what the trials have shown; return it as text."""
+    folder, ranked = Path(config.output_dir), rank(summary)
+    paths = [*write_tables(summary, folder), folder / "summary.json"]
+    write_summary(summary, paths[-1], ranked=ranked)
+    for path in paths:
+        tracker.log_artifact(str(path))
+    for epoch, metrics in metrics_by_epoch(summary):
+        tracker.log_metrics(metrics, step=epoch)
+    from cvmae.sweep.figures import draw  # matplotlib, only now
+
+    for name, figure in draw(summary, ranked):
+        tracker.log_figure(figure, name)
+    places = [
+        f"trials: {folder}/trials/NAME, each named in {folder}/trials.parquet",
+        f"curves, codes, ranking: {folder}/summary.json, figures/, results.parquet, "
+        "code_results.parquet",
+    ]
+    if config.scaling.num_workers > 0:
+        places.append(f"curves: mlflow ui --backend-store-uri {tracker.location}")
+    return "\n\n".join(filter(None, [report(summary, ranked), "\n".join(places)]))
+
+
+def _outcome(told: str, errors: dict[str, str], num_trials: int, config: Config) -> str:
+    """Return what is printed, or raise it where trials failed."""
+    if not errors:
+        return told
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in errors.items())
+    raise ValueError(
+        f"{len(errors)} of {num_trials} trials failed; the others are done:\n{told}\n"
+        f"{reasons}\nwhen the cause is mended, repeat with --resume {config.output_dir}"
+    )

@@ -1,88 +1,260 @@
-"""One row per trial of a sweep, read from the trials' own folders."""
+"""What a sweep has shown: every curve, and the last error of every code, of all trials.
 
+`summary.json` holds it, small enough to be kept under version control: numbers have six digits,
+and no path, no host and no subject is in it. Tables and figures are made from it alone, so that
+several sweeps can be read together long after their folders are gone.
+"""
+
+import json
+import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from cvmae.runtime.tables import text_table
+from cvmae.arrays import Bools, Floats
+from cvmae.config import Config, flatten
+from cvmae.evaluate.convergence import History
+from cvmae.evaluate.results import to_json
+from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 from cvmae.sweep.trials import Trial, progress_of, trial_status
 
-__all__ = ["format_table", "summarise", "write_rows"]
+__all__ = ["CodeRecord", "Summary", "TrialRecord", "read_summary", "summarise", "write_summary"]
 
-SCHEMA = pa.schema(
-    [
-        ("trial", pa.string()),
-        ("policy", pa.string()),
-        ("epochs", pa.int64()),
-        ("seed", pa.int64()),
-        ("status", pa.string()),
-        ("epochs_done", pa.int64()),
-        ("best_tuning_mse", pa.float64()),
-        ("last_tuning_mse", pa.float64()),
-        ("measurements_per_s", pa.float64()),
-        ("data_wait_share", pa.float64()),
-        ("train_s", pa.float64()),
-        ("run_dir", pa.string()),
-        ("error", pa.string()),
-    ]
+# Settings that say where things lie, how fast, or who watches; and those that each trial names.
+ELSEWHERE = re.compile(
+    r"output_dir|resume|resume_allow|data\.(root|statistics)|.*_file"
+    r"|(tracking|scaling|checkpoint|evaluate|sweep)\..*|mask\.policy|train\.epochs|seed"
 )
-PRINTED = {
-    "policy": "{}",
-    "epochs": "{}",
-    "seed": "{}",
-    "status": "{}",
-    "best_tuning_mse": "{:.4f}",
-    "last_tuning_mse": "{:.4f}",
-    "measurements_per_s": "{:,.0f}",
-    "data_wait_share": "{:.1%}",
-    "run_dir": "{}",
-}
+DIGITS = 6
 
 
-def summarise(trials: Sequence[Trial], errors: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the table's rows; `errors` names the trials that failed in this attempt."""
-    return [_row(trial, errors.get(trial.name, "")) for trial in trials]
+@dataclass(frozen=True, kw_only=True)
+class CodeRecord:
+    """A code of the vocabulary, and its place among the others by coefficient of variation."""
+
+    code: str
+    num_values: int
+    cv: float
+    quartile: int | None  # 1 the most stable, 4 the most volatile; None where a CV says nothing
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Write the rows as parquet."""
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), path)
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial: what it was, and all that its epochs have shown."""
+
+    trial: str
+    label: str
+    policy: str
+    epochs: int
+    seed: int
+    axes: dict[str, Any]
+    status: str
+    curve: dict[str, tuple[float, ...]]  # metric -> its value by epoch
+    codes: dict[str, tuple[float, ...]]  # column of `CodeMetrics` -> its value by code, at the end
+    error: str = ""
+    run_dir: str = ""
+
+    @property
+    def num_epochs(self) -> int:
+        """Return how many epochs are done."""
+        return len(self.curve.get("epoch", ()))
+
+    @property
+    def history(self) -> History:
+        """Return the curve as one entry an epoch."""
+        epochs = range(self.num_epochs)
+        return [{name: values[e] for name, values in self.curve.items()} for e in epochs]
+
+    def of_codes(self, column: str, where_C: Bools) -> float:
+        """Return a figure of some codes, by their scored values; NaN where none was scored."""
+        if not self.codes:
+            return math.nan
+        value_C, count_C = (np.array(self.codes[name]) for name in (column, "tuning_count"))
+        use_C = where_C & (count_C > 0) & np.isfinite(value_C)
+        total = count_C[use_C].sum()
+        return float(value_C[use_C] @ count_C[use_C] / total) if total else math.nan
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as text, a column per quantity."""
-    cells = [
-        ["-" if row[name] is None else form.format(row[name]) for name, form in PRINTED.items()]
-        for row in rows
-    ]
-    return text_table(list(PRINTED), cells, align="<")
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All trials of one or more sweeps on the same codes."""
+
+    settings: dict[str, Any]  # that all trials share
+    schedulers: tuple[str, ...]
+    codes: tuple[CodeRecord, ...]
+    trials: tuple[TrialRecord, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def quartile_C(self) -> Floats:
+        """Return the quartile of each code, NaN where it has none."""
+        return np.array([code.quartile or math.nan for code in self.codes])
+
+    def labels(self) -> dict[str, list[TrialRecord]]:
+        """Return the trials of each label, its seeds."""
+        found: dict[str, list[TrialRecord]] = {}
+        for trial in self.trials:
+            found.setdefault(trial.label, []).append(trial)
+        return found
+
+    def finished(self) -> dict[str, list[TrialRecord]]:
+        """Return the finished trials of each label that has some."""
+        labels = {k: [t for t in v if t.status == "finished"] for k, v in self.labels().items()}
+        return {label: trials for label, trials in labels.items() if trials}
 
 
-def _row(trial: Trial, error: str) -> dict[str, Any]:
-    history = progress_of(trial.config.output_dir).history
-    last: Mapping[str, Any] = history[-1] if history else {}
-    return {
-        "trial": trial.name,
-        "policy": trial.config.mask.policy,
-        "epochs": trial.config.train.epochs,
-        "seed": trial.config.seed,
-        "status": "failed" if error else trial_status(trial),
-        "epochs_done": len(history),
-        "best_tuning_mse": min((epoch["tuning_mse"] for epoch in history), default=None),
-        "last_tuning_mse": last.get("tuning_mse"),
-        "measurements_per_s": _mean(history, "measurements_per_s"),
-        "data_wait_share": _mean(history, "data_wait_share"),
-        "train_s": sum(epoch["train_s"] for epoch in history) if history else None,
-        "run_dir": trial.config.output_dir,
-        "error": error or None,
-    }
+def summarise(
+    config: Config,
+    trials: Sequence[Trial],
+    errors: Mapping[str, str],
+    statistics: CodeStatistics,
+    notes: Sequence[str] = (),
+) -> Summary:
+    """Read from the trials' folders what they have shown.
+
+    Args:
+        config: Of the sweep.
+        trials: All of its grid.
+        errors: Why trials failed in this attempt, by name.
+        statistics: Of the codes.
+        notes: What readers must know.
+    """
+    return Summary(
+        settings={
+            name: value
+            for name, value in flatten(config).items()
+            if not ELSEWHERE.fullmatch(name) and name not in (trials[0].axes if trials else {})
+        },
+        schedulers=() if config.sweep.scheduler == "none" else (config.sweep.scheduler,),
+        codes=_codes(statistics),
+        trials=tuple(_trial(trial, errors.get(trial.name, "")) for trial in trials),
+        notes=tuple(notes),
+    )
 
 
-def _mean(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Average over epochs, without the first where there are others: it warms up."""
-    values = [epoch[name] for epoch in history if name in epoch]
-    values = values[1:] or values
-    return sum(values) / len(values) if values else None
+def _trial(trial: Trial, error: str) -> TrialRecord:
+    progress = progress_of(trial.config.output_dir)
+    names = dict.fromkeys(name for entry in progress.history for name in entry)
+    codes = progress.last_codes or {}
+    return TrialRecord(
+        trial=trial.name,
+        label=trial.label,
+        policy=trial.config.mask.policy,
+        epochs=trial.config.train.epochs,
+        seed=trial.config.seed,
+        axes=dict(trial.axes),
+        status="failed" if error else trial_status(trial),
+        curve={
+            name: _rounded([entry.get(name, math.nan) for entry in progress.history])
+            for name in names
+        },
+        codes={name: _rounded(values) for name, values in codes.items()},
+        error=error,
+        run_dir=trial.config.output_dir,
+    )
+
+
+def _codes(statistics: CodeStatistics) -> tuple[CodeRecord, ...]:
+    """Rank codes by CV; those whose mean says nothing about their scale have no rank."""
+    ranked = np.flatnonzero(~flagged_codes(statistics) & np.isfinite(statistics.cv))
+    by_cv = ranked[np.argsort(statistics.cv[ranked], kind="stable")]
+    quartile = {int(code): 1 + 4 * place // len(by_cv) for place, code in enumerate(by_cv)}
+    return tuple(
+        CodeRecord(
+            code=code,
+            num_values=int(statistics.num_values[place]),
+            cv=_rounded([float(statistics.cv[place])])[0],
+            quartile=quartile.get(place),
+        )
+        for place, code in enumerate(statistics.codes)
+    )
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
+
+
+def write_summary(summary: Summary, path: str | Path, **derived: Any) -> None:
+    """Write everything but the trials' folders and errors, which name places.
+
+    Args:
+        summary: What is to be kept.
+        path: Where.
+        derived: What follows from it, for readers of the file.
+    """
+    tree = to_json(summary)
+    for trial in tree["trials"]:
+        del trial["error"], trial["run_dir"]
+    text = json.dumps(tree | _rounded_tree(to_json(derived)), allow_nan=False)
+    # A line for each trial and code: a change shows as one.
+    text = text.replace('{"trial":', '\n{"trial":').replace('{"code":', '\n{"code":')
+    text = text.replace(" \n", "\n")
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _rounded_tree(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _rounded_tree(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_rounded_tree(value) for value in tree]
+    return float(f"{tree:.{DIGITS}g}") if isinstance(tree, float) else tree
+
+
+def read_summary(*paths: str | Path) -> Summary:
+    """Read what `write_summary` wrote, of several sweeps as if they were one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The sweeps have other codes, or two of them the same trial.
+    """
+    read = [_of_json(json.loads(Path(path).read_text(encoding="utf-8"))) for path in paths]
+    first = read[0]
+    for path, other in zip(paths, read, strict=True):
+        if other.codes != first.codes:
+            raise ValueError(f"{path} has other codes than {paths[0]}: their errors do not compare")
+    trials = [trial for summary in read for trial in summary.trials]
+    names = [trial.trial for trial in trials]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{', '.join(map(str, paths))} hold the trial {twice[0]} twice")
+    return Summary(
+        settings={
+            name: value
+            for name, value in first.settings.items()
+            if all(other.settings.get(name) == value for other in read)
+        },
+        schedulers=tuple(dict.fromkeys(name for other in read for name in other.schedulers)),
+        codes=first.codes,
+        trials=tuple(trials),
+        notes=tuple(dict.fromkeys(note for other in read for note in other.notes)),
+    )
+
+
+def _of_json(tree: Mapping[str, Any]) -> Summary:
+    def numbers(columns: Mapping[str, list[float | None]]) -> dict[str, tuple[float, ...]]:
+        return {
+            name: tuple(math.nan if value is None else value for value in values)
+            for name, values in columns.items()
+        }
+
+    return Summary(
+        settings=dict(tree["settings"]),
+        schedulers=tuple(tree["schedulers"]),
+        codes=tuple(
+            _known(CodeRecord, code, cv=math.inf if code["cv"] is None else code["cv"])
+            for code in tree["codes"]
+        ),
+        trials=tuple(
+            _known(TrialRecord, trial, curve=numbers(trial["curve"]), codes=numbers(trial["codes"]))
+            for trial in tree["trials"]
+        ),
+        notes=tuple(tree["notes"]),
+    )
+
+
+def _known(kind: Any, tree: Mapping[str, Any], **own: Any) -> Any:
+    names = {item.name for item in fields(kind)}
+    return kind(**{name: value for name, value in tree.items() if name in names} | own)

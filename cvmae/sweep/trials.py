@@ -9,84 +9,139 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cvmae.checkpoint import Progress, find_checkpoint, has_checkpoints, read_progress
-from cvmae.config import Config, override
+from cvmae.config import Config, flatten, override
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.claims import FolderInUseError
-from cvmae.storage.folders import is_file
+from cvmae.storage.folders import is_file, written
+from cvmae.sweep.axes import name_part, read_axes, short_name
 from cvmae.tracking.store import store_uri
 from cvmae.train.pretrain import pretrain
-from cvmae.train.run_folder import TRIALS
+from cvmae.train.run_folder import TRIALS, with_absolute_paths
 
 __all__ = [
     "Status",
     "Trial",
     "grid",
+    "mark_stopped",
     "plan_trials",
     "progress_of",
-    "report_progress",
     "resumable",
-    "run_in_process",
     "run_trial",
+    "sweep_name",
     "trial_status",
 ]
 
 logger = logging.getLogger("cvmae")
 
-Status = Literal["finished", "unfinished", "failed", "new"]
+Status = Literal["finished", "stopped", "unfinished", "failed", "new"]
 
+STOPPED = "stopped.txt"  # in the folder of a trial that a scheduler has stopped
 LET_GO_S = 60.0  # in which a cluster ends the processes of a driver that was killed
 ASK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One cell of a sweep's grid: a name that only the cell decides, and its settings."""
+    """One cell of a sweep's grid under one seed; these alone decide its name."""
 
     name: str
+    label: str  # what its seeds share, as readers see it
     config: Config
+    axes: Mapping[str, Any] = field(default_factory=dict)  # value of each further axis, by setting
 
 
 def grid(config: Config) -> dict[str, tuple[str | int, ...]]:
-    """Return the axes of a sweep by their settings."""
+    """Return the axes of a sweep by their settings, in the order in which trials vary.
+
+    Raises:
+        ValueError: See `read_axes`.
+    """
     return {
         "sweep.policies": config.sweep.policies,
         "sweep.epochs": config.sweep.epochs or (config.train.epochs,),
+        **read_axes(config),
         "sweep.seeds": config.sweep.seeds or (config.seed,),
     }
 
 
+def sweep_name(config: Config) -> str:
+    """Return what a list of runs calls a sweep.
+
+    Example:
+        >>> from cvmae.config import PRESETS
+        >>> sweep_name(override(PRESETS["small"], {"sweep.seeds": [0, 1, 2]}))
+        'random, variance, cv x 20 epochs x 3 seeds'
+    """
+    policies, epochs, *axes, seeds = grid(config).items()
+    parts = [", ".join(map(str, policies[1])), f"{', '.join(map(str, epochs[1]))} epochs"]
+    parts += [f"{short_name(name)} {', '.join(map(str, values))}" for name, values in axes]
+    return " x ".join([*parts, f"{len(seeds[1])} seed" + "s" * (len(seeds[1]) > 1)])
+
+
 def plan_trials(config: Config) -> list[Trial]:
-    """Return the grid's cells in order of policy, epochs and seed, each one parsed.
+    """Return the grid's cells in order of policy, epochs, further axes and seed, each one parsed.
 
     Raises:
-        ValueError: An axis names a value twice, or a cell's settings are not allowed.
+        ValueError: An axis names a value twice or is not allowed, or a cell's settings are not.
     """
-    folder, axes = Path(config.output_dir), grid(config)
+    axes = grid(config)
     for setting, values in axes.items():
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise ValueError(f"{setting}={values!r} names {twice[0]!r} twice: name it once")
-    trials = []
-    for policy, epochs, seed in itertools.product(*axes.values()):
-        name = f"{policy}_epochs{epochs}_seed{seed}"
-        changes = {
-            "mask.policy": policy,
-            "train.epochs": epochs,
-            "seed": seed,
-            "output_dir": str(folder / TRIALS / name),
-            "resume": "",
-            # One fit and one store for all; workers do not see the driver's environment.
-            "data.statistics": config.data.statistics or str(folder / "statistics"),
-            "tracking.uri": store_uri(config),
-        }
-        trials.append(Trial(name=name, config=override(config, changes)))
+        _require_once(setting, values)
+    names = list(axes)[2:-1]
+    trials, parsed = [], {name: dict[Any, Any]() for name in names}
+    for policy, epochs, *cell_values, seed in itertools.product(*axes.values()):
+        cell = dict(zip(names, map(str, cell_values), strict=True))
+        given = {"mask.policy": policy, "train.epochs": epochs, "seed": seed}
+        trial = _plan_trial(config, given, cell)
+        for name, value in cell.items():
+            parsed[name][value] = trial.axes[name]
+        trials.append(trial)
+    for name, found in parsed.items():  # 0.5 and 0.50 are told apart as texts only
+        _require_once(f"sweep.axes {name}", tuple(found.values()))
     return trials
+
+
+def _require_once(setting: str, values: tuple[Any, ...]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{setting}={values!r} names {twice[0]!r} twice: name it once")
+
+
+def _plan_trial(config: Config, given: dict[str, Any], axes: dict[str, str]) -> Trial:
+    """Return one trial, its settings parsed from those of the grid's cell."""
+    try:
+        parsed = with_absolute_paths(override(config, given | axes))
+    except ValueError as error:
+        cell = ", ".join(f"{name}={value}" for name, value in (given | axes).items())
+        raise ValueError(f"the trial {cell}: {error}") from None
+    flat = flatten(parsed)
+    values = {name: flat[name] for name in axes}
+    policy, epochs, seed = given.values()
+    parts = [name_part(name, value) for name, value in values.items()]
+    name = "_".join([f"{policy}_epochs{epochs}_seed{seed}", *parts])
+    label = " ".join(
+        [
+            policy,
+            *([f"{epochs} epochs"] if len(config.sweep.epochs) > 1 else []),
+            *(f"{short_name(name)} {value}" for name, value in values.items()),
+        ]
+    )
+    folder = Path(config.output_dir)
+    own = replace(
+        parsed,
+        output_dir=str(folder / TRIALS / name),
+        resume="",
+        # One fit and one store for all; workers do not see the driver's environment.
+        data=replace(parsed.data, statistics=config.data.statistics or str(folder / "statistics")),
+        tracking=replace(parsed.tracking, uri=store_uri(config)),
+    )
+    return Trial(name=name, label=label, axes=values, config=own)
 
 
 def progress_of(run_dir: str) -> Progress:
@@ -102,7 +157,19 @@ def trial_status(trial: Trial) -> Status:
     folder = Path(trial.config.output_dir)
     if not folder.is_dir() or not (is_file(folder / "config.yaml") or has_checkpoints(folder)):
         return "new"
-    return "finished" if progress_of(str(folder)).is_finished(trial.config) else "unfinished"
+    if progress_of(str(folder)).is_finished(trial.config):
+        return "finished"
+    return "stopped" if is_file(folder / STOPPED) else "unfinished"
+
+
+def mark_stopped(trial: Trial, why: str) -> None:
+    """Note in a trial's folder that it was stopped on purpose, which a resumed sweep honours."""
+    with written(Path(trial.config.output_dir) / STOPPED) as path:
+        path.write_text(
+            f"Stopped {why}. A resumed sweep leaves this trial as it is; without this file it "
+            "would go on from its checkpoint.\n",
+            encoding="utf-8",
+        )
 
 
 def resumable(trial: Trial) -> Config:
@@ -111,7 +178,12 @@ def resumable(trial: Trial) -> Config:
     return replace(trial.config, resume=trial.config.output_dir if begun else "")
 
 
-def run_trial(trial: Trial, parent_run_id: str, data: TrainingData) -> str:
+def run_trial(
+    trial: Trial,
+    parent_run_id: str,
+    data: TrainingData,
+    listen: Callable[[Mapping[str, float]], None] | None = None,
+) -> str:
     """Run one trial to its end; return '' or, where it failed, the reason in one line.
 
     A failure is logged and returned, not raised, because one trial must not take the others
@@ -122,7 +194,7 @@ def run_trial(trial: Trial, parent_run_id: str, data: TrainingData) -> str:
     try:
         while True:
             try:
-                pretrain(resumable(trial), parent_run_id=parent_run_id, data=data)
+                pretrain(resumable(trial), parent_run_id=parent_run_id, data=data, listen=listen)
                 break
             except FolderInUseError:
                 if time.monotonic() > deadline_s:
@@ -134,25 +206,3 @@ def run_trial(trial: Trial, parent_run_id: str, data: TrainingData) -> str:
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
     return ""
-
-
-def run_in_process(
-    trials: Sequence[Trial], parent_run_id: str, data: TrainingData
-) -> dict[str, str]:
-    """Run the trials one after another; return the reason of each that failed."""
-    errors: dict[str, str] = {}
-    start = time.monotonic()
-    for done, trial in enumerate(trials):
-        logger.info("trial %d of %d: %s", done + 1, len(trials), trial.name)
-        if reason := run_trial(trial, parent_run_id, data):
-            errors[trial.name] = reason
-        report_progress(done + 1, len(trials), start, trial.name, reason)
-    return errors
-
-
-def report_progress(done: int, total: int, start: float, name: str, reason: str) -> None:
-    """Log one line on the sweep's progress, with the time that is left at this pace."""
-    elapsed_s = time.monotonic() - start
-    eta = time.strftime("%H:%M:%S", time.gmtime(elapsed_s / done * (total - done)))
-    outcome = "failed" if reason else "finished"
-    logger.info("trial %s %s; %d of %d done, ETA %s", name, outcome, done, total, eta)

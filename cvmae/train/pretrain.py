@@ -3,12 +3,13 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, stream_bricks
+from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
 from cvmae.config import Config, flatten
 from cvmae.meds.dataset import Dataset, open_dataset
@@ -37,16 +38,26 @@ __all__ = ["SPLITS_TRAINED_ON", "check_settings", "fit_data", "pretrain"]
 
 SPLITS_TRAINED_ON = SPLITS[:2]  # train, and tuning for the error after each epoch
 
+Listen = Callable[[Mapping[str, float]], None]
+
 logger = logging.getLogger("cvmae")
 
 
-def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | None = None) -> str:
+def pretrain(
+    config: Config,
+    *,
+    parent_run_id: str = "",
+    data: TrainingData | None = None,
+    listen: Listen | None = None,
+) -> str:
     """Pretrain one model and return its run folder.
 
     Args:
         config: Settings of the run; `output_dir` is new, or named by `resume`.
         parent_run_id: Tracking run of the sweep that this run belongs to.
         data: What the sweep has opened and fitted for all its runs.
+        listen: Told the metrics of each epoch, where this process trains; the epochs of workers
+            on Ray reach the Ray Tune that this process is a trial of.
 
     Raises:
         ValueError: A setting or the data do not allow the run, or another process writes to its
@@ -58,10 +69,12 @@ def pretrain(config: Config, *, parent_run_id: str = "", data: TrainingData | No
             goes on from there.
     """
     with run_folder(config) as config:
-        return _pretrain(name_store(config), parent_run_id, data)
+        return _pretrain(name_store(config), parent_run_id, data, listen)
 
 
-def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> str:
+def _pretrain(
+    config: Config, parent_run_id: str, data: TrainingData | None, listen: Listen | None
+) -> str:
     check_settings(config)
     workers = config.scaling.num_workers
     has_begun = has_checkpoints(config.output_dir)  # and statistics: to read them takes no Ray
@@ -86,7 +99,7 @@ def _pretrain(config: Config, parent_run_id: str, data: TrainingData | None) -> 
         _report_again(progress, EpochReport(config, codes, tracker))
         if not progress.is_finished(config):
             write_mask_table(config, plan, tracker, aloud=aloud)
-        _train(config, data, progress, tracker, parent_run_id)
+        _train(config, data, progress, tracker, parent_run_id, listen)
         complete_mask_table(config, tracker, aloud=aloud)
         draw_run(config, tracker)
     except BaseException as error:
@@ -148,7 +161,12 @@ def fit_data(config: Config, dataset: Dataset) -> TrainingData:
 
 
 def _train(
-    config: Config, data: TrainingData, progress: Progress, tracker: Tracker, parent_run_id: str
+    config: Config,
+    data: TrainingData,
+    progress: Progress,
+    tracker: Tracker,
+    parent_run_id: str,
+    listen: Listen | None,
 ) -> None:
     """Take the steps that are left, on Ray or here."""
     name = Path(config.output_dir).name
@@ -163,7 +181,7 @@ def _train(
             config, data, run_name=name, run_id=tracker.run_id, parent_run_id=parent_run_id
         )
     else:
-        _train_here(config, data, tracker, name)
+        _train_here(config, data, tracker, name, listen)
 
 
 def _report_again(progress: Progress, report: EpochReport) -> None:
@@ -172,8 +190,16 @@ def _report_again(progress: Progress, report: EpochReport) -> None:
         report(metrics, None)
 
 
-def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str) -> None:
+def _train_here(
+    config: Config, data: TrainingData, tracker: Tracker, label: str, listen: Listen | None
+) -> None:
     plan = make_plan(config, data)
+    write = EpochReport(config, data.fitted.statistics.codes, tracker)
+
+    def report(metrics: Mapping[str, float], codes: CodeMetrics | None) -> None:
+        write(metrics, codes)
+        if listen is not None:
+            listen(metrics)
 
     def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
         reader = replace(plan.unweighted_reader, weight_C=weight_C)
@@ -185,7 +211,7 @@ def _train_here(config: Config, data: TrainingData, tracker: Tracker, label: str
             config,
             data,
             bricks=bricks,
-            report=EpochReport(config, data.fitted.statistics.codes, tracker),
+            report=report,
             ask=lambda: "stop" if stop.is_set() else "",
             device=default_device(),
             label=label,

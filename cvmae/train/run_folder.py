@@ -13,7 +13,7 @@ from cvmae.storage.output import absolute_output, output_folder, require_new
 from cvmae.tracking.store import DATABASE
 from cvmae.train.weights_file import KEPT_WEIGHTS
 
-__all__ = ["TRIALS", "Kind", "begin_folder", "run_folder"]
+__all__ = ["TRIALS", "Kind", "begin_folder", "run_folder", "with_absolute_paths"]
 
 Kind = Literal["run", "sweep"]
 
@@ -44,7 +44,7 @@ def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> I
     """
     if not config.data.root:
         raise ValueError("data.root is empty: say --data.root FOLDER")
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     if config.resume:
         if config.resume != config.output_dir:
             raise ValueError(
@@ -62,7 +62,8 @@ def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> I
         yield config
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
+    """Return settings that mean the same files in every process."""
     return replace(
         config,
         output_dir=absolute_output(config.output_dir),

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,7 @@ def train_on_ray(
     # Ray Train resumes a run of the same name from its own checkpoints; ours lie in the run folder,
     # from which the loop resumes, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
+    to_tune = _callbacks_of_tune()
     trainer = InterruptibleTrainer(
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={
@@ -80,12 +81,13 @@ def train_on_ray(
                 run_id=run_id,
                 parent_run_id=parent_run_id,
                 attempt=attempt,
+                is_trial=bool(to_tune),
             )
         },
         datasets={"train": brick_dataset(plan.unweighted_reader, plan.train_order, plan.units)},
         dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=_scaling(config.scaling),
-        run_config=_run_config(config, attempt),
+        run_config=_run_config(config, attempt, to_tune),
     )
     try:
         stop = partial(put_note, attempt)
@@ -120,6 +122,7 @@ class _Job:
     run_id: str
     parent_run_id: str
     attempt: str
+    is_trial: bool  # of a sweep, whose table says how far it is
 
 
 class _WaitingLine(UserCallback):
@@ -141,14 +144,24 @@ class _WaitingLine(UserCallback):
         )
 
 
-def _run_config(config: Config, attempt: str) -> Any:
+def _callbacks_of_tune() -> list[Any]:
+    """Return what lets a sweep see each epoch, if this process is a trial of Ray Tune."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    try:
+        return [TuneReportCallback()]
+    except RuntimeError:  # it is none
+        return []
+
+
+def _run_config(config: Config, attempt: str, to_tune: Sequence[Any]) -> Any:
     # Our own way to remote storage: Ray's would not retry as often.
     storage, storage_path = locate(config.output_dir, "ray", setting="output_dir")
     return RunConfig(  # type: ignore[call-arg]  # typed as the older one of ray.air
         name=attempt,
         storage_path=storage_path,
         storage_filesystem=storage,
-        callbacks=[_WaitingLine(config.scaling)],  # type: ignore[list-item]  # as above
+        callbacks=[_WaitingLine(config.scaling), *to_tune],  # type: ignore[list-item]  # as above
         failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         checkpoint_config=CheckpointConfig(num_to_keep=1),
         logging_config=LoggingConfig(log_level="WARNING"),  # our lines tell the progress
@@ -214,8 +227,8 @@ def _missing(config: Config, run_name: str, least: int, room: int) -> str:
 
 def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
     """Train on this worker; return why training cannot go on, where no retry would mend it."""
-    setup_logging()
     job = loop_config["job"]
+    setup_logging(logging.WARNING if job.is_trial else logging.INFO)
     config, data = job.config, job.data
     # Without a GPU of its own a worker still sees the node's, which it must leave alone.
     device = get_device() if config.scaling.use_gpu else torch.device("cpu")

@@ -11,6 +11,7 @@ import torch
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import FORMAT, find_checkpoint
 from cvmae.config import PRESETS, override, read_config, write_config
+from cvmae.evaluate.convergence import SCHEDULE_NOTE
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.models import find_contestants, load, predict, score_unit
 from cvmae.meds.dataset import open_dataset
@@ -65,7 +66,7 @@ def test_evaluate_writes_results_figures_and_a_report(runs, tmp_path):
     assert printed.endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [pair["first"] for pair in results["pairs"]] == ["cv"]
-    assert results["notes"] == []
+    assert results["notes"] == [SCHEDULE_NOTE]  # of preset tiny
     table = pq.read_table(tmp_path / "out" / "codes.parquet")
     assert table.num_rows == results["data"]["num_codes"]
     assert {"code", "cv", "cv_unclipped", "r2/cv", "mean_absolute_error/random"} <= set(
@@ -208,5 +209,5 @@ def test_models_that_were_not_trained_alike_are_noted(runs, tmp_path):
     write_config(override(settings, {"optim.lr": 0.5}), other / "config.yaml")
     write_manifest(other, FORMAT)
     evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"other={other}"))
-    (note,) = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
+    note, _ = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
     assert note.startswith("other and cv were not trained alike (optim differ)")

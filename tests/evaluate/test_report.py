@@ -190,9 +190,9 @@ KEYS = {
     "mean_absolute_error root_mean_squared_error",
     "cv_against_r2": "r p num_codes",
     "convergence": "reference names reference_best",
-    "curve": "epoch tuning_mse lowest highest num_runs epochs_to_reference_best "
-    "epochs_to_reference_best_per_run epochs_to_own_best epochs_to_own_best_per_run final_slope "
-    "measurements_per_s",
+    "curve": "epoch tuning_mse lowest highest num_runs num_reached epochs_to_reference_best "
+    "measurements_to_reference_best hours_to_reference_best epochs_to_reference_best_per_run "
+    "epochs_to_own_best epochs_to_own_best_per_run final_slope measurements_per_s",
     "headline": "title sentences",
     "provenance": "command date data dataset versions hardware",
     "hardware": "machine num_cpus gpu",

@@ -75,3 +75,36 @@ def test_ctrl_c_ends_a_sweep_as_interrupted_and_a_resumed_one_finishes_its_trial
     assert not (trials.parent / "trials.parquet").exists()
     sweep(replace(config, resume=config.output_dir))
     assert [row["status"] for row in read_rows(config)] == ["finished"]
+
+
+@pytest.mark.survival  # minutes
+def test_a_trial_that_asha_stops_is_stopped_with_its_run_closed_and_the_sweep_succeeds(config):
+    from mlflow import MlflowClient
+
+    asha = replace(
+        config.sweep,
+        policies=("cv",),
+        epochs=(12,),
+        axes=("optim.lr=1e-3,1e-9",),  # the second learns nothing
+        scheduler="asha",
+        max_concurrent=1,
+    )
+    config = replace(config, sweep=asha, scaling=replace(config.scaling, num_workers=1))
+    told = sweep(config)
+    assert "asha has stopped trials early" in told
+    rows = read_rows(config)
+    assert [row["status"] for row in rows] == ["finished", "stopped"]
+    stopped = Path(config.output_dir) / "trials" / "cv_epochs12_seed0_lr1e-09"
+    assert "by sweep.scheduler asha after epoch 3" in (stopped / "stopped.txt").read_text()
+    written = sorted(stopped.glob("checkpoints/*/*"))
+    assert written
+
+    client = MlflowClient(f"sqlite:///{config.output_dir}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cvmae").experiment_id])
+    ended = {run.info.run_name: run.info.status for run in runs}
+    assert ended[stopped.name] == "KILLED"
+    assert sorted(ended.values()) == ["FINISHED", "FINISHED", "KILLED"]
+
+    sweep(replace(config, resume=config.output_dir))
+    assert [row["status"] for row in read_rows(config)] == ["finished", "stopped"]
+    assert sorted(stopped.glob("checkpoints/*/*")) == written

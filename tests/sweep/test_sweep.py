@@ -2,76 +2,19 @@
 
 import dataclasses
 import json
-import types
+import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.checkpoint import FORMAT
 from cvmae.config import PRESETS, override, read_config
-from cvmae.storage.manifest import write_manifest
-from cvmae.sweep import concurrency, driver, summary, trials
+from cvmae.sweep import concurrency, driver, trials
+from cvmae.sweep.figures import redraw
+from tests.sweep.fake_trials import write_checkpoint
 
-HISTORY = {"train_loss": 0.5, "tuning_r2": 0.1, "train_s": 2.0}
-
-
-def write_checkpoint(config, epochs_done):
-    """Leave what a pretraining leaves after some epochs, with errors that fall to a minimum."""
-    folder = Path(config.output_dir) / "checkpoints" / f"step_{epochs_done:08d}"
-    (folder / "statistics").mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "model.safetensors", "optimizer.safetensors"):
-        (folder / name).touch()
-    history = [
-        HISTORY
-        | {"epoch": e, "step": e, "tuning_mse": abs(e - 1) + 1.0}
-        | {"measurements_per_s": 100.0 * (e + 1), "data_wait_share": 0.1}
-        for e in range(epochs_done)
-    ]
-    progress = {"epoch": epochs_done, "global_step": epochs_done, "history": history}
-    (folder / "progress.json").write_text(json.dumps(progress))
-    write_manifest(folder, FORMAT)
-
-
-@pytest.fixture
-def pretrained(monkeypatch):
-    """Replace pretrain and the fit of statistics; list what pretrain was called with.
-
-    `pretrained.fails` holds names of trials that raise, `pretrained.epochs` limits epochs.
-    """
-    record = types.SimpleNamespace(calls=[], parents=[], fails=set(), epochs=10**9, num_fits=0)
-
-    def fake(config, *, parent_run_id="", data=None):
-        record.calls.append(config)
-        record.parents.append(parent_run_id)
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        if Path(config.output_dir).name in record.fails:
-            raise RuntimeError("lost its worker\nsecond line")
-        write_checkpoint(config, min(config.train.epochs, record.epochs))
-        return config.output_dir
-
-    def fit(config, dataset):
-        record.num_fits += 1
-        return types.SimpleNamespace(fitted=None)
-
-    monkeypatch.setattr(trials, "pretrain", fake)
-    monkeypatch.setattr(driver, "fit_data", fit)
-    monkeypatch.setattr(driver, "open_dataset", lambda root, splits: None)
-    monkeypatch.setattr(driver, "warn_of_long_run", lambda runs, fitted, num_at_once: None)
-    return record
-
-
-@pytest.fixture
-def config(tmp_path):
-    changes = {
-        "scaling.num_workers": 0,
-        "output_dir": str(tmp_path / "out"),
-        "data.root": str(tmp_path / "meds"),
-        "sweep.policies": ["random", "cv"],
-        "sweep.epochs": [2, 3],
-        "sweep.seeds": [7],
-    }
-    return override(PRESETS["tiny"], changes)
+FIGURES = {"convergence.png", "ranked_error.png", "error_by_quartile.png", "share_hidden.png"}
 
 
 def resumed(config):
@@ -133,6 +76,11 @@ def test_the_resolved_settings_are_written_before_the_first_trial(config, pretra
         ({"output_dir": ""}, "output_dir is empty"),
         ({"train.accumulation_steps": 9}, r"accumulation_steps=9 is more than the 8 lanes"),
         ({"train.compile": "on", "train.precision": "fp32"}, r"train\.compile=on is not possible"),
+        ({"sweep.scheduler": "asha"}, r"sweep\.scheduler=asha compares trials .*num_workers 1"),
+        (
+            {"sweep.axes": ["train.accumulation_steps=1,9"]},
+            r"=9 is more than the 8 lanes",
+        ),
     ],
 )
 def test_a_grid_that_is_not_allowed_is_refused_before_anything_runs(
@@ -187,7 +135,9 @@ def test_resume_skips_finished_trials_and_continues_the_others(config, pretraine
         ("cv_epochs3_seed7", False),
     ]
     assert all(c.resume in ("", c.output_dir) for c in pretrained.calls)
-    assert table.count("  finished  ") == 4
+    assert "unfinished" not in table
+    rows = pq.read_table(Path(config.output_dir) / "trials.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["finished"] * 4
 
 
 def test_an_interruption_ends_the_sweep(config, pretrained, monkeypatch):
@@ -202,7 +152,7 @@ def test_an_interruption_ends_the_sweep(config, pretrained, monkeypatch):
 
 
 def test_the_table_shows_what_each_trial_reached(config, pretrained):
-    table = driver.sweep(config)
+    told = driver.sweep(config)
     rows = pq.read_table(Path(config.output_dir) / "trials.parquet").to_pylist()
     row = rows[1]
     assert (row["policy"], row["epochs"], row["seed"]) == ("random", 3, 7)
@@ -210,16 +160,36 @@ def test_the_table_shows_what_each_trial_reached(config, pretrained):
     assert row["measurements_per_s"] == 250.0  # mean of 200 and 300: the first epoch warms up
     assert row["data_wait_share"] == pytest.approx(0.1)
     assert row["run_dir"] == f"{config.output_dir}/trials/random_epochs3_seed7"
-    header, _, *lines = table.splitlines()
-    assert header.split() == list(summary.PRINTED)
-    assert lines[1].split()[:6] == ["random", "3", "7", "finished", "1.0000", "2.0000"]
+    lines = [line.split() for line in told.splitlines()]
+    assert ["random", "3", "epochs", "3", "1", "2.0000", "-", "0.000", "-", "1.0000"] in lines
+    assert [
+        "cv",
+        "3",
+        "epochs",
+        "3",
+        "1",
+        "2.0000",
+        "-",
+        "+0.0000",
+        "-",
+        "0.000",
+        "-",
+        "1.0000",
+    ] in lines
 
 
-def test_a_trial_that_never_began_has_no_numbers(config):
-    (trial, *_) = trials.plan_trials(config)
-    row = summary.summarise([trial], {})[0]
-    assert (row["status"], row["best_tuning_mse"], row["measurements_per_s"]) == ("new", None, None)
-    assert " - " in summary.format_table([row])
+def test_a_sweep_leaves_all_that_is_needed_to_draw_it_again(config, pretrained, tmp_path):
+    pretrained.draws = True
+    driver.sweep(config)
+    folder = Path(config.output_dir)
+    assert {path.name for path in folder.glob("*.parquet")} >= {
+        "trials.parquet",
+        "results.parquet",
+        "code_results.parquet",
+    }
+    drawn = {path.name for path in (folder / "figures").iterdir()}
+    again = redraw(tmp_path / "again", folder / "summary.json")
+    assert {path.name for path in again} == drawn == FIGURES
 
 
 def ray_config(**changes):
@@ -227,43 +197,44 @@ def ray_config(**changes):
 
 
 @pytest.mark.parametrize(
-    ("config", "resources", "num_cores", "expected"),
+    ("config", "nodes", "num_cores", "expected"),
     [
         # 8 CPUs less 1 for Ray Data hold 13 trials of 0.51, but two cores compute one of two.
-        (ray_config(), {"CPU": 8}, 2, 1),
-        (ray_config(), {"CPU": 64}, 64, 32),
-        (ray_config(), {"CPU": 8}, 64, 13),
+        (ray_config(), [{"CPU": 8}], 2, 1),
+        (ray_config(), [{"CPU": 32}, {"CPU": 32}], 64, 32),
+        (ray_config(), [{"CPU": 8}], 64, 13),
         # 1.51 CPUs hold exactly one trial of 0.51 beside Ray Data.
-        (ray_config(), {"CPU": 1.51}, 2, 1),
-        (ray_config(use_gpu=True), {"CPU": 64, "GPU": 8}, 64, 4),
-        (ray_config(use_gpu=True), {"CPU": 2, "GPU": 8}, 2, 1),
-        (override(ray_config(), {"sweep.max_concurrent": 3}), {"CPU": 8}, 2, 3),
-        (override(ray_config(), {"train.num_threads": 4}), {"CPU": 64}, 64, 8),
+        (ray_config(), [{"CPU": 1.51}], 2, 1),
+        (ray_config(use_gpu=True), [{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], 64, 4),
+        (ray_config(use_gpu=True), [{"CPU": 2, "GPU": 8}], 2, 1),
+        (override(ray_config(), {"sweep.max_concurrent": 3}), [{"CPU": 8}], 2, 3),
+        (override(ray_config(), {"train.num_threads": 4}), [{"CPU": 64}], 64, 8),
+        # Together three nodes have room for 3 workers of 1.5 CPUs, but then for no whole CPU.
+        (ray_config(num_workers=1, cpus_per_worker=1.5), [{"CPU": 2}] * 3, 6, 2),
     ],
 )
-def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, resources, num_cores, expected):
-    assert concurrency.num_concurrent(config, resources, num_cores) == expected
+def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, nodes, num_cores, expected):
+    assert concurrency.num_concurrent(config, nodes, num_cores) == expected
 
 
 @pytest.mark.parametrize(
-    ("config", "resources"),
+    ("config", "nodes"),
     [
-        (ray_config(), {"CPU": 1.5}),
-        (ray_config(use_gpu=True), {"CPU": 8, "GPU": 1}),
-        (override(ray_config(), {"sweep.max_concurrent": 14}), {"CPU": 8}),
+        (ray_config(), [{"CPU": 1.5}]),
+        (ray_config(use_gpu=True), [{"CPU": 8, "GPU": 1}]),
+        (override(ray_config(), {"sweep.max_concurrent": 14}), [{"CPU": 8}]),
     ],
 )
-def test_trials_that_would_wait_in_silence_are_refused_with_the_arithmetic(config, resources):
+def test_trials_that_would_wait_in_silence_are_refused_with_the_arithmetic(config, nodes):
     with pytest.raises(ValueError, match=r"sweep\.max_concurrent=.* Ray Data needs 1 whole CPU"):
-        concurrency.num_concurrent(config, resources, num_cores=8)
+        concurrency.num_concurrent(config, nodes, num_cores=8)
 
 
 def test_more_trials_at_a_time_than_there_is_room_for_are_refused_before_the_fit(
     config, pretrained, monkeypatch
 ):
     monkeypatch.setattr(driver, "start_ray", lambda scaling: None)
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8})
-    monkeypatch.setattr("ray.nodes", lambda: [{}])
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8}}])
     changes = {"scaling.num_workers": 1, "sweep.max_concurrent": 99}
     with pytest.raises(ValueError, match=r"sweep\.max_concurrent=99"):
         driver.sweep(override(config, changes))
@@ -276,3 +247,88 @@ def test_a_trial_that_was_killed_before_it_had_a_config_is_new(config):
     Path(trial.config.output_dir, "checkpoints").mkdir(parents=True)
     assert trials.trial_status(trial) == "new"
     assert trials.resumable(trial).resume == ""
+
+
+def stop(config, name, epochs_done=1):
+    """Leave a trial as a scheduler leaves it that has stopped it."""
+    (trial,) = (one for one in trials.plan_trials(config) if one.name == name)
+    write_checkpoint(trial.config, epochs_done)
+    (Path(trial.config.output_dir) / "config.yaml").touch()
+    trials.mark_stopped(trial, "by sweep.scheduler asha after epoch 1")
+    return trial
+
+
+def test_a_stopped_trial_is_left_as_it_is_and_listed(config, pretrained):
+    driver.sweep(override(config, {"sweep.max_trials": 1}))
+    stop(config, "cv_epochs3_seed7")
+    pretrained.calls.clear()
+    told = driver.sweep(resumed(config))
+    assert {Path(c.output_dir).name for c in pretrained.calls} == {
+        "random_epochs3_seed7",
+        "cv_epochs2_seed7",
+    }
+    assert re.search(r"^cv_epochs3_seed7 +stopped +1/3 +2\.0000$", told, re.M)
+
+
+def test_a_stopped_trial_goes_on_when_its_mark_is_taken_away(config):
+    trial = stop(config, "cv_epochs3_seed7")
+    assert trials.trial_status(trial) == "stopped"
+    (Path(trial.config.output_dir) / trials.STOPPED).unlink()
+    assert trials.trial_status(trial) == "unfinished"
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [({"sweep.max_trials": 3}, 3), ({"sweep.max_epochs": 7}, 3), ({"sweep.max_hours": 1e-9}, 0)],
+)
+def test_when_a_budget_is_used_up_the_rest_stays_new_until_there_is_more(
+    config, pretrained, budget, expected
+):
+    told = driver.sweep(override(config, budget))
+    (name,) = budget
+    assert len(pretrained.calls) == expected
+    assert f"{name}={budget[name]} is used up" in told
+    assert re.search(rf"^{4 - expected} more +not begun", told, re.M)
+    pretrained.calls.clear()
+    driver.sweep(resumed(config))
+    assert len(pretrained.calls) == 4 - expected
+
+
+def test_what_has_begun_goes_on_before_another_trial_begins(config, pretrained):
+    pretrained.epochs, pretrained.fails = 2, {"random_epochs3_seed7"}
+    with pytest.raises(ValueError, match="1 of 4 trials failed"):
+        driver.sweep(config)
+    pretrained.epochs, pretrained.fails = 10**9, set()
+    pretrained.calls.clear()
+    driver.sweep(override(resumed(config), {"sweep.max_trials": 3}))
+    assert [Path(c.output_dir).name for c in pretrained.calls] == ["cv_epochs3_seed7"]
+
+
+def test_the_parents_metrics_are_means_over_seeds_by_epoch(config, pretrained):
+    driver.sweep(override(config, {"sweep.epochs": [3], "sweep.seeds": [1, 2]}))
+    columns = pq.read_table(Path(config.output_dir) / "metrics.parquet").to_pydict()
+    points = list(zip(columns["name"], columns["step"], columns["value"], strict=True))
+    assert [p for p in points if p[0] == "tuning_mse/cv"] == [
+        ("tuning_mse/cv", 1, 2.0),
+        ("tuning_mse/cv", 2, 1.0),
+        ("tuning_mse/cv", 3, 2.0),
+    ]
+    assert ("best_tuning_mse/cv", 3, 1.0) in points
+
+
+def test_a_sweeps_run_is_called_by_what_it_tries(config, pretrained):
+    driver.sweep(override(config, {"sweep.axes": ["mask.ratio=0.15,0.25"], "sweep.seeds": [1, 2]}))
+    about = json.loads((Path(config.output_dir) / "params.json").read_text())
+    assert about["run_name"] == "random, cv x 2, 3 epochs x ratio 0.15, 0.25 x 2 seeds"
+
+
+def test_ray_is_not_imported_before_its_environment_is_prepared(config, monkeypatch):
+    seen = []
+    monkeypatch.delitem(sys.modules, "cvmae.sweep.tune", raising=False)
+    monkeypatch.setattr(
+        driver, "start_ray", lambda scaling: seen.append("cvmae.sweep.tune" in sys.modules)
+    )
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8}}])
+    config = override(config, {"scaling.num_workers": 1})
+    assert driver._start_ray(config, trials.plan_trials(config)) >= 1
+    assert seen == [False]

@@ -4,7 +4,8 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a policy
 colour everywhere, and baselines are grey.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,18 @@ from cvmae.arrays import Floats
 from cvmae.evaluate.results import Results
 from cvmae.runtime.figures import Axes, Figure
 
-__all__ = ["GREY", "INK", "LOWEST_R2", "RULE", "Drawing", "colours", "drawn", "finite", "frame"]
+__all__ = [
+    "GREY",
+    "INK",
+    "LOWEST_R2",
+    "RULE",
+    "Drawing",
+    "colours",
+    "drawn",
+    "finite",
+    "frame",
+    "name_colours",
+]
 
 
 POLICY_COLOURS = {"random": "#0072B2", "cv": "#D55E00", "variance": "#009E73"}
@@ -34,14 +46,15 @@ class Drawing:
 
 def colours(results: Results) -> dict[str, str]:
     """Return a colour for every method."""
-    chosen, further = {}, list(FURTHER_COLOURS)
-    for method in results.methods:
-        if method.kind == "baseline":
-            chosen[method.name] = GREY
-        elif method.name in POLICY_COLOURS:
-            chosen[method.name] = POLICY_COLOURS[method.name]
-        else:
-            chosen[method.name] = further.pop(0) if further else INK
+    models = [method.name for method in results.methods if method.kind != "baseline"]
+    return {method.name: GREY for method in results.methods} | name_colours(models)
+
+
+def name_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each name; the palette begins again where there are many."""
+    chosen, further = {}, itertools.cycle(FURTHER_COLOURS)
+    for name in names:
+        chosen[name] = POLICY_COLOURS[name] if name in POLICY_COLOURS else next(further)
     return chosen
 
 

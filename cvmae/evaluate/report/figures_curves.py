@@ -47,7 +47,7 @@ def draw_curves(results: Results) -> Drawing | None:
     axis.set_ylabel("Squared error on tuning (standardised)")
     frame(axis, "Epoch")
     reached = [
-        f"{name} {epochs(curve.epochs_to_reference_best)}"
+        f"{name} {epochs(curve.epochs_to_reference_best, curve.num_reached, curve.num_runs)}"
         for name, curve in convergence.names.items()
     ]
     return Drawing(

@@ -55,7 +55,7 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
         wording.spread(row.r2_pooled_interval),
         wording.number(row.r2_macro),
         won,
-        wording.epochs(row.epochs_to_reference_best) if trained else "",
+        row.epochs_needed,
         wording.signed(row.final_slope, 4) if trained else "",
         wording.count(row.measurements_per_s) if trained else "",
     )

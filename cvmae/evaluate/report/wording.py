@@ -52,9 +52,16 @@ def count(value: float | None) -> str:
     return ABSENT if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
-def epochs(value: float | None) -> str:
-    """Write after how many epochs something was reached."""
-    return "never" if value is None else f"{value:g}"
+def epochs(value: float | None, num_reached: int = 0, num_runs: int = 1) -> str:
+    """Write after how many epochs something was reached, or how many of the seeds reached it.
+
+    Example:
+        >>> epochs(17.04, 5, 5), epochs(None, 2, 5), epochs(None, 0, 5)
+        ('17', '2 of 5 seeds', 'never')
+    """
+    if value is None:
+        return f"{num_reached} of {num_runs} seeds" if num_reached else "never"
+    return f"{round(value, 1):g}"
 
 
 def p_value(value: float | None) -> str:
