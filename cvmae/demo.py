@@ -32,12 +32,15 @@ from cvmae.sweep.driver import sweep
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
 from cvmae.synthetic.reference import Attainable, attainable_r2
+from cvmae.tracking.mlflow_page import experiment_page
 from cvmae.tracking.sqlite import sqlite_path
 from cvmae.tracking.store import name_store, store_uri
 
 __all__ = ["DemoConfig", "demo", "hospital_attainable"]
 
 logger = logging.getLogger("cvmae")
+
+NEW_EXPERIMENT = "1"  # the first number that MLflow gives in a new database
 
 HEADER = (
     "policy",
@@ -224,6 +227,6 @@ def _places(config: Config, folder: Path) -> str:
     if sqlite_path(uri):
         lines += [
             f"  {shlex.quote(mlflow)} ui --backend-store-uri {shlex.quote(uri)}",
-            "  then http://127.0.0.1:5000 in a browser",
+            f"  then {experiment_page(uri, NEW_EXPERIMENT)} in a browser",
         ]
     return "\n".join(lines)

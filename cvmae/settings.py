@@ -332,7 +332,7 @@ class TrackingConfig:
 
     uri: str = field(default="", repr=False)  # it may hold a password
     """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder. With
-    scaling.num_workers=0 metrics go to metrics.parquet there instead, without MLflow."""
+    scaling.num_workers=0 metrics go to metrics.parquet there only, without MLflow."""
     experiment: str = "cvmae"
     """MLflow experiment."""
 

@@ -17,6 +17,7 @@ from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
+from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
@@ -24,6 +25,7 @@ from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
+from cvmae.tracking.results import give_to_runs
 
 __all__ = ["compare_models", "evaluate"]
 
@@ -94,6 +96,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         notes=_notes(contestants, reference),
     )
     _write(results, config, folder)
+    give_to_runs(run_results(results, contestants), folder)
     return results
 
 

@@ -4,13 +4,12 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import shlex
-import sys
 from dataclasses import dataclass
 
 import torch
 
 from cvmae.meds.files import dataset_name
+from cvmae.tracking.origin import command
 
 __all__ = ["Hardware", "Provenance", "provenance"]
 
@@ -47,7 +46,7 @@ def provenance(root: str) -> Provenance:
         except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
             versions[package] = "not installed"
     return Provenance(
-        command=shlex.join(["python", *sys.argv]),
+        command=command(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=root,
         dataset=dataset_name(root),

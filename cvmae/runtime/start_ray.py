@@ -11,7 +11,7 @@ import torch
 from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
 from cvmae.settings import ScalingConfig
 
-__all__ = ["check_resources", "start_ray", "trains_on_gpu", "workers_that_fit"]
+__all__ = ["check_resources", "cluster_shape", "start_ray", "trains_on_gpu", "workers_that_fit"]
 
 logger = logging.getLogger("cvmae")
 
@@ -87,3 +87,17 @@ def workers_that_fit(nodes: Iterable[Mapping[str, float]], scaling: ScalingConfi
     return sum(
         min(int(node.get(name, 0.0) / share) for name, share in wanted.items()) for node in nodes
     )
+
+
+def cluster_shape() -> str:
+    """Return nodes, CPUs and GPUs of the cluster that this process has joined, '' without one."""
+    import ray
+
+    if not ray.is_initialized():
+        return ""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    resources = ray.cluster_resources()
+    types = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    gpus = f"{resources.get('GPU', 0):g} GPUs" + (f" ({', '.join(types)})" if types else "")
+    noun = "node" if len(nodes) == 1 else "nodes"
+    return f"{len(nodes)} {noun}, {resources.get('CPU', 0):g} CPUs, {gpus}"

@@ -2,24 +2,41 @@
 
 import contextlib
 import logging
-import re
 import sqlite3
-import warnings
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from cvmae.config import Config, without_password
+from cvmae.tracking.mlflow_page import VIEW_TAG, view
+from cvmae.tracking.origin import first_line
 from cvmae.tracking.sqlite import sqlite_path
 
-__all__ = ["find_or_create_experiment", "first_line", "prepare_mlflow_store", "warn_down"]
+__all__ = [
+    "KEY_TAG",
+    "PARENT_TAG",
+    "find_or_create_experiment",
+    "find_run",
+    "prepare_mlflow_store",
+    "warn_down",
+]
+
+logger = logging.getLogger("cvmae")
 
 ARTIFACTS = "mlartifacts"  # beside a SQLite database
+KEY_TAG, PARENT_TAG = "cvmae.run_key", "mlflow.parentRunId"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # not read by MLflow 3.17
+    "mlflow.note.content": "Pretraining by cvmae: a run for each model, above them their sweep.",
+}
 
 for _noisy in ("mlflow", "alembic"):  # a screen of migrations for every new database
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+# Its lines on repeated requests say in other words what `warn_down` does.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 class _DeletedExperimentError(ValueError):
@@ -75,7 +92,8 @@ def find_or_create_experiment(uri: str, name: str) -> str:
         if database:
             (folder / ARTIFACTS).mkdir(exist_ok=True)  # `_follow` tells by it where runs write
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            tags = EXPERIMENT_TAGS | {VIEW_TAG: view()}
+            return str(client.create_experiment(name, location, tags=tags))
         except MlflowException:
             # Another driver of the same server may have been first.
             if (experiment := client.get_experiment_by_name(name)) is None:
@@ -87,6 +105,9 @@ def find_or_create_experiment(uri: str, name: str) -> str:
             f"experiments restore -x {experiment.experiment_id}, or give another "
             "--tracking.experiment"
         )
+    if VIEW_TAG not in experiment.tags:  # of another program, or a person; theirs stays as it is
+        with contextlib.suppress(MlflowException):
+            client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view())
     return str(experiment.experiment_id)
 
 
@@ -113,18 +134,18 @@ def _follow(database: Path, experiment_id: str) -> None:
             )
 
 
+def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+    """Return the run of a journal's key, None where there is none."""
+    wanted = f"tags.`{KEY_TAG}` = '{key}'"
+    found = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
+    return found[0] if found else None
+
+
 def warn_down(uri: str, error: Exception) -> None:
     """Warn that a store does not take what is logged."""
-    warnings.warn(
-        f"MLflow at {without_password(uri)} does not answer ({first_line(error)}); training goes "
-        "on, and what is logged is kept in the output folder and sent when the store is back",
-        RuntimeWarning,
-        stacklevel=3,
+    logger.warning(
+        "MLflow at %s does not answer (%s); training goes on, and what is logged is kept in the "
+        "run's folder and sent when MLflow is back",
+        without_password(uri),
+        first_line(error),
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, or its name; no password."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    # It may name the address.
-    return re.sub(r"\w[\w+.-]*://\S+", lambda found: without_password(found[0]), line)[:300]

@@ -1,25 +1,38 @@
 """Which store a run's metrics go to: named once, on the driver, and opened under that name.
 
-Runs in the calling process (``scaling.num_workers=0``) need nothing but pyarrow and write
-``metrics.parquet``; runs on Ray write to MLflow. Object storage holds no SQLite, so that runs
-whose folder is there write parquet, too, unless a store is given. Both kinds of tracker take the
-same calls and keep the first value of a (metric, step): a resumed run leaves no point twice.
+Every run writes a journal into its own folder. Runs in the calling process
+(``scaling.num_workers=0``) need nothing but pyarrow and leave it at that; for runs on Ray, MLflow
+is a mirror of the journal. Object storage holds no SQLite, so that runs whose folder is there have
+no mirror, unless a store is given.
 """
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cvmae.config import Config, flatten, override, resolved_path, without_password
 from cvmae.runtime.submitted import runs_in_a_copy
+from cvmae.storage.folders import is_file, join
 from cvmae.storage.places import is_remote
-from cvmae.tracking.parquet_tracker import ParquetTracker
+from cvmae.tracking.journal import ABOUT, RUNNING, About, Journal
+from cvmae.tracking.origin import WORKER_HOST, host, origin_tags
 from cvmae.tracking.sqlite import sqlite_path, sqlite_uri
-from cvmae.tracking.tracker import Tracker
+from cvmae.tracking.tracker import Mirror, Status, Tracker
 
-__all__ = ["DATABASE", "moved", "name_store", "open_tracker", "prepare_store", "store_uri"]
+__all__ = [
+    "DATABASE",
+    "before_mlflow",
+    "close_run",
+    "join_tracker",
+    "moved",
+    "name_store",
+    "open_tracker",
+    "prepare_store",
+    "store_uri",
+]
 
 logger = logging.getLogger("cvmae")
 
@@ -76,7 +89,7 @@ def moved(config: Config, folder: str) -> Config:
 
 
 def store_uri(config: Config) -> str:
-    """Return the MLflow tracking URI of a run after `name_store`; '' where parquet is written."""
+    """Return the MLflow tracking URI of a run after `name_store`; '' where MLflow is not used."""
     return config.tracking.uri if config.scaling.num_workers > 0 else ""
 
 
@@ -91,7 +104,7 @@ def prepare_store(config: Config) -> None:
             was deleted.
     """
     if store_uri(config):
-        _before_mlflow()
+        before_mlflow()
         from cvmae.tracking.mlflow_store import prepare_mlflow_store
 
         prepare_mlflow_store(config)
@@ -105,27 +118,74 @@ def prepare_store(config: Config) -> None:
 
 
 def open_tracker(
-    config: Config, *, run_name: str, run_id: str = "", parent_run_id: str = ""
+    config: Config, *, run_name: str, parent_run_id: str = "", description: str = ""
 ) -> Tracker:
     """Open the run of ``config.output_dir``, creating it where there is none.
 
     Args:
-        config: After `name_store`; decides between MLflow and parquet.
+        config: After `name_store`; decides whether MLflow shows the run, too.
         run_name: What a person sees in a list of runs.
-        run_id: Run to continue, as another process created it; empty: the folder's own.
-        parent_run_id: Run of the sweep to which this one belongs.
+        parent_run_id: `Tracker.run_id` of the sweep to which this one belongs.
+        description: What a person reads first on the run's page, in Markdown.
 
-    Returns:
-        A tracker that survives a server which is down: it warns, keeps and replays.
+    Raises:
+        OSError: The folder cannot be written to.
     """
-    if not store_uri(config):
-        return ParquetTracker(
-            config.output_dir, run_name=run_name, run_id=run_id, parent_run_id=parent_run_id
-        )
-    _before_mlflow()
-    from cvmae.tracking.mlflow_tracker import MlflowTracker
+    journal = Journal(resolved_path(config.output_dir))
+    tags = origin_tags() | ({"mlflow.note.content": description} if description else {})
+    parent = parent_run_id or journal.about.parent_run_id
+    journal.change(run_name=run_name, parent_run_id=parent, tags=tags, status=RUNNING, ended_ms=0)
+    mirror = _mirror(config)
+    if mirror:
+        mirror.update(journal)
+    return Tracker(journal, mirror)
 
-    return MlflowTracker(config, run_name=run_name, run_id=run_id, parent_run_id=parent_run_id)
+
+def join_tracker(config: Config, *, run_name: str, key: str, parent_run_id: str) -> Tracker:
+    """Open a run that the driver has begun, in the worker that logs for all; its node is watched.
+
+    Of the journal it writes the metrics only. Call `Tracker.leave` in the end.
+
+    Args:
+        config: As the driver has it.
+        run_name: As it was opened.
+        key: `Tracker.key` of the driver's, since a shared folder may show its journal late.
+        parent_run_id: As it was opened.
+    """
+    about = About(key=key, run_name=run_name, parent_run_id=parent_run_id)
+    journal = Journal(resolved_path(config.output_dir), about)
+    mirror, watch = _mirror(config, {WORKER_HOST: host()}), None
+    if mirror:
+        from cvmae.tracking.node_watch import PREFIX, NodeWatch
+
+        steps = journal.last_steps().items()
+        watch = NodeWatch(1 + max((s for name, s in steps if name.startswith(PREFIX)), default=-1))
+    return Tracker(journal, mirror, watch)
+
+
+def close_run(config: Config, status: Status) -> None:
+    """Close the run of a folder whose process is gone, and let MLflow have what it lacks of it.
+
+    A run that has ended stays as it ended; where the folder holds none, nothing is done.
+    """
+    folder = resolved_path(config.output_dir)
+    if not is_file(join(folder, ABOUT)):
+        return
+    journal = Journal(folder)
+    tracker = Tracker(journal, _mirror(config))
+    if journal.about.status == RUNNING:
+        tracker.close(status)
+    else:
+        tracker.settle()
+
+
+def _mirror(config: Config, tags: Mapping[str, str] | None = None) -> Mirror | None:
+    if not store_uri(config):
+        return None
+    before_mlflow()
+    from cvmae.tracking.mlflow_mirror import MlflowMirror
+
+    return MlflowMirror(config, tags or {})
 
 
 def _absolute(setting: str, uri: str) -> str:
@@ -158,7 +218,7 @@ def _in_folder(output_dir: str) -> str:
     return "" if is_remote(output_dir) else sqlite_uri(f"{resolved_path(output_dir)}/{DATABASE}")
 
 
-def _before_mlflow() -> None:
+def before_mlflow() -> None:
     """Set what MLflow reads of the environment when it is imported."""
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -31,7 +31,10 @@ class EpochReport:
         if rank() != 0 or self._tracker is None:
             return
         epoch = int(metrics["epoch"])
-        numbers = {name: value for name, value in metrics.items() if name != "epoch"}
+        # First what compares runs: MLflow's page takes up the first metric it is given. An epoch is
+        # the axis of its charts, and the step a straight line in them.
+        tuning = {name: value for name, value in metrics.items() if name.startswith("tuning_")}
+        numbers = {n: v for n, v in (tuning | dict(metrics)).items() if n not in ("epoch", "step")}
         try:
             self._tracker.log_metrics(numbers, step=epoch)
             if codes is not None:

@@ -1,7 +1,11 @@
-"""Two figures of a run: how the errors fell, and how often each code was hidden."""
+"""What is kept of a finished run: two figures, and the last epoch of each code as a table."""
 
-from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cvmae.checkpoint import Progress, read_progress
 from cvmae.config import Config
@@ -15,18 +19,25 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for 
 
 
 def draw_run(config: Config, tracker: Tracker) -> None:
-    """Draw learning curves and mask rates of a finished run into its tracking."""
+    """Draw learning curves and mask rates of a finished run into its tracking, beside a table."""
     from cvmae.runtime.figures import attempted  # matplotlib, only now
 
     with attempted("figure learning_curves"):
         progress = read_progress(config.output_dir)
         tracker.log_figure(_learning_curves(progress), "learning_curves")
-    rates = join(config.output_dir, CODE_METRICS)
+    codes = join(config.output_dir, CODE_METRICS)
     with attempted("figure mask_rates"):
-        if is_file(rates):
-            tracker.log_artifact(rates)
-            with local_copy(rates) as path:
-                tracker.log_figure(_mask_rates(path, config.mask.ratio), "mask_rates")
+        if is_file(codes):
+            tracker.log_artifact(codes)
+            rows = _last_epoch(codes)
+            tracker.log_table(rows.drop_columns(["epoch"]).to_pydict(), "code_metrics")
+            tracker.log_figure(_mask_rates(rows, config.mask.ratio), "mask_rates")
+
+
+def _last_epoch(codes: str) -> pa.Table:
+    with local_copy(codes) as path:
+        table = pq.read_table(path)
+    return table.filter(pc.equal(table["epoch"], pc.max(table["epoch"])))
 
 
 def _learning_curves(progress: Progress) -> Any:
@@ -46,15 +57,9 @@ def _learning_curves(progress: Progress) -> Any:
     return figure
 
 
-def _mask_rates(path: Path, ratio: float) -> Any:
-    import numpy as np
-    import pyarrow.parquet as pq
-
+def _mask_rates(rows: pa.Table, ratio: float) -> Any:
     from cvmae.runtime.figures import Figure
 
-    table = pq.read_table(path)
-    last = table["epoch"].to_numpy().max()
-    rows = table.filter(np.equal(table["epoch"].to_numpy(), last))
     rates = rows["mask_rate"].to_numpy()
     by_rate = np.argsort(-rates)
     figure = Figure(figsize=(6, 3.6))

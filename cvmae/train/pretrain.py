@@ -11,7 +11,7 @@ from cvmae.arrays import Float32s
 from cvmae.batches.bricks import Brick, stream_bricks
 from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.checkpoint import Progress, clear_rubbish, has_checkpoints
-from cvmae.config import Config, flatten
+from cvmae.config import Config
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS
 from cvmae.model import kernels
@@ -20,6 +20,9 @@ from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
 from cvmae.statistics.fit import load_or_fit, require_sequences
 from cvmae.statistics.fitted import TrainingData
+from cvmae.storage.folders import join
+from cvmae.tracking.dataset import describe_dataset
+from cvmae.tracking.params import describe_run, told_params
 from cvmae.tracking.store import name_store, open_tracker, prepare_store
 from cvmae.tracking.tracker import Tracker
 from cvmae.train.deepspeed_settings import deepspeed_config, keep_config_file
@@ -92,8 +95,7 @@ def _pretrain(
         keep_config_file(config)
     begin_folder(config)
     name = Path(config.output_dir).name
-    tracker = open_tracker(config, run_name=name, parent_run_id=parent_run_id)
-    tracker.log_params(flatten(config))
+    tracker = _open_tracker(config, data, name, parent_run_id)
     aloud = not parent_run_id  # a sweep's trials would say much the same again and again
     try:
         _report_again(progress, EpochReport(config, codes, tracker))
@@ -108,6 +110,21 @@ def _pretrain(
     tracker.close("FINISHED")
     logger.info("%s: run folder %s, tracking %s", name, config.output_dir, tracker.location)
     return config.output_dir
+
+
+def _open_tracker(config: Config, data: TrainingData, name: str, parent_run_id: str) -> Tracker:
+    """Open the run's tracking, which says first what the run is."""
+    dataset = describe_dataset(data)
+    tracker = open_tracker(
+        config,
+        run_name=name,
+        parent_run_id=parent_run_id,
+        description=describe_run(config, dataset),
+    )
+    tracker.log_params(told_params(config))
+    tracker.log_dataset(dataset)
+    tracker.log_artifact(join(config.output_dir, "config.yaml"))
+    return tracker
 
 
 def check_settings(config: Config) -> None:
@@ -177,9 +194,7 @@ def _train(
     elif config.scaling.num_workers > 0:
         from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
 
-        train_on_ray(
-            config, data, run_name=name, run_id=tracker.run_id, parent_run_id=parent_run_id
-        )
+        train_on_ray(config, data, run_name=name, key=tracker.key, parent_run_id=parent_run_id)
     else:
         _train_here(config, data, tracker, name, listen)
 

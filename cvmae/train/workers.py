@@ -38,7 +38,7 @@ from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
-from cvmae.tracking.store import open_tracker
+from cvmae.tracking.store import join_tracker
 from cvmae.train.epoch_report import EpochReport
 from cvmae.train.loop import train
 from cvmae.train.streams import make_plan
@@ -53,7 +53,7 @@ COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
 
 
 def train_on_ray(
-    config: Config, data: TrainingData, *, run_name: str, run_id: str, parent_run_id: str
+    config: Config, data: TrainingData, *, run_name: str, key: str, parent_run_id: str
 ) -> None:
     """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
 
@@ -78,7 +78,7 @@ def train_on_ray(
                 config=config,
                 data=data,
                 run_name=run_name,
-                run_id=run_id,
+                key=key,
                 parent_run_id=parent_run_id,
                 attempt=attempt,
                 is_trial=bool(to_tune),
@@ -119,7 +119,7 @@ class _Job:
     config: Config
     data: TrainingData
     run_name: str
-    run_id: str
+    key: str
     parent_run_id: str
     attempt: str
     is_trial: bool  # of a sweep, whose table says how far it is
@@ -234,12 +234,7 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
     device = get_device() if config.scaling.use_gpu else torch.device("cpu")
     shard = ray.train.get_dataset_shard("train")
     tracker = (
-        open_tracker(
-            config,
-            run_name=job.run_name,
-            run_id=job.run_id,
-            parent_run_id=job.parent_run_id,
-        )
+        join_tracker(config, run_name=job.run_name, key=job.key, parent_run_id=job.parent_run_id)
         if rank() == 0
         else None
     )
@@ -265,6 +260,9 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
         )
     except (FloatingPointError, PreemptedError) as error:  # on all ranks alike
         return error.with_traceback(None)
+    finally:
+        if tracker:
+            tracker.leave()
     return None
 
 

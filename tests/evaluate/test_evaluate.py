@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -72,6 +73,26 @@ def test_evaluate_writes_results_figures_and_a_report(runs, tmp_path):
     assert {"code", "cv", "cv_unclipped", "r2/cv", "mean_absolute_error/random"} <= set(
         table.column_names
     )
+
+
+def test_each_run_is_given_its_own_scores_after_the_epoch_of_its_weights(
+    runs, tmp_path, monkeypatch
+):
+    module, given = importlib.import_module("cvmae.evaluate.evaluate"), []
+    monkeypatch.setattr(module, "give_to_runs", lambda *results: given.append(results))
+    evaluate(settings_for(runs, tmp_path / "out", "random=random", "cv=cv"))
+    ((results, folder),) = given
+    assert folder == str(tmp_path / "out")
+    methods = json.loads((tmp_path / "out" / "results.json").read_text())["methods"]
+    expected = [
+        (str(runs[1] / m["name"]), {"held_out_r2_pooled": m["runs"][0]["r2_pooled"]})
+        for m in methods
+        if m["kind"] == "model"
+    ]
+    macro = "held_out_r2_macro"
+    told = [(r.path, {n: v for n, v in r.metrics.items() if n != macro}) for r in results]
+    assert told == expected
+    assert {result.epoch for result in results} == {1}
 
 
 def test_the_same_checkpoint_under_two_names_scores_the_same(runs, tmp_path):

@@ -47,7 +47,7 @@ def test_a_run_whose_figures_fail_is_finished(tiny, monkeypatch, caplog):
         monkeypatch.setattr(importlib.import_module("cvmae.train.figures"), name, fails)
     run = pretrain(tiny)
     assert load_state(run)[0].is_finished(tiny)
-    assert '"status": "FINISHED"' in Path(run, "params.json").read_text(encoding="utf-8")
+    assert '"status": "FINISHED"' in Path(run, "tracking.json").read_text(encoding="utf-8")
     for name in ("learning_curves", "mask_rates"):
         assert f"figure {name} is not drawn (RuntimeError: no font)" in caplog.text
 

@@ -55,7 +55,7 @@ def test_a_signal_costs_no_step(config, tmp_path, monkeypatch, number, place):
         with pytest.raises(PreemptedError, match=rf"checkpoint at step {step + 1} of .*{cut}"):
             pretrain(replace(config, output_dir=str(cut)))
     assert read_progress(find_checkpoint(cut)).global_step == step + 1
-    assert '"KILLED"' in (cut / "params.json").read_text()
+    assert '"KILLED"' in (cut / "tracking.json").read_text()
     pretrain(replace(config, output_dir=str(cut), resume=str(cut)))
     ours, theirs = (load_file(find_checkpoint(run) / "model.safetensors") for run in (whole, cut))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -147,7 +147,7 @@ def test_an_interruption_ends_the_sweep(config, pretrained, monkeypatch):
     monkeypatch.setattr(trials, "pretrain", interrupt)
     with pytest.raises(KeyboardInterrupt):
         driver.sweep(config)
-    about = json.loads((Path(config.output_dir) / "params.json").read_text())
+    about = json.loads((Path(config.output_dir) / "tracking.json").read_text())
     assert about["status"] == "FAILED"
 
 

@@ -223,8 +223,9 @@ def test_a_permission_that_names_nothing_is_refused(run):
 def test_a_store_that_lacks_epochs_of_a_run_is_given_them_when_it_is_resumed(tiny):
     metrics = Path(pretrain(tiny)) / "metrics.parquet"
     whole = pq.read_table(metrics)
-    losses = whole.filter(pc.equal(whole["name"], "tuning_mse"))
+    losses = whole.filter(pc.equal(whole["name"], "tuning_mse")).drop_columns(["time"])
     metrics.unlink()
     pretrain(replace(tiny, resume=tiny.output_dir))
     again = pq.read_table(metrics)
-    assert again.filter(pc.equal(again["name"], "tuning_mse")).equals(losses)
+    again = again.filter(pc.equal(again["name"], "tuning_mse")).drop_columns(["time"])
+    assert again.equals(losses)

@@ -29,7 +29,7 @@ def test_what_ray_shows_of_a_run_names_no_subject_and_no_password(tiny, monkeypa
     monkeypatch.setattr(workers, "brick_dataset", lambda reader, order, units: None)
     monkeypatch.setattr(workers, "InterruptibleTrainer", build)
     with pytest.raises(_BuiltError) as built:
-        workers.train_on_ray(config, data, run_name="cv", run_id="", parent_run_id="")
+        workers.train_on_ray(config, data, run_name="cv", key="", parent_run_id="")
     (loop_config,) = built.value.args
     shown = str(schema._to_json_serializable_value(loop_config)) + str(loop_config)
     assert "7700001" not in shown

@@ -1,0 +1,144 @@
+"""Where a run comes from, as tags: user, command, commit, versions, machines."""
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cvmae
+from cvmae.config import without_password
+from cvmae.runtime.submitted import runs_in_a_copy
+
+__all__ = ["INHERITED", "WORKER_HOST", "command", "first_line", "host", "origin_tags"]
+
+COMMAND, VERSIONS, CLUSTER = "cvmae.command", "cvmae.versions", "cvmae.ray_cluster"
+HOST, WORKER_HOST = "cvmae.host", "cvmae.worker_host"  # of the driver, and of rank 0
+USER, SOURCE, SOURCE_TYPE = "mlflow.user", "mlflow.source.name", "mlflow.source.type"
+COMMIT, DIRTY = "mlflow.source.git.commit", "mlflow.source.git.dirty"
+# What a trial does not know, whose process was started by Ray, its sweep knows.
+INHERITED = (COMMAND, SOURCE, SOURCE_TYPE, COMMIT, DIRTY)
+
+PACKAGES = ("cvmae", "torch", "ray", "mlflow", "numpy")
+RAY_WORKER = "default_worker.py"  # what Ray starts its processes with
+GIT_PATIENCE_S = 10
+GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+def origin_tags() -> dict[str, str]:
+    """Return the tags of this process; what cannot be told is left out."""
+    tags = {USER: _user(), VERSIONS: _versions(), HOST: host(), CLUSTER: _cluster()}
+    program = Path((sys.argv or [""])[0]).name
+    if program != RAY_WORKER:
+        tags |= {
+            COMMAND: command(),
+            SOURCE: program,
+            SOURCE_TYPE: "JOB" if runs_in_a_copy() else "LOCAL",
+        }
+    commit, is_dirty = _commit()
+    tags |= {COMMIT: commit, DIRTY: "true" if is_dirty else ""}
+    return {name: value for name, value in tags.items() if value}
+
+
+def command(argv: Sequence[str] | None = None) -> str:
+    """Return a command line as a shell takes it, without passwords.
+
+    Example:
+        >>> command(["pretrain.py", "--tracking.uri=http://me:secret@host:5000", "--seed", "1"])
+        'python pretrain.py --tracking.uri=http://host:5000 --seed 1'
+    """
+    shown, before = ["python"], ""
+    for token in sys.argv if argv is None else argv:
+        name, equals, value = token.partition("=")
+        if before == "--tracking.uri":  # it may be one without a scheme
+            shown.append(without_password(token))
+        elif equals and name == "--tracking.uri":
+            shown.append(f"{name}={without_password(value)}")
+        else:
+            shown.append(_without_passwords(token))
+        before = token
+    return shlex.join(shown)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, or its name; no password."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _without_passwords(line)[:300]
+
+
+def _without_passwords(text: str) -> str:
+    """Return a text in which every address is as `without_password` has it."""
+    return re.sub(r"\w[\w+.-]*://\S+", lambda found: without_password(found[0]), text)
+
+
+def _versions() -> str:
+    """Return the versions of Python and of the packages that decide what comes out."""
+    found = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:  # not installed, or a checkout
+            continue
+    return ", ".join(found)
+
+
+def host() -> str:
+    """Return what kind of machine this is: processor and GPUs."""
+    cpus = f"{os.cpu_count()} CPUs ({_cpu_name()})"
+    # Not from torch, which would take memory of a GPU that another process trains on.
+    names = [_field(path, "Model") for path in sorted(GPUS.glob("*/information"))]
+    counts = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+    return ", ".join([f"{platform.system()} {platform.machine()}", cpus, *counts])
+
+
+def _cpu_name() -> str:
+    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or "unknown"
+
+
+def _field(path: Path, name: str) -> str:
+    """Return a value of a file of lines ``name: value``, '' where there is none."""
+    try:
+        found = re.search(rf"^{name}\s*:\s*(.*)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
+
+
+def _cluster() -> str:
+    """Return the shape of the Ray cluster that this process has joined, '' without one."""
+    if "ray" not in sys.modules:
+        return ""
+    from cvmae.runtime.start_ray import cluster_shape
+
+    return cluster_shape()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container whose user has no name
+        return ""
+
+
+def _commit() -> tuple[str, bool]:
+    """Return the commit of the program or of the working folder, and whether files were changed."""
+    package = Path(cvmae.__file__).resolve().parents[1]
+    # A checkout that merely holds the environment, as many do, says nothing of the package.
+    folder = package if (package / ".git").exists() else Path.cwd()
+    git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        said = subprocess.run(
+            [*git, "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=GIT_PATIENCE_S,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "", False
+    return said.removesuffix("-dirty"), said.endswith("-dirty")
