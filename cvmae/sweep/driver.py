@@ -8,6 +8,7 @@ from pathlib import Path
 from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.start_ray import start_ray
+from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.attempt import Attempt
 from cvmae.sweep.budget import Budget
 from cvmae.sweep.in_process import run_in_process
@@ -24,11 +25,14 @@ from cvmae.sweep.trials import (
     sweep_name,
     trial_status,
 )
-from cvmae.tracking.store import name_store, open_tracker, prepare_store
+from cvmae.tracking.dataset import describe_dataset
+from cvmae.tracking.store import close_run, name_store, open_tracker, prepare_store
 from cvmae.tracking.tracker import Tracker
+from cvmae.train.mask_table import read_sample, warn_of_short_sequences
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import begin_folder, run_folder
+from cvmae.train.streams import make_plan
 
 __all__ = ["sweep"]
 
@@ -66,9 +70,11 @@ def _sweep(config: Config) -> str:
     data = fit_data(config, dataset)
     logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
+    _require_weights(waiting, data)
     warn_of_long_run(runs, data.fitted, num_at_once)
-    tracker = open_tracker(config, run_name=sweep_name(config))
+    tracker = open_tracker(config, run_name=sweep_name(config), description=_described(config))
     tracker.log_params({"sweep.trials": len(trials)} | _logged(config))
+    tracker.log_dataset(describe_dataset(data))
     try:
         budget = Budget(config.sweep, _begun(trials))
         with live_table(trials) as table:
@@ -85,6 +91,9 @@ def _sweep(config: Config) -> str:
                 )
             )
         summary = summarise(config, trials, errors, data.fitted.statistics, _unspent(budget))
+        for trial in trials:
+            # One whose process was lost has not said so, and a store that was down lacks some.
+            close_run(trial.config, "FAILED")
         told = _tell(summary, config, tracker)
     except BaseException:
         tracker.close("FAILED")
@@ -108,6 +117,31 @@ def _checked_trials(config: Config) -> list[Trial]:
         except ValueError as error:
             raise ValueError(f"the trial {trial.name}: {error}") from None
     return trials
+
+
+def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
+    """Refuse a trial whose policy has no weight for some code, and say what short sequences miss.
+
+    Raises:
+        ValueError: See `make_plan`; nothing was started.
+    """
+    told = set()
+    for trial in trials:
+        try:
+            plan = make_plan(trial.config, data)
+        except ValueError as error:
+            raise ValueError(f"the trial {trial.name}: {error}") from None
+        if trial.config.mask.ratio > 0.5 and trial.config.mask.ratio not in told:
+            told.add(trial.config.mask.ratio)
+            warn_of_short_sequences(trial.config, read_sample(trial.config, plan))
+
+
+def _described(config: Config) -> str:
+    """Return what a person reads first on the page of a sweep, in Markdown."""
+    return (
+        f"A sweep: {sweep_name(config)}.\n\nThe trials are its child runs. All that they have "
+        "shown is in `summary.json` among the artifacts, and drawn in `figures`."
+    )
 
 
 def _logged(config: Config) -> dict[str, object]:
@@ -187,7 +221,9 @@ def _tell(summary: Summary, config: Config, tracker: Tracker) -> str:
         "code_results.parquet",
     ]
     if config.scaling.num_workers > 0:
-        places.append(f"curves: mlflow ui --backend-store-uri {tracker.location}")
+        places.append(
+            f"in a browser: mlflow ui --backend-store-uri {tracker.location}\n  then {tracker.page}"
+        )
     return "\n\n".join(filter(None, [report(summary, ranked), "\n".join(places)]))
 
 

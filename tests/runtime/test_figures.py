@@ -43,12 +43,12 @@ def fails(*args, **settings):
 
 
 def test_a_run_whose_figures_fail_is_finished(tiny, monkeypatch, caplog):
-    for name in ("_learning_curves", "_mask_rates"):
-        monkeypatch.setattr(importlib.import_module("cvmae.train.figures"), name, fails)
+    for module, name in (("figures", "_learning_curves"), ("mask_table", "_shares")):
+        monkeypatch.setattr(importlib.import_module(f"cvmae.train.{module}"), name, fails)
     run = pretrain(tiny)
     assert load_state(run)[0].is_finished(tiny)
     assert '"status": "FINISHED"' in Path(run, "tracking.json").read_text(encoding="utf-8")
-    for name in ("learning_curves", "mask_rates"):
+    for name in ("learning_curves", "share_hidden"):
         assert f"figure {name} is not drawn (RuntimeError: no font)" in caplog.text
 
 

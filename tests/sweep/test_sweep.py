@@ -318,13 +318,42 @@ def test_the_parents_metrics_are_means_over_seeds_by_epoch(config, pretrained):
 
 def test_a_sweeps_run_is_called_by_what_it_tries(config, pretrained):
     driver.sweep(override(config, {"sweep.axes": ["mask.ratio=0.15,0.25"], "sweep.seeds": [1, 2]}))
-    about = json.loads((Path(config.output_dir) / "params.json").read_text())
+    about = json.loads((Path(config.output_dir) / "tracking.json").read_text())
     assert about["run_name"] == "random, cv x 2, 3 epochs x ratio 0.15, 0.25 x 2 seeds"
+    assert about["run_name"] in about["tags"]["mlflow.note.content"]
+    assert about["dataset"]["name"] == "meds"
+
+
+def test_a_policy_that_lacks_a_weight_is_refused_before_any_trial_begins(tiny, tmp_path):
+    weights = tmp_path / "weights.csv"
+    weights.write_text("code,weight\nnone of them,1\n", encoding="utf-8")
+    changes = {"sweep.policies": ["random", "table"], "mask.weights_file": str(weights)}
+    with pytest.raises(ValueError, match=r"the trial table_epochs2_seed\d+: .*weights\.csv"):
+        driver.sweep(override(tiny, changes))
+    assert not (Path(tiny.output_dir) / "trials").exists()
+
+
+def test_a_ratio_that_short_sequences_cannot_meet_is_said_once_a_sweep(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(driver, "_run", lambda attempt: {})
+    changes = {"sweep.axes": ["mask.ratio=0.25,0.95"], "sweep.policies": ["random", "cv"]}
+    driver.sweep(override(tiny, changes))
+    assert caplog.text.count("mask.ratio=0.95 cannot be met by sequences of fewer than") == 1
+
+
+def test_the_run_of_a_trial_whose_process_was_lost_is_closed_at_the_end(
+    config, pretrained, monkeypatch
+):
+    closed = []
+    monkeypatch.setattr(driver, "close_run", lambda config, status: closed.append(status))
+    monkeypatch.setattr(driver, "_run", lambda attempt: {})
+    driver.sweep(config)
+    assert closed == ["FAILED"] * len(trials.plan_trials(config))
 
 
 def test_ray_is_not_imported_before_its_environment_is_prepared(config, monkeypatch):
     seen = []
     monkeypatch.delitem(sys.modules, "cvmae.sweep.tune", raising=False)
+    monkeypatch.delattr("cvmae.sweep.tune", raising=False)  # or other tests would find another one
     monkeypatch.setattr(
         driver, "start_ray", lambda scaling: seen.append("cvmae.sweep.tune" in sys.modules)
     )

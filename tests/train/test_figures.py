@@ -23,6 +23,7 @@ def test_the_last_epoch_of_each_code_is_kept_as_a_table(tiny):
         "config.yaml",
         "code_metrics.parquet",
         "figures/learning_curves.png",
-        "figures/mask_rates.png",
+        "figures/share_hidden.png",
+        "mask_table.parquet",
         "tables/code_metrics.json",
     }

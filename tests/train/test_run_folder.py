@@ -83,7 +83,7 @@ def test_the_report_on_the_data_is_said_once(tiny, caplog):
     sweep_two = replace(tiny.sweep, policies=("random", "cv"), epochs=(1,), seeds=(0,))
     run = sweep(replace(tiny, sweep=sweep_two))
     sweep(replace(tiny, sweep=sweep_two, resume=tiny.output_dir))
-    assert "finished" in run
+    assert "Ranked by the tuning error" in run
     assert caplog.text.count("train: ") == 1
     assert caplog.text.count("rows: ") == 3  # of the three splits
 
