@@ -109,7 +109,7 @@ class MaskConfig:
     """Which values are hidden during pretraining."""
 
     policy: Policy = "cv"
-    """How a code's mask weight follows from its statistics on train."""
+    """What a code's mask weight follows from: statistics of train, a file, or training errors."""
     ratio: float = 0.25
     """Expected share of a sequence's values that is hidden."""
     target: MaskTarget = "value"
@@ -129,7 +129,8 @@ class MaskConfig:
     uniform_share: float = 0.0
     """Share of equal weights mixed into the policy's, whose mean over train counts as 1."""
     anneal_epochs: int = 0
-    """First epochs over which sharpness moves linearly from mask.anneal_from to mask.sharpness."""
+    """First epochs over which sharpness moves linearly from mask.anneal_from to mask.sharpness,
+    which the epoch after them has first: fewer than train.epochs."""
     anneal_from: float = 0.0
     """Sharpness of the first epoch, where mask.anneal_epochs is above 0."""
 

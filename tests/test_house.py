@@ -12,6 +12,7 @@ from cvmae.config import Config, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(path for room in ("cvmae", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 DATA = re.compile(r"\.(parquet|csv|csv\.gz|db|pt|ckpt|safetensors)$")
 # Folders of one machine: what a clone elsewhere cannot have.
@@ -153,6 +154,11 @@ def test_a_module_is_short_and_says_what_it_is(path):
     assert len(source.splitlines()) <= 400
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert {name: length for name, length in lengths.items() if length > 60} == {}
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_a_file_of_tests_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_no_data_and_no_weights_are_under_version_control():

@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.arrays import Floats, Ints
 
-__all__ = ["FIXED_POINT", "CodeErrors", "CodeMetrics", "CodeSums"]
+__all__ = ["FIXED_POINT", "CodeErrors", "CodeMetrics", "CodeSums", "total_squares"]
 
 # A squared error on z is counted in units of 2^-20. Whole numbers add up to the same sum in any
 # order, on a GPU, too, so that weights which follow from errors are the same bits again.
@@ -77,7 +77,7 @@ class CodeErrors:
 
     @property
     def _spread_C(self) -> Floats:
-        return self.square_C - self.sum_C**2 / np.maximum(self.count_C, 1.0)
+        return total_squares(self.count_C, self.sum_C, self.square_C)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +101,13 @@ class CodeMetrics:
     def as_columns(self) -> dict[str, list[float]]:
         """Return what a checkpoint and ``code_metrics.parquet`` hold, by the columns' names."""
         return {f.name.removesuffix("_C"): getattr(self, f.name).tolist() for f in fields(self)}
+
+
+def total_squares(count: Floats, total: Floats, square: Floats) -> Floats:
+    """Return the sum of squares about the mean, exactly 0 where there is no spread."""
+    about_mean = square - np.divide(total**2, count, out=np.zeros_like(total), where=count > 0)
+    # Squares about 0 cancel: below this share of them the difference is rounding, not spread.
+    return np.where(about_mean > 1e-12 * square, about_mean, 0.0)
 
 
 def _ratio(numerator_C: Floats | Ints, denominator_C: Floats | Ints) -> Floats:

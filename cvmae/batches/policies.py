@@ -39,6 +39,7 @@ __all__ = [
     "epoch_weights",
     "mask_weights",
     "policy_weights",
+    "sharpness_of",
     "tempered",
 ]
 
@@ -49,9 +50,8 @@ ALIKE = 5  # codes of similar frequency, about, among which shuffled_cv permutes
 class EpochWeights(Protocol):
     """Mask weight of each code in each epoch, on every rank the same."""
 
-    @property
-    def changes(self) -> bool:
-        """Tell whether an epoch's weights may be others than those before: none is read ahead."""
+    def change_after(self, epoch: int) -> bool:
+        """Tell whether any later epoch's weights may differ from this one's: none is read ahead."""
         ...
 
     def of_epoch(self, epoch: int, last: CodeMetrics | None) -> Float32s | None:
@@ -70,7 +70,10 @@ class FixedWeights:
     """The same weights in every epoch."""
 
     weight_C: Float32s | None
-    changes: bool = False
+
+    def change_after(self, epoch: int) -> bool:
+        """Return that they never do."""
+        return False
 
     def of_epoch(self, epoch: int, last: CodeMetrics | None) -> Float32s | None:
         """Return the weights, whatever came before."""
@@ -84,7 +87,10 @@ class ChangingWeights:
     weight_C: Floats | None  # of the policy; None: adaptive
     num_values_C: Ints
     mask: MaskConfig
-    changes: bool = True
+
+    def change_after(self, epoch: int) -> bool:
+        """Return True for adaptive ones, and for others until sharpness has arrived."""
+        return self.weight_C is None or epoch < self.mask.anneal_epochs
 
     def of_epoch(self, epoch: int, last: CodeMetrics | None) -> Float32s | None:
         """Return the weights of the epoch, tempered by its sharpness."""
@@ -93,11 +99,16 @@ class ChangingWeights:
             if last is None:
                 return None
             weight_C = _by_error(last.train_mse_C)
-        mask, sharpness = self.mask, self.mask.sharpness
-        if epoch < mask.anneal_epochs:
-            moved = epoch / mask.anneal_epochs
-            sharpness = mask.anneal_from + (sharpness - mask.anneal_from) * moved
-        return tempered(weight_C, self.num_values_C, sharpness, mask.uniform_share)
+        sharpness, uniform_share = sharpness_of(self.mask, epoch), self.mask.uniform_share
+        return tempered(weight_C, self.num_values_C, sharpness, uniform_share)
+
+
+def sharpness_of(mask: MaskConfig, epoch: int) -> float:
+    """Return the sharpness of an epoch, from 0 on: its end from `mask.anneal_epochs` on."""
+    if epoch >= mask.anneal_epochs:
+        return mask.sharpness
+    moved = epoch / mask.anneal_epochs
+    return mask.anneal_from + (mask.sharpness - mask.anneal_from) * moved
 
 
 def epoch_weights(

@@ -5,7 +5,8 @@ is smoothed by a running median of three epochs, so that one lucky epoch reaches
 crossing is interpolated between epochs. A run that never gets there is counted, not averaged away.
 A run's *own* best, as a target, favours worse models, which have less far to go: it is descriptive.
 Under a schedule that lowers the learning rate a crossing measures the schedule; `optim.schedule
-constant` is the setting for this question.
+constant` is the setting for this question. Hours are those of the machine, which other trials may
+have shared: compare them only where trials ran alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ SCHEDULE_NOTE = (
     "Under optim.schedule=cosine the epochs to a target measure the schedule, which lowers every "
     "error towards the last epoch: to ask who learns faster, train with optim.schedule constant."
 )
+WHOLE = 0.999  # of the median epoch's measurements: all epochs have the same, but for rounding
 SLOPE_EPOCHS = 5  # over which the slope at the end is taken
 
 
@@ -53,7 +55,7 @@ class Reached:
 
     epochs: float
     measurements: float | None  # of train, each as often as it was seen; None if nobody counted
-    hours: float | None  # of training, as fast as this run's machine was
+    hours: float | None  # of training, as fast as this run's machine was, shared or not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,17 +197,26 @@ def _mean_of_all(reached: Sequence[float | None]) -> float | None:
 
 def _measurements(history: History) -> Floats | None:
     """Return the measurements of each epoch, if they were counted."""
-    if not all("measurements_per_s" in entry and "train_s" in entry for entry in history):
-        return None
-    counts = [entry["measurements_per_s"] * entry["train_s"] for entry in history]
-    # An epoch in which a run was resumed counts the steps since then only.
-    return np.full(len(counts), np.median(counts))
+    counts = _counted(history)
+    return None if counts is None else np.full(len(counts), np.median(counts))
 
 
 def _hours(history: History) -> Floats | None:
+    """Return the hours of each epoch; one that a resume cut counts as long as the median one."""
     if not all("train_s" in entry for entry in history):
         return None
-    return np.array([entry["train_s"] for entry in history]) / 3600
+    hours, counts = np.array([entry["train_s"] for entry in history]) / 3600, _counted(history)
+    if counts is None:
+        return hours
+    is_whole = counts >= WHOLE * np.median(counts)
+    return np.where(is_whole, hours, np.median(hours[is_whole]))
+
+
+def _counted(history: History) -> Floats | None:
+    """Return the measurements that each epoch counted: since the resume, where one cut it."""
+    if not all("measurements_per_s" in entry and "train_s" in entry for entry in history):
+        return None
+    return np.array([entry["measurements_per_s"] * entry["train_s"] for entry in history])
 
 
 def _taken(per_epoch: Floats | None, at: int, share: float) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.arrays import Bools, Floats, Ints
+from cvmae.batches.code_metrics import total_squares
 from cvmae.batches.evaluation import EvaluationBatch
 from cvmae.evaluate.baselines import BASELINES, predict_baselines
 
@@ -24,7 +25,6 @@ __all__ = [
     "merge",
     "r2_per_code",
     "scores",
-    "total_squares",
 ]
 
 Predict = Callable[[EvaluationBatch], npt.NDArray[np.floating]]
@@ -225,13 +225,6 @@ def scores(sums: Sums, *, min_scored: int) -> Scores:
         pooled_K=r2_per_code(error_CK.sum(axis=0), total_C.sum()),
         macro_K=r2_CK[counted_C].mean(axis=0) if counted_C.any() else no_macro,
     )
-
-
-def total_squares(count: Floats, total: Floats, square: Floats) -> Floats:
-    """Return the sum of squares about the mean, exactly 0 where there is no spread."""
-    about_mean = square - np.divide(total**2, count, out=np.zeros_like(total), where=count > 0)
-    # Squares about 0 cancel: below this share of them the difference is rounding, not spread.
-    return np.where(about_mean > 1e-12 * square, about_mean, 0.0)
 
 
 def r2_per_code(error_K: Floats, total: Floats | float) -> Floats:

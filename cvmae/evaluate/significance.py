@@ -8,8 +8,9 @@ import numpy as np
 from scipy import sparse, stats
 
 from cvmae.arrays import Bools, Floats
+from cvmae.batches.code_metrics import total_squares
 from cvmae.evaluate.baselines import BASELINES
-from cvmae.evaluate.reconstruction import Sums, r2_per_code, total_squares
+from cvmae.evaluate.reconstruction import Sums, r2_per_code
 
 __all__ = [
     "Comparison",

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cvmae.runtime.tables import text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 
@@ -12,7 +10,6 @@ __all__ = ["count_lines", "format_statistics"]
 
 SHOWN_DROPPED = 10
 FEW_VALUES = 1000  # below which none lies beyond the default data.clip_quantiles
-MUCH = 3.0  # times that one CV is the other
 
 
 def format_statistics(
@@ -33,7 +30,7 @@ def _code_table(
 ) -> str:
     flagged = set(report["flagged_codes"])
     notes = [
-        "no natural zero: median mask weight" if code in flagged else _note(statistics, index)
+        _note(statistics, index, is_flagged=code in flagged)
         for index, code in enumerate(statistics.codes)
     ]
     rows = [
@@ -53,16 +50,12 @@ def _code_table(
     return text_table(headings, rows, align="<>>>>><<")
 
 
-def _note(statistics: CodeStatistics, code: int) -> str:
-    """Say where a few values that no quantile clips, such as unit slips, may make a CV."""
-    s = statistics
-    is_clipped = s.minimum[code] < s.clip_low[code] or s.maximum[code] > s.clip_high[code]
-    if s.num_values[code] >= FEW_VALUES or is_clipped:
-        return ""
-    plain, robust = s.cv[code], s.robust_cv[code]
-    if not 0 < robust < np.inf or max(plain, robust) <= MUCH * min(plain, robust):
-        return ""
-    return f"robust CV {robust:.4f}: too few values for any to be clipped"
+def _note(statistics: CodeStatistics, code: int, *, is_flagged: bool) -> str:
+    """Say what a CV hides: a mean near zero, or values so few that slips of unit may make it."""
+    notes = ["no natural zero: median mask weight"] if is_flagged else []
+    if statistics.num_values[code] < FEW_VALUES:
+        notes.append(f"few values: robust CV {statistics.robust_cv[code]:.4f}")
+    return "; ".join(notes)
 
 
 def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

@@ -118,7 +118,8 @@ def train(
     )
     while not progress.is_finished(config):
         # Weights that follow from an epoch are known at its end: nothing is read beyond it.
-        end = progress.epoch + 1 if plan.weights.changes else config.train.epochs
+        waits = plan.weights.change_after(progress.epoch)
+        end = progress.epoch + 1 if waits else config.train.epochs
         progress = _train_until(run, progress, end, report)
     line.close()
     return progress

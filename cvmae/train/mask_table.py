@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 
 from cvmae.arrays import Float32s, Floats, Ints
 from cvmae.batches.inclusion import inclusion_chances
+from cvmae.batches.policies import sharpness_of
 from cvmae.batches.sequences import crop_windows, cut_windows, gather_index
 from cvmae.config import Config
 from cvmae.meds.reading import read_units
 from cvmae.runtime.tables import text_table
 from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.statistics.table import FEW_VALUES
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.tracking.tracker import Tracker
 from cvmae.train.epoch_report import CODE_METRICS
@@ -27,12 +29,14 @@ __all__ = [
     "complete_mask_table",
     "read_sample",
     "warn_of_short_sequences",
+    "warn_of_unfinished_anneal",
     "write_mask_table",
 ]
 
 MASK_TABLE = "mask_table.parquet"
 SAMPLE = 100_000  # measurements of train, or a unit of them, on which shares are expected
 SHOWN_CODES = 40  # in the log, half of them those that are hidden most often
+SHOWN_FEW = 5  # codes of few values that are named
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito: safe for colour blindness
 
@@ -109,7 +113,10 @@ def write_mask_table(config: Config, plan: Plan, tracker: Tracker, *, aloud: boo
         return
     if aloud:
         warn_of_short_sequences(config, sample)
+        warn_of_unfinished_anneal(config)
         logger.info("%s", _as_text(table, config, float(chance_N.mean())))
+        if few := _few_values_line(table):
+            logger.info("%s", few)
         _draw(table, config, tracker)
 
 
@@ -128,6 +135,18 @@ def warn_of_short_sequences(config: Config, sample: Sample) -> None:
         "hidden; lower it, or take it as an upper bound",
         *(ratio, math.ceil(1 / (1 - ratio) - 1e-9), 100 * is_short_W.mean(), len(length_W)),
         sample.chances(config, None).mean(),
+    )
+
+
+def warn_of_unfinished_anneal(config: Config) -> None:
+    """Say that sharpness is still on its way when training ends."""
+    mask, epochs = config.mask, config.train.epochs
+    if mask.policy == "random" or mask.anneal_epochs < epochs:
+        return
+    logger.warning(
+        "mask.anneal_epochs=%d is not below train.epochs=%d: sharpness ends at %.3g, and "
+        "mask.sharpness=%g is never reached; lower it, or train longer",
+        *(mask.anneal_epochs, epochs, sharpness_of(mask, epochs - 1), mask.sharpness),
     )
 
 
@@ -151,7 +170,7 @@ def complete_mask_table(config: Config, tracker: Tracker, *, aloud: bool) -> Non
         return
     _draw(table, config, tracker)
     if aloud:
-        logger.info("%s", _realised_line(table))
+        logger.info("%s", _realised_line(table, config))
 
 
 def _table(
@@ -202,20 +221,43 @@ def _as_text(table: pa.Table, config: Config, overall: float) -> str:
     header = ("code", "CV", "robust CV", "weight", "hidden", "by random")
     left_out = f"; {len(rows) - len(shown)} codes between are left out" * (len(shown) < len(rows))
     return (
-        f"what mask.policy={config.mask.policy} will hide, {overall:.1%} of all values (all codes "
-        f"are in {MASK_TABLE}{left_out}):\n{text_table(header, cells)}"
+        f"what mask.policy={config.mask.policy} will hide{_when(config)}, {overall:.1%} of all "
+        f"values (all codes are in {MASK_TABLE}{left_out}):\n{text_table(header, cells)}"
     )
 
 
-def _realised_line(table: pa.Table) -> str:
+def _when(config: Config) -> str:
+    """Name the epoch of which shares are expected, where weights change."""
+    mask, epochs = config.mask, config.train.epochs
+    if mask.policy == "adaptive":
+        return f" in the first epoch of {epochs}"
+    is_moving = mask.anneal_epochs > 0 and mask.policy != "random"
+    return f" in the last epoch of {epochs}" if is_moving else ""
+
+
+def _few_values_line(table: pa.Table) -> str:
+    """Name codes of few values, whose CV some unit slips may have made; '' where there are none."""
+    few = [row for row in table.to_pylist() if row["num_values"] < FEW_VALUES]
+    few.sort(key=lambda row: row["num_values"])
+    named = [
+        f"{row['code']} ({row['num_values']:,} values): CV {row['cv']:.3g}, robust "
+        f"{row['robust_cv']:.3g}"
+        for row in few[:SHOWN_FEW]
+    ]
+    more = [f"and {len(few) - SHOWN_FEW} more"] if len(few) > SHOWN_FEW else []
+    return f"few values: {'; '.join([*named, *more])}" if few else ""
+
+
+def _realised_line(table: pa.Table, config: Config) -> str:
     rows = [row for row in table.to_pylist() if not np.isnan(row["realised_share"])]
     if not rows:
         return "nothing was hidden in the last epoch"
     least, most = (f(rows, key=lambda row: row["realised_share"]) for f in (min, max))
+    expected = f"expected{_when(config)}"
     return (
         f"hidden in the last epoch: most often {most['code']} ({most['realised_share']:.1%}, "
-        f"{most['expected_share']:.1%} expected), least often {least['code']} "
-        f"({least['realised_share']:.1%}, {least['expected_share']:.1%} expected); all codes are "
+        f"{most['expected_share']:.1%} {expected}), least often {least['code']} "
+        f"({least['realised_share']:.1%}, {least['expected_share']:.1%} {expected}); all codes are "
         f"in {MASK_TABLE}"
     )
 
@@ -224,10 +266,10 @@ def _draw(table: pa.Table, config: Config, tracker: Tracker) -> None:
     from cvmae.runtime.figures import attempted  # matplotlib, only now
 
     with attempted("figure share_hidden"):
-        tracker.log_figure(_shares(table, config.mask.policy), "share_hidden")
+        tracker.log_figure(_shares(table, config), "share_hidden")
 
 
-def _shares(table: pa.Table, policy: str) -> Any:
+def _shares(table: pa.Table, config: Config) -> Any:
     from cvmae.runtime.figures import Figure
 
     columns = {name: table[name].to_numpy() for name in table.column_names if name != "code"}
@@ -237,7 +279,7 @@ def _shares(table: pa.Table, policy: str) -> Any:
     axes = figure.subplots()
     for name, text, colour in (
         ("expected_share_random", "expected under random", GREY),
-        ("expected_share", f"expected under {policy}", BLUE),
+        ("expected_share", f"expected under {config.mask.policy}{_when(config)}", BLUE),
     ):
         axes.plot(place, columns[name][order], color=colour, label=text)
     if not np.isnan(columns["realised_share"]).all():

@@ -42,6 +42,8 @@ def check_weights_file(config: Config) -> None:
 def keep_weights(config: Config, codes: Sequence[str], *, has_begun: bool) -> None:
     """Keep each code's weight in the run folder; one that has begun goes on with its own.
 
+    A copy that is there already, written on another node, is enough where the file is not.
+
     Raises:
         FileNotFoundError: There is neither the file nor a copy.
         ValueError: See `read_weights`; a code of the vocabulary has no weight; or the file says
@@ -50,7 +52,7 @@ def keep_weights(config: Config, codes: Sequence[str], *, has_begun: bool) -> No
     if config.mask.policy != "table":
         return
     path, kept = config.mask.weights_file, None
-    if has_begun and is_file(_place(config)):
+    if is_file(_place(config)) and (has_begun or not Path(path).is_file()):
         kept = _read_kept(config, codes)
         if not Path(path).is_file():
             return

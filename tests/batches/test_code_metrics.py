@@ -55,6 +55,19 @@ def test_errors_by_code_add_up_to_the_pooled_one():
     np.testing.assert_array_equal(by_code["tuning_r2_C"], [0.75, np.nan, np.nan])
 
 
+def test_a_code_whose_hidden_values_are_all_equal_has_no_r2_for_all_rounding():
+    value_M = np.full(3, 0.3)
+    errors = CodeErrors(
+        error_C=np.array([0.3]),
+        count_C=np.array([3.0]),
+        sum_C=np.array([value_M.sum()]),
+        square_C=np.array([(value_M**2).sum()]),
+    )
+    assert 0 < errors.square_C - errors.sum_C**2 / 3 < 1e-15  # rounding alone
+    assert np.isnan(errors.by_code()["tuning_r2_C"]).all()
+    assert np.isnan(errors.pooled()["tuning_r2"])
+
+
 def test_a_checkpoint_gives_figures_of_codes_back_to_the_last_bit():
     columns = {
         "mask_rate": [0.1, float("nan")],

@@ -63,8 +63,9 @@ def test_sharpness_moves_linearly_from_its_start_to_its_end_and_stays(start, end
 
 
 def test_only_weights_that_change_keep_a_run_from_reading_ahead():
-    assert weights_of("adaptive").changes
-    assert weights_of("cv", anneal_epochs=1).changes
-    assert not weights_of("cv", sharpness=0.5).changes
-    assert not weights_of("cv_two_level", two_level_ratio="published").changes
+    assert weights_of("adaptive", anneal_epochs=1).change_after(99)
+    annealed = weights_of("cv", anneal_epochs=2)
+    assert [annealed.change_after(epoch) for epoch in range(4)] == [True, True, False, False]
+    assert not weights_of("cv", sharpness=0.5).change_after(0)
+    assert not weights_of("cv_two_level", two_level_ratio="published").change_after(0)
     assert weights_of("random", anneal_epochs=3).of_epoch(2, None) is None

@@ -1,11 +1,9 @@
 """The suite `gpu` on a CPU, shrunk: every part gives its figures; a failed one costs no other."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -19,43 +17,17 @@ from benchmarks.gpu import suite as gpu
 from benchmarks.gpu.agreement import largest_difference
 from benchmarks.gpu.sizes import Sizes, milliseconds
 from benchmarks.gpu.steps import goals_of
-from benchmarks.gpu.suite import PARTS, run_gpu, run_part, run_processes
+from benchmarks.gpu.suite import PARTS, run_gpu
 from benchmarks.rows import Row
 from benchmarks.settings import BenchmarkConfig
 from cvmae.command_line import run_job
-from cvmae.config import PRESETS
 from cvmae.settings import ModelConfig
-
-CPU = torch.device("cpu")
-TINY = PRESETS["tiny"].model
-SMALL = Sizes(
-    rounds=1,
-    models={"tiny": TINY},
-    large_step=600,
-    small_step=300,
-    num_batches=2,
-    timed_steps=2,
-    agreement_model=TINY,
-    agreement_steps=3,
-    agreement_measurements=256,
-    replayed_steps=5,
-    golden_steps=4,
-    input_epochs=3,
-    input_model=TINY,
-    widths=((32, 2),),
-    calls=1,
-    backend="aot_eager",
-    tests=("tests/train/test_captured_engine.py",),
-)
+from tests.benchmarks import small_suite
+from tests.benchmarks.small_suite import CPU, SMALL, only
 
 
 def run(name, folder, sizes=SMALL):
     return {row.name: row for row in gpu._part(name)(CPU, sizes, folder)}
-
-
-def only(rows):
-    (row,) = rows.values()
-    return row
 
 
 @pytest.fixture
@@ -251,88 +223,6 @@ def test_the_time_of_a_call_is_its_median_over_rounds(monkeypatch):
     assert len(calls) == 1 + 3 * 2
 
 
-def test_a_part_keeps_the_figures_that_came_before_its_error(tmp_path, monkeypatch):
-    def part(device, sizes, folder):
-        yield Row(suite="gpu", name="first", value=1.0)
-        raise ValueError("the second")
-
-    monkeypatch.setattr(gpu, "_part", lambda name: part)
-    run_part("speed", CPU, SMALL, tmp_path, tmp_path / "rows.json")
-    first, failed = json.loads((tmp_path / "rows.json").read_text())
-    assert (first["name"], first["value"], first["failed"]) == ("first", 1.0, False)
-    assert (failed["name"], failed["failed"]) == ("speed: failed", True)
-    assert "ValueError: the second" in failed["note"]
-
-
-def test_parts_are_processes_and_those_that_find_no_time_say_so():
-    rows = {row.name: row for row in run_processes(["captured"], CPU, SMALL, 900)}
-    assert rows.pop("captured: the whole part").value > 0
-    assert only(rows).met
-    rows = {row.name: row for row in run_processes(["speed"], CPU, SMALL, 0.1)}
-    assert rows["speed: failed"].note.startswith("stopped after 0 s: give more budget_s")
-    rows = {row.name: row for row in run_processes(["speed"], CPU, SMALL, 0)}
-    assert rows["speed: failed"].note == "not begun: no time is left of budget_s"
-    assert rows["speed: failed"].failed
-
-
-def test_a_process_is_stopped_with_those_that_it_has_started(tmp_path):
-    context, path = multiprocessing.get_context("spawn"), tmp_path / "pid"
-    process = context.Process(target=start_another, args=(path,))
-    process.start()
-    while not path.exists():
-        time.sleep(0.05)
-    gpu._kill(process)
-    assert has_ended(path)
-
-
-def test_a_process_that_breaks_leaves_none_that_it_has_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "_process", start_another_and_break)
-    rows = gpu._run_process("speed", CPU, SMALL, tmp_path, 60)
-    assert [row.note for row in rows] == ["its process ended with 3"]
-    assert has_ended(tmp_path / "pid")
-
-
-def start_another(path):
-    os.setpgrp()
-    other = subprocess.Popen(["sleep", "60"])
-    path.with_suffix(".aside").write_text(str(other.pid))
-    path.with_suffix(".aside").rename(path)
-    time.sleep(60)
-
-
-def start_another_and_break(name, device, sizes, folder, path):
-    os.setpgrp()
-    (folder / "pid").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
-    os._exit(3)
-
-
-def has_ended(path: Path) -> bool:
-    for _ in range(100):
-        status = Path(f"/proc/{path.read_text()}/status")
-        if not status.exists() or "State:\tZ" in status.read_text():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def test_a_part_has_a_third_of_the_time_at_most(monkeypatch):
-    given = []
-    monkeypatch.setattr(gpu, "_run_process", lambda *rest: iter(given.append(rest[-1]) or []))
-    list(run_processes(["speed", "input"], CPU, SMALL, 300))
-    assert given == [pytest.approx(100)] * 2
-
-
-def test_a_process_that_breaks_is_told_by_its_exit_code(monkeypatch):
-    monkeypatch.setitem(gpu.PARTS, "broken", ("agreement", "captured_rows"))
-    monkeypatch.setattr(gpu, "_process", end_at_once)
-    rows = {row.name: row for row in run_processes(["broken"], CPU, SMALL, 900)}
-    assert rows["broken: failed"].note == "its process ended with 3"
-
-
-def end_at_once(*_):
-    os._exit(3)
-
-
 def test_a_failed_part_is_written_and_makes_the_command_fail(tmp_path, monkeypatch):
     failed = Row(suite="gpu", name="speed: failed", value=None, note="why", failed=True)
     monkeypatch.setitem(verb.SUITES, "gpu", lambda config: iter([failed]))
@@ -383,7 +273,7 @@ CLUSTER = ("ray", "mlflow", "deepspeed", "polars", "sklearn", "matplotlib", "jin
 )
 def test_the_suite_needs_no_cluster_and_its_parts_only_what_they_use(tmp_path, absent, part):
     """Every part is imported, and one is run, where these are not installed."""
-    test = Path(__file__).read_text(encoding="utf-8")
+    test = Path(small_suite.__file__).read_text(encoding="utf-8")
     small = test.partition("\nSMALL = ")[2].partition("\n)\n")[0]
     code = f"""
 import sys

@@ -42,6 +42,14 @@ def test_measurements_and_hours_are_counted_up_to_the_crossing():
     assert found.hours == pytest.approx(3.5 * 0.001)
 
 
+def test_an_epoch_that_a_resume_cut_takes_as_long_as_the_median_of_the_whole_ones():
+    run = history(1.0, 0.8, 0.6, 0.4)
+    for entry, seconds in zip(run, (3.6, 0.9, 7.2, 10.8), strict=True):
+        entry |= {"train_s": seconds, "measurements_per_s": 360 / seconds}
+    run[1]["measurements_per_s"] = 100.0  # 90 of 360 measurements since the resume
+    assert reach(run, 0.5).hours == pytest.approx((3.6 + 7.2 + 7.2 + 10.8 / 2) / 3600)
+
+
 def test_histories_that_counted_nothing_give_epochs_alone():
     found = reach([{"epoch": 1, "tuning_mse": 0.1}], 0.5)
     assert (found.epochs, found.measurements, found.hours) == (1.0, None, None)

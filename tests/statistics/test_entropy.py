@@ -11,7 +11,7 @@ from cvmae.statistics import entropy as counting
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.entropy import count_cells, entropy_bits
 from tests.prepared import fit
-from tests.statistics.test_fit import config_of, train_values, write_meds
+from tests.statistics.small_set import config_of, train_values, write_meds
 
 
 def exact_bits(value: np.ndarray) -> float:

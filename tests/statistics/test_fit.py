@@ -1,94 +1,19 @@
 """The verb: vocabulary, statistics of train, unit index, and what is refused."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cvmae.batches.policies import policy_weights
-from cvmae.config import Config, read_config
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.splits import SPLITS
-from cvmae.settings import DataConfig, MaskConfig, ScalingConfig
+from cvmae.settings import MaskConfig
 from cvmae.statistics import fit as fitting
-from cvmae.statistics.fit import fit_statistics
-from cvmae.statistics.fitted import FittedData
-from tests.prepared import fit, load_or_fit
-
-# (subject, code, value) -> the value that is written, None for a row without value.
-Change = Callable[[int, str, float], float | None]
-CODES = ("LAB//Na", "LAB//K", "LAB//CRP", "VITAL//HR")
-SUBJECTS = 30  # of which 0-19 train, 20-24 tuning, 25-29 held_out
-
-
-def unchanged(subject: int, code: str, value: float) -> float | None:
-    return value
-
-
-def write_meds(
-    root: Path,
-    change: Change = unchanged,
-    codes: Sequence[str] = CODES,
-    shards: Sequence[Sequence[int]] = (range(17), range(17, SUBJECTS)),
-) -> str:
-    """Write 30 subjects with 5 to 9 values of each code; shards are not split-pure."""
-    rng = np.random.default_rng(0)
-    rows: dict[int, list[dict[str, object]]] = {}
-    for subject in range(SUBJECTS):
-        rows[subject] = [{"subject_id": subject, "time": None, "code": "GENDER//F"}]
-        for time in range(rng.integers(5, 10)):
-            for place, code in enumerate(codes):
-                value = change(subject, code, float(rng.lognormal(place, 0.3)))
-                row = {"subject_id": subject, "time": time, "code": code, "numeric_value": value}
-                rows[subject].append(row)
-    schema = pa.schema(
-        [
-            ("subject_id", pa.int64()),
-            ("time", pa.timestamp("us")),
-            ("code", pa.string()),
-            ("numeric_value", pa.float32()),
-        ]
-    )
-    for number, subjects in enumerate(shards):
-        path = root / "data" / "anywhere" / f"{number}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shard = [row for subject in subjects for row in rows[subject]]
-        pq.write_table(pa.Table.from_pylist(shard, schema=schema), path, row_group_size=60)
-    (root / "metadata").mkdir()
-    split = [SPLITS[0]] * 20 + [SPLITS[1]] * 5 + [SPLITS[2]] * 5
-    splits = pa.table({"subject_id": pa.array(range(SUBJECTS), pa.int64()), "split": split})
-    pq.write_table(splits, root / "metadata" / "subject_splits.parquet")
-    return str(root)
-
-
-def config_of(root: str, **settings) -> Config:
-    return Config(
-        data=DataConfig(root=root, **{"unit_rows": 100} | settings),
-        scaling=ScalingConfig(num_workers=0),
-    )
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> str:
-    return write_meds(tmp_path_factory.mktemp("meds") / "set")
-
-
-def train_values(root: str, code: str) -> np.ndarray:
-    """The plain way: every row, in Python."""
-    values = [
-        row["numeric_value"]
-        for path in sorted(Path(root).rglob("data/**/*.parquet"))
-        for row in pq.read_table(path).to_pylist()
-        if row["subject_id"] < 20 and row["code"] == code and row["numeric_value"] is not None
-    ]
-    return np.array(values)
-
+from tests.prepared import fit
+from tests.statistics.small_set import CODES, SUBJECTS, config_of, train_values, write_meds
 
 # --- statistics
 
@@ -335,70 +260,3 @@ def test_a_data_set_without_train_subjects_is_refused(tmp_path):
     pq.write_table(pq.read_table(path).slice(20), path)
     with pytest.raises(ValueError, match="no subject in split 'train'"):
         fit(config_of(root))
-
-
-# --- the folder
-
-
-def test_fitted_data_survive_writing_and_reading(root, tmp_path):
-    fitted = fit(config_of(root))
-    fitted.write(tmp_path / "fitted")
-    again = FittedData.read(tmp_path / "fitted")
-    assert fitted.statistics.differences(again.statistics) == []
-    assert again.unit_index.units == fitted.unit_index.units
-    for name in ("fingerprint", "settings", "report"):
-        assert getattr(again, name) == getattr(fitted, name)
-    with pytest.raises(ValueError, match="choose a new folder"):
-        fitted.write(tmp_path / "fitted")
-    assert [path.name for path in tmp_path.iterdir()] == ["fitted"]
-
-
-def test_a_folder_that_is_not_whole_is_refused(root, tmp_path):
-    fit(config_of(root)).write(tmp_path / "fitted")
-    (tmp_path / "fitted" / "data.json").write_text("{")
-    with pytest.raises(ValueError, match=r"data\.json is damaged"):
-        FittedData.read(tmp_path / "fitted")
-    (tmp_path / "fitted" / "data.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"data\.json"):
-        FittedData.read(tmp_path / "fitted")
-
-
-def test_the_verb_writes_a_folder_and_returns_a_table(root, tmp_path):
-    config = replace(config_of(root, num_codes=2), output_dir=str(tmp_path / "out"))
-    table = fit_statistics(config)
-    for text in ("LAB//", "raw CV", "train: 20 subjects", "left out", str(tmp_path / "out")):
-        assert text in table
-    assert read_config(tmp_path / "out" / "config.yaml").data.num_codes == 2
-    used = replace(config, data=replace(config.data, statistics=str(tmp_path / "out")))
-    assert load_or_fit(used).statistics.num_codes == 2
-    with pytest.raises(ValueError, match=r"output_dir=.*not empty"):
-        fit_statistics(config)
-
-
-def test_the_table_names_codes_in_words_those_that_are_left_out_as_well(hospital, tmp_path):
-    config = replace(config_of(hospital, num_codes=3), output_dir=str(tmp_path / "out"))
-    table = fit_statistics(config)
-    kept, _, left_out = table.partition("left out")
-    assert kept.count("  Synthetic lab ") == 3
-    assert left_out.count(" (Synthetic lab ") == 5
-
-
-def test_statistics_are_fitted_once_into_the_output_folder(root, tmp_path):
-    config = replace(config_of(root), output_dir=str(tmp_path / "run"))
-    fitted = load_or_fit(config)
-    path = tmp_path / "run" / "statistics" / "data.json"
-    facts = json.loads(path.read_text())
-    path.write_text(json.dumps(facts | {"report": {"read": "again"}}))
-    assert load_or_fit(config).report == {"read": "again"}
-    assert fitted.report != {"read": "again"}
-
-
-def test_statistics_of_other_settings_or_data_are_refused_with_the_difference(root, tmp_path):
-    fit(config_of(root)).write(tmp_path / "fitted")
-    given = {"statistics": str(tmp_path / "fitted")}
-    load_or_fit(config_of(root, **given))
-    with pytest.raises(ValueError, match=r"data\.min_count is 25 there and 30 now"):
-        load_or_fit(config_of(root, min_count=30, **given))
-    other = write_meds(tmp_path / "set", shards=[range(SUBJECTS)])
-    with pytest.raises(ValueError, match="num_shards is 2 there and 1 now"):
-        load_or_fit(config_of(other, **given))

@@ -21,7 +21,9 @@ class FromTheLastError:
     """Weights drawn from tuning errors: nobody can know them before an epoch has ended."""
 
     num_codes: int
-    changes: bool = True
+
+    def change_after(self, epoch: int) -> bool:
+        return True
 
     def of_epoch(self, epoch: int, last: CodeMetrics | None) -> np.ndarray:
         seed = int(np.nansum(last.tuning_mse_C) * 1e9) if last else 0

@@ -33,13 +33,13 @@ class Kept:
     """A tracker that notes what it is given."""
 
     def __init__(self):
-        self.files, self.figures = [], []
+        self.files, self.figures = [], {}
 
     def log_artifact(self, path):
         self.files.append(path)
 
     def log_figure(self, figure, name):
-        self.figures.append(name)
+        self.figures[name] = figure
 
 
 def foreseen(config):
@@ -140,10 +140,54 @@ def test_weights_that_move_are_those_of_the_last_epoch(tiny):
     np.testing.assert_array_equal(found["weight"], wanted)
 
 
+@pytest.mark.parametrize(
+    ("settings", "when"),
+    [
+        ({"policy": "cv"}, ""),
+        ({"policy": "cv", "anneal_epochs": 1}, " in the last epoch of 2"),
+        ({"policy": "random", "anneal_epochs": 1}, ""),
+        ({"policy": "adaptive"}, " in the first epoch of 2"),
+    ],
+)
+def test_text_and_figure_name_the_epoch_of_which_shares_are_expected(tiny, caplog, settings, when):
+    caplog.set_level(logging.INFO)
+    policy, two = settings["policy"], replace(tiny.train, epochs=2)
+    config = replace(masked(tiny, **settings), train=two)
+    _, tracker = foreseen(config)
+    assert messages(caplog, f"what mask.policy={policy} will hide{when}, 25.0%")
+    (axes,) = tracker.figures["share_hidden"].axes
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["expected under random", f"expected under {policy}{when}"]
+
+
+@pytest.mark.parametrize(("anneal_epochs", "is_said"), [(1, False), (2, True), (4, True)])
+def test_sharpness_that_never_arrives_is_said_once(tiny, caplog, anneal_epochs, is_said):
+    config = masked(tiny, policy="cv", anneal_epochs=anneal_epochs)
+    foreseen(replace(config, train=replace(config.train, epochs=2)))
+    said = messages(caplog, "is never reached")
+    assert len(said) == is_said
+    wanted = f"mask.anneal_epochs={anneal_epochs} is not below train.epochs=2: sharpness ends at "
+    assert all(f"{wanted}{1 / anneal_epochs:g}" in line for line in said)
+
+
+def test_codes_of_few_values_are_named_with_both_cvs(tiny, caplog):
+    caplog.set_level(logging.INFO)
+    found, _ = foreseen(masked(tiny, policy="cv"))
+    (line,) = messages(caplog, "few values: ")
+    assert (found["num_values"] < 1000).sum() == 8
+    rarest = int(np.argmin(found["num_values"]))
+    code, count, cv, robust = (
+        found[name][rarest] for name in ("code", "num_values", "cv", "robust_cv")
+    )
+    assert f"{code} ({count:,} values): CV {cv:.3g}, robust {robust:.3g}; " in line
+    assert line.count("robust") == 5
+    assert line.endswith("; and 3 more")
+
+
 def test_the_file_and_the_figure_of_what_is_foreseen_are_kept_with_the_run(tiny):
     _, tracker = foreseen(masked(tiny, policy="adaptive"))
     assert tracker.files == [f"{tiny.output_dir}/{MASK_TABLE}"]
-    assert tracker.figures == ["share_hidden"]
+    assert list(tracker.figures) == ["share_hidden"]
 
 
 def test_many_codes_are_cut_to_those_at_both_ends(tiny, caplog, monkeypatch):

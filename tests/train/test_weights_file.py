@@ -13,7 +13,7 @@ from cvmae.checkpoint import load_model
 from cvmae.settings import MaskConfig
 from cvmae.train.pretrain import pretrain
 from cvmae.train.streams import make_plan
-from cvmae.train.weights_file import KEPT_WEIGHTS, read_weights
+from cvmae.train.weights_file import KEPT_WEIGHTS, keep_weights, read_weights
 from tests.prepared import training_data
 
 TWO = {"LAB//Na, serum": 0.5, "LAB//pH ": 2.0}
@@ -127,6 +127,17 @@ def test_a_file_that_is_not_there_is_said_before_the_data_are_read(tiny):
     with pytest.raises(FileNotFoundError, match=r"mask\.weights_file=.*such\.csv is no file"):
         pretrain(config)
     assert not (Path(tiny.output_dir) / "statistics").exists()
+
+
+def test_a_copy_kept_in_the_run_folder_is_enough_on_a_node_that_lacks_the_file(
+    tiny, data, table, clinical
+):
+    config = by_table(replace(tiny, train=replace(tiny.train, epochs=1)), table)
+    keep_weights(config, data.fitted.statistics.codes, has_begun=False)
+    table.unlink()
+    run = pretrain(config)
+    weights = pq.read_table(f"{run}/{KEPT_WEIGHTS}").to_pydict()
+    assert dict(zip(weights["code"], weights["weight"], strict=True)) == clinical
 
 
 def test_codes_beyond_the_vocabulary_are_counted_in_one_line(tiny, tmp_path, clinical, caplog):
