@@ -77,7 +77,7 @@ def _sweep(config: Config) -> str:
     tracker.log_dataset(describe_dataset(data))
     try:
         budget = Budget(config.sweep, _begun(trials))
-        with live_table(trials) as table:
+        with live_table(trials, budget) as table:
             errors = _run(
                 Attempt(
                     config=config,
