@@ -193,6 +193,7 @@ def test_a_page_says_what_must_be_known_to_read_it():
     told = report(few, rank(few))
     assert "Fewer than 3 seeds have no interval, and decide nothing." in told
     assert SCHEDULE_NOTE in told
+    assert "claims about policies come from `evaluate`" in told
     enough = summary(*seeds("random", 0.5, 0.6, 0.7))
     told = report(enough, rank(enough))
     assert "decide nothing" not in told
