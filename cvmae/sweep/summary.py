@@ -291,7 +291,7 @@ def _on_axes(trial: TrialRecord, own: Summary, axes: Sequence[str]) -> TrialReco
 
 def _silent(axes: Sequence[str]) -> dict[str, Any]:
     """Return those axes that go without saying where they are the default."""
-    return {name: DEFAULTS[name] for name in axes if MASKING.fullmatch(name)}
+    return {name: DEFAULTS[name] for name in axes if MASKING.fullmatch(name) and name in DEFAULTS}
 
 
 def _of_json(tree: Mapping[str, Any]) -> Summary:
