@@ -3,11 +3,22 @@
 import difflib
 import hashlib
 import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
 
 from cvmae.config import Config, flatten
 from cvmae.statistics.fitted import SETTINGS
 
-__all__ = ["name_part", "read_axes", "short_name"]
+__all__ = [
+    "IGNORED_BY_RANDOM",
+    "axes_of",
+    "name_part",
+    "read_axes",
+    "short_name",
+    "shown_value",
+    "trial_label",
+]
 
 # Setting (a pattern) -> what to do instead of varying it here.
 REFUSED: dict[str, str] = {
@@ -23,6 +34,11 @@ REFUSED: dict[str, str] = {
     ),
     r"(sweep|evaluate)\..*": "it changes nothing in a trial: leave it out",
 }
+# Settings of weights, which policy random does not use: its trials are the same bit for bit.
+IGNORED_BY_RANDOM = re.compile(
+    r"mask\.(sharpness|uniform_share|anneal_epochs|anneal_from|two_level_\w+|weights_file)"
+)
+PLACES = re.compile(r".*_file")  # settings that name a file, of which readers see the last part
 LONGEST = 40  # characters of a value in the name of a folder
 
 
@@ -59,15 +75,49 @@ def short_name(setting: str) -> str:
     return setting.rpartition(".")[2]
 
 
+def axes_of(policy: str, axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the axes that make a difference under a policy.
+
+    Example:
+        >>> axes_of("random", {"mask.sharpness": 0.5, "optim.lr": 0.1})
+        {'optim.lr': 0.1}
+    """
+    return {
+        name: value
+        for name, value in axes.items()
+        if policy != "random" or not IGNORED_BY_RANDOM.fullmatch(name)
+    }
+
+
+def trial_label(policy: str, axes: Mapping[str, Any]) -> str:
+    """Return what trials that differ in their seed and length only have in common.
+
+    Example:
+        >>> trial_label("cv", {"optim.lr": 0.001})
+        'cv lr 0.001'
+    """
+    return " ".join([policy, *(f"{short_name(name)} {value}" for name, value in axes.items())])
+
+
+def shown_value(setting: str, value: Any) -> Any:
+    """Return a setting's value as readers see it: of a file its name, not where it lies.
+
+    Example:
+        >>> shown_value("mask.weights_file", "/home/me/w.csv"), shown_value("optim.lr", 0.1)
+        ('w.csv', 0.1)
+    """
+    return PurePath(value).name if PLACES.fullmatch(setting) else value
+
+
 def name_part(setting: str, value: object) -> str:
     """Return what an axis adds to a trial's name, safe for every file system.
 
     Example:
         >>> name_part("optim.lr", 0.001), name_part("deepspeed.config_file", "/a b/c.json")
-        ('lr0.001', 'config_file-a-b-c.json-37e730')
+        ('lr0.001', 'config_filec.json-37e730')
     """
     text = str(value)
-    safe = re.sub(r"[^A-Za-z0-9_.+-]+", "-", text)[:LONGEST]
+    safe = re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(shown_value(setting, value)))[:LONGEST]
     if safe != text:  # two texts may have become one
         safe += f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
     return short_name(setting) + safe
@@ -83,3 +133,8 @@ def _require_axis(name: str, config: Config) -> None:
     for pattern, advice in REFUSED.items():
         if re.fullmatch(pattern, name):
             raise ValueError(f"sweep.axes: {name} cannot be an axis: {advice}")
+    if isinstance(known[name], tuple):
+        raise ValueError(
+            f"sweep.axes: {name} cannot be an axis: it is a list, and the comma parts an axis' "
+            "values: run a sweep for each of its values, and read their summaries together"
+        )

@@ -4,8 +4,9 @@ What is running ends as it would: a budget never cuts a trial short, because hal
 neither a result nor saved work.
 """
 
+import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from cvmae.settings import SweepConfig
 
@@ -44,6 +45,12 @@ class Budget:
             return False
         self._epochs.setdefault(name, epochs)
         return True
+
+    def foreseen(self, waiting: Iterable[tuple[str, int]]) -> set[str]:
+        """Return which trials of those that wait, with their epochs, there is enough left for."""
+        ahead = copy.copy(self)
+        ahead._epochs = dict(self._epochs)
+        return {name for name, epochs in waiting if ahead.begin(name, epochs)}
 
     def stopped(self, name: str, epochs: int) -> None:
         """Give back the epochs of a trial that a scheduler has stopped."""

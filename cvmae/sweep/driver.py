@@ -1,12 +1,14 @@
 """The verb `sweep`: every policy x epochs x axes x seed as a pretraining, and what they show."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
+from cvmae.runtime.preemption import PreemptedError
 from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.attempt import Attempt
@@ -16,7 +18,7 @@ from cvmae.sweep.live import live_table
 from cvmae.sweep.page import report
 from cvmae.sweep.ranking import metrics_by_epoch, rank
 from cvmae.sweep.summary import Summary, summarise, write_summary
-from cvmae.sweep.tables import write_tables
+from cvmae.sweep.tables import ranked_tables, write_tables
 from cvmae.sweep.trials import (
     Trial,
     mark_stopped,
@@ -27,6 +29,7 @@ from cvmae.sweep.trials import (
 )
 from cvmae.tracking.dataset import describe_dataset
 from cvmae.tracking.store import close_run, name_store, open_tracker, prepare_store
+from cvmae.tracking.tracker import Status as TrackingStatus
 from cvmae.tracking.tracker import Tracker
 from cvmae.train.mask_table import read_sample, warn_of_short_sequences
 from cvmae.train.outlook import warn_of_long_run
@@ -39,6 +42,7 @@ __all__ = ["sweep"]
 logger = logging.getLogger("cvmae")
 
 OVER = ("finished", "stopped")
+REPORT = "report.txt"
 
 
 def sweep(config: Config) -> str:
@@ -66,18 +70,18 @@ def _sweep(config: Config) -> str:
     waiting.sort(key=lambda trial: status[trial.name] == "new")
     num_at_once = _start_ray(config, waiting) if config.scaling.num_workers > 0 else 1
     prepare_store(config)
-    begin_folder(config, "sweep")
     data = fit_data(config, dataset)
+    _require_weights(waiting, data)
+    begin_folder(config, "sweep")
     logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
-    _require_weights(waiting, data)
     warn_of_long_run(runs, data.fitted, num_at_once)
     tracker = open_tracker(config, run_name=sweep_name(config), description=_described(config))
     tracker.log_params({"sweep.trials": len(trials)} | _logged(config))
     tracker.log_dataset(describe_dataset(data))
     try:
         budget = Budget(config.sweep, _begun(trials))
-        with live_table(trials) as table:
+        with live_table(trials, budget) as table:
             errors = _run(
                 Attempt(
                     config=config,
@@ -91,14 +95,15 @@ def _sweep(config: Config) -> str:
                 )
             )
         summary = summarise(config, trials, errors, data.fitted.statistics, _unspent(budget))
-        for trial in trials:
-            # One whose process was lost has not said so, and a store that was down lacks some.
-            close_run(trial.config, "FAILED")
         told = _tell(summary, config, tracker)
-    except BaseException:
-        tracker.close("FAILED")
+    except BaseException as error:
+        is_asked_for = isinstance(error, (KeyboardInterrupt, PreemptedError))
+        tracker.close("KILLED" if is_asked_for else "FAILED")
+        if is_asked_for:
+            _close_runs(waiting, "KILLED")
         raise
     tracker.close("FAILED" if errors else "FINISHED")
+    _close_runs(trials, "FAILED")
     return _outcome(told, errors, len(trials), config)
 
 
@@ -112,11 +117,20 @@ def _checked_trials(config: Config) -> list[Trial]:
         )
     trials = plan_trials(config)
     for trial in trials:
-        try:
+        with _named(trial):
             check_settings(trial.config)
-        except ValueError as error:
-            raise ValueError(f"the trial {trial.name}: {error}") from None
     return trials
+
+
+@contextmanager
+def _named(trial: Trial) -> Iterator[None]:
+    """Say of which trial it is what a user can mend."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        kinds: tuple[type[Exception], ...] = (FileNotFoundError, OSError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"the trial {trial.name}: {error}") from None
 
 
 def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
@@ -124,16 +138,15 @@ def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
 
     Raises:
         ValueError: See `make_plan`; nothing was started.
+        OSError: A file that the trial needs cannot be read; it is named.
     """
     told = set()
     for trial in trials:
-        try:
+        with _named(trial):
             plan = make_plan(trial.config, data)
-        except ValueError as error:
-            raise ValueError(f"the trial {trial.name}: {error}") from None
-        if trial.config.mask.ratio > 0.5 and trial.config.mask.ratio not in told:
-            told.add(trial.config.mask.ratio)
-            warn_of_short_sequences(trial.config, read_sample(trial.config, plan))
+            if trial.config.mask.ratio > 0.5 and trial.config.mask.ratio not in told:
+                told.add(trial.config.mask.ratio)
+                warn_of_short_sequences(trial.config, read_sample(trial.config, plan))
 
 
 def _described(config: Config) -> str:
@@ -192,6 +205,23 @@ def _close_stopped(parent_run_id: str, trial: Trial, epoch: int) -> None:
     tracker.close("KILLED")
 
 
+def _close_runs(trials: Sequence[Trial], status: TrackingStatus) -> None:
+    """Close the runs of trials that were lost and have not said so, and complete the others'.
+
+    A store that does not take all of one is not asked again, so that a server that is down delays
+    the end once, not for each trial; `--resume` completes them.
+    """
+    close: Callable[[Config, TrackingStatus], object] = close_run  # None says nothing of the store
+    for trial in trials:
+        try:
+            is_whole = close(trial.config, status)
+        except Exception as error:  # results are written, or an interruption is on its way
+            logger.warning("the run of trial %s is not closed (%s)", trial.name, error)
+            return
+        if is_whole is False:
+            return
+
+
 def _unspent(budget: Budget) -> list[str]:
     if not budget.used_up:
         return []
@@ -205,10 +235,14 @@ def _unspent(budget: Budget) -> list[str]:
 def _tell(summary: Summary, config: Config, tracker: Tracker) -> str:
     """Write, draw and log what the trials have shown; return it as text."""
     folder, ranked = Path(config.output_dir), rank(summary)
-    paths = [*write_tables(summary, folder), folder / "summary.json"]
-    write_summary(summary, paths[-1], ranked=ranked)
+    said = report(summary, ranked)
+    paths = [*write_tables(summary, folder), folder / "summary.json", folder / REPORT]
+    write_summary(summary, folder / "summary.json", ranked=ranked)
+    (folder / REPORT).write_text(f"{said}\n", encoding="utf-8")
     for path in paths:
         tracker.log_artifact(str(path))
+    for name, columns in ranked_tables(ranked).items():
+        tracker.log_table(columns, name)
     for epoch, metrics in metrics_by_epoch(summary):
         tracker.log_metrics(metrics, step=epoch)
     from cvmae.sweep.figures import draw  # matplotlib, only now
@@ -217,14 +251,22 @@ def _tell(summary: Summary, config: Config, tracker: Tracker) -> str:
         tracker.log_figure(figure, name)
     places = [
         f"trials: {folder}/trials/NAME, each named in {folder}/trials.parquet",
-        f"curves, codes, ranking: {folder}/summary.json, figures/, results.parquet, "
-        "code_results.parquet",
+        f"curves, codes, ranking: {folder}/summary.json, {REPORT}, figures/, tables/, "
+        "results.parquet, code_results.parquet",
     ]
-    if config.scaling.num_workers > 0:
-        places.append(
-            f"in a browser: mlflow ui --backend-store-uri {tracker.location}\n  then {tracker.page}"
-        )
-    return "\n\n".join(filter(None, [report(summary, ranked), "\n".join(places)]))
+    places += _in_browser(tracker)
+    return "\n\n".join(filter(None, [said, "\n".join(places)]))
+
+
+def _in_browser(tracker: Tracker) -> list[str]:
+    """Say where a browser shows the sweep: a server has its page, a database needs one."""
+    if not tracker.page:
+        return []
+    if tracker.location.startswith(("http://", "https://")):
+        return [f"in a browser: {tracker.page}"]
+    return [
+        f"in a browser: mlflow ui --backend-store-uri {tracker.location}\n  then {tracker.page}"
+    ]
 
 
 def _outcome(told: str, errors: dict[str, str], num_trials: int, config: Config) -> str:

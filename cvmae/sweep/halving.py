@@ -1,4 +1,4 @@
-"""ASHA among the trials of one policy and length, whose errors may be compared early."""
+"""ASHA among trials of one policy, length and question, whose errors may be compared early."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,18 @@ REDUCTION = 3  # the better third goes on at each rung: 3, 9, 27, ... epochs
 
 
 class Halving(FIFOScheduler):
-    """An ASHA for each policy and number of epochs, on the tuning error of the fixed mask.
+    """An ASHA for each policy, length, ratio and target, on the tuning error of the fixed mask.
 
     Policies learn at different speeds, and under a schedule the epochs of runs of different length
-    are no match: a race between them would be decided by that. What earlier attempts have shown is
+    are no match: a race between them would be decided by that. Under another ratio or target the
+    error is of other hidden values. What earlier attempts have shown is
     told again, so that a resumed sweep asks no less of its trials.
     """
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._trials = {trial.name: trial for trial in trials}
-        self._races: dict[tuple[str, int], Any] = {}
+        self._races: dict[tuple[Any, ...], Any] = {}
         self._entered: dict[str, Any] = {}
         for trial in trials:
             for metrics in progress_of(trial.config.output_dir).history:
@@ -41,7 +42,8 @@ class Halving(FIFOScheduler):
         epochs = trial.config.train.epochs
         if metrics["epoch"] >= epochs:
             return str(TrialScheduler.CONTINUE)
-        key = (trial.config.mask.policy, epochs)
+        mask = trial.config.mask
+        key = (mask.policy, epochs, mask.ratio, mask.target)
         if key not in self._races:
             self._races[key] = ASHAScheduler(
                 time_attr="epoch",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cvmae.runtime.tables import text_table
 from cvmae.runtime.terminal import Foot, foot_of_terminal
 from cvmae.sweep.axes import short_name
+from cvmae.sweep.budget import Budget
 from cvmae.sweep.trials import Status, Trial, progress_of, trial_status
 
 __all__ = ["LiveTable", "live_table"]
@@ -53,6 +54,7 @@ class LiveTable:
         trials: Sequence[Trial],
         foot: Foot | None = None,
         clock: Callable[[], float] = time.monotonic,
+        budget: Budget | None = None,
     ) -> None:
         """Read where the trials stand.
 
@@ -60,9 +62,10 @@ class LiveTable:
             trials: Of the whole grid.
             foot: Where the table is drawn; None: lines are logged instead.
             clock: Seconds.
+            budget: Decides which trials will begin; None: all.
         """
         self._rows = {trial.name: _row(trial) for trial in trials}
-        self._foot, self._clock = foot, clock
+        self._foot, self._clock, self._budget = foot, clock, budget
         self._start = self._said = self._drawn = clock()
         self._epochs_done = 0  # in this attempt
 
@@ -87,13 +90,24 @@ class LiveTable:
         """Say how many trials are over, how many run, and how long the rest takes at this pace."""
         rows = self._rows.values()
         over, running = sum(r.is_over for r in rows), sum(r.status == "running" for r in rows)
-        left = sum(row.epochs_left for row in rows)
+        left = sum(row.epochs_left for row in rows if row.status == "running")
+        left += sum(row.epochs_left for row in self._to_begin())
         elapsed_s = self._clock() - self._start
         eta = "unknown"
         if not left or self._epochs_done:
             seconds = elapsed_s / max(self._epochs_done, 1) * left
             eta = f"{int(seconds // 3600):02d}:{time.strftime('%M:%S', time.gmtime(seconds))}"
         return f"{over} of {len(self._rows)} done, {running} running, ETA {eta}"
+
+    def _to_begin(self) -> list[_Row]:
+        """Return the trials that wait and that the budget lets begin, as far as one can see."""
+        waiting = [r for r in self._rows.values() if not r.is_over and r.status != "running"]
+        if self._budget is None:
+            return waiting
+        waiting.sort(key=lambda row: row.status == "new")  # the order in which they are run
+        named = [(row.trial.name, row.trial.config.train.epochs) for row in waiting]
+        begins = self._budget.foreseen(named)
+        return [row for row in waiting if row.trial.name in begins]
 
     def _show(self, event: str = "") -> None:
         now = self._clock()
@@ -122,10 +136,10 @@ class LiveTable:
 
 
 @contextlib.contextmanager
-def live_table(trials: Sequence[Trial]) -> Iterator[LiveTable]:
+def live_table(trials: Sequence[Trial], budget: Budget) -> Iterator[LiveTable]:
     """Yield the table of a sweep that runs while the block lasts; it stays as it was last."""
     with foot_of_terminal() as foot:
-        table = LiveTable(trials, foot)
+        table = LiveTable(trials, foot, budget=budget)
         yield table
         if foot is not None:
             foot.show(table.drawn(foot.size[1] - LINES_BESIDE))
@@ -138,12 +152,12 @@ def _row(trial: Trial) -> _Row:
 
 
 def _cells(rows: Sequence[_Row]) -> tuple[list[str], list[list[str]]]:
-    names = list(rows[0].trial.axes)
+    names = list(dict.fromkeys(name for row in rows for name in row.trial.axes))
     header = ["policy", *map(short_name, names), "seed", "epoch", "tuning error", "trial"]
     cells = [
         [
             row.trial.config.mask.policy,
-            *(str(row.trial.axes[name]) for name in names),
+            *(str(row.trial.axes.get(name, "-")) for name in names),
             str(row.trial.config.seed),
             f"{row.epoch}/{row.trial.config.train.epochs}",
             "-" if row.tuning_mse is None else f"{row.tuning_mse:.4f}",

@@ -117,6 +117,11 @@ def _others(summary: Summary) -> str:
 
 def _notes(summary: Summary, ranked: Sequence[Ranked]) -> list[str]:
     notes = list(summary.notes)
+    if ranked:
+        notes.append(
+            "Intervals cover the luck of training only, not the choice of subjects, and are not "
+            "corrected for their number: claims about policies come from `evaluate`."
+        )
     if summary.schedulers:
         notes.append(
             f"sweep.scheduler {', '.join(summary.schedulers)} has stopped trials early, and "

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from cvmae.evaluate.convergence import Convergence, Curve, learning_curves
+from cvmae.sweep.axes import axes_of
 from cvmae.sweep.summary import Summary, TrialRecord
 
 __all__ = ["Estimate", "Ranked", "curves", "estimate", "metrics_by_epoch", "rank"]
@@ -79,11 +80,13 @@ def rank(summary: Summary) -> list[Ranked]:
 def curves(summary: Summary) -> dict[str, Convergence]:
     """Return for each label the convergence of the cell that it belongs to.
 
-    Labels of one cell differ in their policy only, and are timed against the cell's `random`.
+    Labels of one cell differ in their policy, and in what `random` ignores; they are timed against
+    the cell's `random`.
     """
     cells: dict[Any, dict[str, list[TrialRecord]]] = {}
     for label, trials in summary.finished().items():
-        cell = (trials[0].epochs, *map(str, trials[0].axes.items()))
+        axes = axes_of("random", trials[0].axes)
+        cell = (trials[0].epochs, *map(str, sorted(axes.items())))
         cells.setdefault(cell, {})[label] = trials
     found: dict[str, Convergence] = {}
     for labels in cells.values():

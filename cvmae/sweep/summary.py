@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,20 @@ from cvmae.config import Config, flatten
 from cvmae.evaluate.convergence import History
 from cvmae.evaluate.results import to_json
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
+from cvmae.sweep.axes import axes_of, name_part, shown_value, trial_label
 from cvmae.sweep.trials import Trial, progress_of, trial_status
 
 __all__ = ["CodeRecord", "Summary", "TrialRecord", "read_summary", "summarise", "write_summary"]
 
 # Settings that say where things lie, how fast, or who watches; and those that each trial names.
 ELSEWHERE = re.compile(
-    r"output_dir|resume|resume_allow|data\.(root|statistics)|.*_file"
+    r"output_dir|resume|resume_allow|data\.(root|statistics|codes_file)"
     r"|(tracking|scaling|checkpoint|evaluate|sweep)\..*|mask\.policy|train\.epochs|seed"
 )
+# Settings in which sweeps may differ that are read together: what is hidden, and what it counts.
+MASKING = re.compile(r"mask\..*|train\.(loss_weighting|visible_weight)")
+DEFAULTS: dict[str, Any] = to_json(flatten(Config()))
+UNSAID = object()  # equal to no value
 DIGITS = 6
 
 
@@ -123,17 +128,39 @@ def summarise(
         statistics: Of the codes.
         notes: What readers must know.
     """
+    records = _labelled([_trial(trial, errors.get(trial.name, "")) for trial in trials])
+    axes = {name for trial in trials for name in trial.axes}
+    schedulers = {config.sweep.scheduler} - {"none"}
+    if any(trial.status == "stopped" for trial in records):  # perhaps in an earlier attempt
+        schedulers.add("asha")
     return Summary(
         settings={
-            name: value
+            name: shown_value(name, value)
             for name, value in flatten(config).items()
-            if not ELSEWHERE.fullmatch(name) and name not in (trials[0].axes if trials else {})
+            if not ELSEWHERE.fullmatch(name) and name not in axes
         },
-        schedulers=() if config.sweep.scheduler == "none" else (config.sweep.scheduler,),
+        schedulers=tuple(sorted(schedulers)),
         codes=_codes(statistics),
-        trials=tuple(_trial(trial, errors.get(trial.name, "")) for trial in trials),
+        trials=records,
         notes=tuple(notes),
     )
+
+
+def _labelled(
+    trials: Sequence[TrialRecord], silent: Mapping[str, Any] | None = None
+) -> tuple[TrialRecord, ...]:
+    """Return the trials with labels that tell apart all but seeds.
+
+    Args:
+        trials: All that are read together.
+        silent: Axes that go without saying at this value.
+    """
+    num_lengths, found = len({trial.epochs for trial in trials}), []
+    for trial in trials:
+        said = {n: v for n, v in trial.axes.items() if not silent or v != silent.get(n, UNSAID)}
+        length = f" {trial.epochs} epochs" if num_lengths > 1 else ""
+        found.append(replace(trial, label=trial_label(f"{trial.policy}{length}", said)))
+    return tuple(found)
 
 
 def _trial(trial: Trial, error: str) -> TrialRecord:
@@ -142,7 +169,7 @@ def _trial(trial: Trial, error: str) -> TrialRecord:
     codes = progress.last_codes or {}
     return TrialRecord(
         trial=trial.name,
-        label=trial.label,
+        label="",  # follows from all of them
         policy=trial.config.mask.policy,
         epochs=trial.config.train.epochs,
         seed=trial.config.seed,
@@ -207,30 +234,64 @@ def _rounded_tree(tree: Any) -> Any:
 def read_summary(*paths: str | Path) -> Summary:
     """Read what `write_summary` wrote, of several sweeps as if they were one.
 
+    A setting that is an axis of one of them, or says how values are hidden, may differ: it becomes
+    an axis of all trials, and stands in the label of those in which it is not the default.
+
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The sweeps have other codes, or two of them the same trial.
+        ValueError: The sweeps have other codes or other settings, or two of them the same trial.
     """
     read = [_of_json(json.loads(Path(path).read_text(encoding="utf-8"))) for path in paths]
     first = read[0]
     for path, other in zip(paths, read, strict=True):
         if other.codes != first.codes:
             raise ValueError(f"{path} has other codes than {paths[0]}: their errors do not compare")
-    trials = [trial for summary in read for trial in summary.trials]
-    names = [trial.trial for trial in trials]
-    if twice := [name for name in names if names.count(name) > 1]:
+    varied = _varied(paths, read)
+    trials = [_on_axes(trial, summary, varied) for summary in read for trial in summary.trials]
+    cells = [(t.policy, t.epochs, t.seed, *map(str, sorted(t.axes.items()))) for t in trials]
+    if twice := [t.trial for t, cell in zip(trials, cells, strict=True) if cells.count(cell) > 1]:
         raise ValueError(f"{', '.join(map(str, paths))} hold the trial {twice[0]} twice")
     return Summary(
-        settings={
-            name: value
-            for name, value in first.settings.items()
-            if all(other.settings.get(name) == value for other in read)
-        },
+        settings={name: value for name, value in first.settings.items() if name not in varied},
         schedulers=tuple(dict.fromkeys(name for other in read for name in other.schedulers)),
         codes=first.codes,
-        trials=tuple(trials),
+        trials=_labelled(trials, _silent(varied) if len(read) > 1 else None),
         notes=tuple(dict.fromkeys(note for other in read for note in other.notes)),
     )
+
+
+def _varied(paths: Sequence[str | Path], read: Sequence[Summary]) -> list[str]:
+    """Return the settings in which trials of several sweeps differ, if all of them may."""
+    axes = dict.fromkeys(name for one in read for trial in one.trials for name in trial.axes)
+    for name in sorted({name for one in read for name in one.settings} - axes.keys()):
+        values = [one.settings.get(name, DEFAULTS.get(name)) for one in read]
+        for path, value in zip(paths, values, strict=True):
+            if value != values[0] and not MASKING.fullmatch(name):
+                raise ValueError(
+                    f"{path} has {name}={value!r} and {paths[0]} {values[0]!r}: their errors do "
+                    "not compare; read together what differs in its masking or in axes only"
+                )
+            if value != values[0]:
+                axes[name] = None
+    return list(axes)
+
+
+def _on_axes(trial: TrialRecord, own: Summary, axes: Sequence[str]) -> TrialRecord:
+    """Return a trial with a value of each axis, and of those that it lacked in its name."""
+    values = {n: trial.axes.get(n, own.settings.get(n, DEFAULTS.get(n))) for n in axes}
+    values = axes_of(trial.policy, values)
+    silent = _silent(axes)
+    added = [
+        name_part(name, value)
+        for name, value in values.items()
+        if name not in trial.axes and value != silent.get(name, UNSAID)
+    ]
+    return replace(trial, axes=values, trial="_".join([trial.trial, *added]))
+
+
+def _silent(axes: Sequence[str]) -> dict[str, Any]:
+    """Return those axes that go without saying where they are the default."""
+    return {name: DEFAULTS[name] for name in axes if MASKING.fullmatch(name) and name in DEFAULTS}
 
 
 def _of_json(tree: Mapping[str, Any]) -> Summary:

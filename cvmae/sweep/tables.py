@@ -8,9 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvmae.sweep.ranking import Estimate, Ranked
 from cvmae.sweep.summary import Summary, TrialRecord
 
-__all__ = ["write_tables"]
+__all__ = ["ranked_tables", "write_tables"]
+
+
+# Of the codes' coefficient of variation, and the codes that have no rank in it.
+QUARTILES = ("1_most_stable", "2", "3", "4_most_volatile", "mean_near_0")
 
 
 def write_tables(summary: Summary, folder: str | Path) -> list[Path]:
@@ -27,6 +32,46 @@ def write_tables(summary: Summary, folder: str | Path) -> list[Path]:
         paths.append(Path(folder) / name)
         pq.write_table(_table(rows), paths[-1])
     return paths
+
+
+def ranked_tables(ranked: Sequence[Ranked]) -> dict[str, dict[str, list[Any]]]:
+    """Return the ranking, convergence and errors by quartile as columns, by a table's name."""
+    tables: dict[str, list[dict[str, Any]]] = {"ranking": [], "convergence": [], "quartiles": []}
+    for one in ranked:
+        cell, curve = {"label": one.label, "policy": one.policy, "epochs": one.epochs}, one.curve
+        tables["ranking"].append(
+            cell
+            | {"seeds": one.last_tuning_mse.num_seeds}
+            | _estimate("tuning_mse", one.last_tuning_mse)
+            | _estimate("minus_random", one.minus_random)
+            | _estimate("tuning_r2", one.last_tuning_r2)
+            | {"best_tuning_mse": one.best_tuning_mse}
+        )
+        own = [epochs for epochs in curve.epochs_to_own_best_per_run if epochs is not None]
+        tables["convergence"].append(
+            cell
+            | {"target_of": one.reference, "reached": curve.num_reached, "runs": curve.num_runs}
+            | {
+                "epochs_to_target": curve.epochs_to_reference_best,
+                "measurements_to_target": curve.measurements_to_reference_best,
+                "hours_to_target": curve.hours_to_reference_best,
+                "epochs_to_own_best": curve.epochs_to_own_best,
+                "runs_with_own_best": len(own),
+                "last_slope": curve.final_slope,
+            }
+        )
+        errors = zip(QUARTILES, one.tuning_mse_by_quartile, strict=True)
+        tables["quartiles"].append(cell | dict(errors))
+    return {
+        name: {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
+        for name, rows in tables.items()
+        if rows
+    }
+
+
+def _estimate(name: str, found: Estimate | None) -> dict[str, float | None]:
+    values = (found.mean, found.low, found.high) if found else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

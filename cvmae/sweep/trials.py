@@ -19,7 +19,7 @@ from cvmae.config import Config, flatten, override
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.claims import FolderInUseError
 from cvmae.storage.folders import is_file, written
-from cvmae.sweep.axes import name_part, read_axes, short_name
+from cvmae.sweep.axes import axes_of, name_part, read_axes, short_name, shown_value
 from cvmae.tracking.store import store_uri
 from cvmae.train.pretrain import pretrain
 from cvmae.train.run_folder import TRIALS, with_absolute_paths
@@ -51,9 +51,8 @@ class Trial:
     """One cell of a sweep's grid under one seed; these alone decide its name."""
 
     name: str
-    label: str  # what its seeds share, as readers see it
     config: Config
-    axes: Mapping[str, Any] = field(default_factory=dict)  # value of each further axis, by setting
+    axes: Mapping[str, Any] = field(default_factory=dict)  # further ones, as readers see them
 
 
 def grid(config: Config) -> dict[str, tuple[str | int, ...]]:
@@ -80,12 +79,17 @@ def sweep_name(config: Config) -> str:
     """
     policies, epochs, *axes, seeds = grid(config).items()
     parts = [", ".join(map(str, policies[1])), f"{', '.join(map(str, epochs[1]))} epochs"]
-    parts += [f"{short_name(name)} {', '.join(map(str, values))}" for name, values in axes]
+    for name, values in axes:
+        parts.append(
+            f"{short_name(name)} {', '.join(shown_value(name, v) for v in map(str, values))}"
+        )
     return " x ".join([*parts, f"{len(seeds[1])} seed" + "s" * (len(seeds[1]) > 1)])
 
 
 def plan_trials(config: Config) -> list[Trial]:
     """Return the grid's cells in order of policy, epochs, further axes and seed, each one parsed.
+
+    Cells that are the same training, since policy random ignores what they differ in, are one.
 
     Raises:
         ValueError: An axis names a value twice or is not allowed, or a cell's settings are not.
@@ -94,17 +98,19 @@ def plan_trials(config: Config) -> list[Trial]:
     for setting, values in axes.items():
         _require_once(setting, values)
     names = list(axes)[2:-1]
-    trials, parsed = [], {name: dict[Any, Any]() for name in names}
+    trials: dict[str, Trial] = {}
+    parsed: dict[str, dict[Any, Any]] = {name: {} for name in names}
     for policy, epochs, *cell_values, seed in itertools.product(*axes.values()):
         cell = dict(zip(names, map(str, cell_values), strict=True))
         given = {"mask.policy": policy, "train.epochs": epochs, "seed": seed}
-        trial = _plan_trial(config, given, cell)
+        flat = flatten(_parsed(config, given | cell))
         for name, value in cell.items():
-            parsed[name][value] = trial.axes[name]
-        trials.append(trial)
+            parsed[name][value] = flat[name]
+        trial = _plan_trial(config, given, axes_of(str(policy), cell))
+        trials.setdefault(trial.name, trial)
     for name, found in parsed.items():  # 0.5 and 0.50 are told apart as texts only
-        _require_once(f"sweep.axes {name}", tuple(found.values()))
-    return trials
+        _require_once(f"sweep.axes {name}", tuple(shown_value(name, v) for v in found.values()))
+    return list(trials.values())
 
 
 def _require_once(setting: str, values: tuple[Any, ...]) -> None:
@@ -113,25 +119,22 @@ def _require_once(setting: str, values: tuple[Any, ...]) -> None:
         raise ValueError(f"{setting}={values!r} names {twice[0]!r} twice: name it once")
 
 
+def _parsed(config: Config, cell: dict[str, Any]) -> Config:
+    try:
+        return with_absolute_paths(override(config, cell))
+    except ValueError as error:
+        named = ", ".join(f"{name}={value}" for name, value in cell.items())
+        raise ValueError(f"the trial {named}: {error}") from None
+
+
 def _plan_trial(config: Config, given: dict[str, Any], axes: dict[str, str]) -> Trial:
     """Return one trial, its settings parsed from those of the grid's cell."""
-    try:
-        parsed = with_absolute_paths(override(config, given | axes))
-    except ValueError as error:
-        cell = ", ".join(f"{name}={value}" for name, value in (given | axes).items())
-        raise ValueError(f"the trial {cell}: {error}") from None
+    parsed = _parsed(config, given | axes)
     flat = flatten(parsed)
     values = {name: flat[name] for name in axes}
     policy, epochs, seed = given.values()
     parts = [name_part(name, value) for name, value in values.items()]
     name = "_".join([f"{policy}_epochs{epochs}_seed{seed}", *parts])
-    label = " ".join(
-        [
-            policy,
-            *([f"{epochs} epochs"] if len(config.sweep.epochs) > 1 else []),
-            *(f"{short_name(name)} {value}" for name, value in values.items()),
-        ]
-    )
     folder = Path(config.output_dir)
     own = replace(
         parsed,
@@ -141,7 +144,8 @@ def _plan_trial(config: Config, given: dict[str, Any], axes: dict[str, str]) -> 
         data=replace(parsed.data, statistics=config.data.statistics or str(folder / "statistics")),
         tracking=replace(parsed.tracking, uri=store_uri(config)),
     )
-    return Trial(name=name, label=label, axes=values, config=own)
+    shown = {name: shown_value(name, value) for name, value in values.items()}
+    return Trial(name=name, axes=shown, config=own)
 
 
 def progress_of(run_dir: str) -> Progress:

@@ -48,8 +48,8 @@ def driver_of(folder: Path) -> psutil.Process:
 
 
 def finished(folder: Path) -> set[str]:
-    """Return the trials whose figures are drawn: the last thing that a trial does."""
-    return {path.parents[1].name for path in folder.glob("trials/*/figures/mask_rates.png")}
+    """Return the trials whose table of codes is kept: the last file that a trial writes."""
+    return {path.parents[1].name for path in folder.glob("trials/*/tables/code_metrics.json")}
 
 
 def test_a_submitted_sweep_whose_driver_is_killed_resumes_on_two_nodes(

@@ -22,10 +22,6 @@ def test_every_combination_is_a_trial_named_by_its_cell_whose_seeds_follow_each_
         f"cv_epochs2_seed{seed}_ratio{ratio}_lr0.001" for ratio in (0.15, 0.25) for seed in (0, 1)
     ]
     assert [trial.config.mask.ratio for trial in trials] == [0.15, 0.15, 0.25, 0.25]
-    assert [trial.label for trial in trials[1:3]] == [
-        "cv ratio 0.15 lr 0.001",
-        "cv ratio 0.25 lr 0.001",
-    ]
     assert trials[0].axes == {"mask.ratio": 0.15, "optim.lr": 0.001}
 
 
@@ -52,6 +48,7 @@ def test_a_trial_keeps_its_name_when_the_axis_gets_more_values(config):
         ("data.root=a,b", "statistics are fitted once for all trials: run a sweep for each"),
         ("data.clip_quantiles=None", "statistics are fitted once"),
         ("data.sequence_length=64,128", "statistics are fitted once"),
+        ("mask.two_level_chances=0.8,0.2", "it is a list, and the comma parts an axis' values"),
         ("mask.ratio=0.5,0.50", r"sweep\.axes mask\.ratio=\(0\.5, 0\.5\) names 0\.5 twice"),
         ("mask.ratio=0.5,0.5", r"mask\.ratio=.* names '0\.5' twice"),
         ("mask.ratio=0.5,2", r"the trial mask\.policy=cv, .*mask\.ratio=2: .*mask\.ratio=2"),
@@ -61,6 +58,31 @@ def test_a_trial_keeps_its_name_when_the_axis_gets_more_values(config):
 def test_what_cannot_be_an_axis_is_refused_with_what_to_do(config, pretrained, axis, message):
     with pytest.raises(ValueError, match=message):
         plan_trials(with_axes(config, axis))
+
+
+def test_random_has_one_trial_for_all_values_of_what_it_ignores(config):
+    axes = with_axes(config, "mask.sharpness=0.25,0.5", "optim.lr=1e-3,1e-4")
+    trials = plan_trials(override(axes, {"sweep.policies": ["random", "cv"]}))
+    assert [trial.name for trial in trials][:3] == [
+        "random_epochs2_seed7_lr0.001",
+        "random_epochs2_seed7_lr0.0001",
+        "cv_epochs2_seed7_sharpness0.25_lr0.001",
+    ]
+    assert len(trials) == 2 + 4
+    assert {trial.config.mask.sharpness for trial in trials} == {1.0, 0.25, 0.5}
+
+
+def test_of_a_file_readers_see_the_name_and_folders_tell_places_apart(config):
+    one, other = (
+        plan_trials(
+            override(with_axes(config, f"mask.weights_file={file}"), {"sweep.policies": ["table"]})
+        )[0]
+        for file in ("/here/w.csv", "/there/w.csv")
+    )
+    assert one.axes == other.axes == {"mask.weights_file": "w.csv"}
+    assert one.config.mask.weights_file == "/here/w.csv"
+    assert one.name != other.name
+    assert "here" not in one.name
 
 
 def test_one_setting_cannot_be_two_axes(config):

@@ -7,7 +7,9 @@ import pytest
 
 from cvmae.config import override
 from cvmae.runtime.terminal import Foot
+from cvmae.settings import SweepConfig
 from cvmae.sweep import driver, live
+from cvmae.sweep.budget import Budget
 from cvmae.sweep.live import LiveTable
 from cvmae.sweep.trials import plan_trials
 from tests.sweep.fake_trials import write_checkpoint
@@ -61,6 +63,16 @@ def test_the_pace_counts_the_epochs_of_this_attempt_only(grid):
     now[0] = 60.0
     table.epoch(grid[0].name, epoch(3))
     assert "ETA 00:13:00" in table.totals()
+
+
+def test_trials_that_the_budget_will_not_let_begin_are_not_waited_for(grid):
+    now, budget = [0.0], Budget(SweepConfig(max_epochs=9), {})
+    table = LiveTable(grid, clock=lambda: now[0], budget=budget)
+    assert budget.begin(grid[0].name, 4)
+    table.begin(grid[0].name)
+    now[0] = 60.0
+    table.epoch(grid[0].name, epoch(1))
+    assert "ETA 00:07:00" in table.totals()  # 3 epochs of this, 4 of one other
 
 
 def test_on_a_terminal_the_table_shows_every_trial_in_place(grid):

@@ -42,10 +42,21 @@ def seeds(policy, *last_errors, **changes):
     ]
 
 
+MASK = {"mask.sharpness": 1.0, "train.visible_weight": 0.0}
+WEIGHTED = {"train.visible_weight": 0.1}
+
+
+def together(folder, *parts):
+    for place, part in enumerate(parts):
+        write_summary(part, folder / str(place))
+    return read_summary(*(folder / str(place) for place in range(len(parts))))
+
+
 def test_a_summary_reads_back_as_it_was_written(tmp_path):
     gaps = codes_of([math.nan, *range(1, NUM_CODES)])
     whole = summary(
-        *seeds("random", 0.5, 0.6), *seeds("cv", 0.7, codes=gaps, axes={"mask.ratio": 0.1})
+        *seeds("random", 0.5, 0.6, axes={"mask.ratio": 0.1}, label="random ratio 0.1"),
+        *seeds("cv", 0.7, codes=gaps, axes={"mask.ratio": 0.1}, label="cv ratio 0.1"),
     )
     write_summary(whole, tmp_path / "summary.json", ranked=rank(whole))
     again = read_summary(tmp_path / "summary.json")
@@ -71,15 +82,49 @@ def test_a_summary_names_no_place_and_has_six_digits(config, tmp_path):
 
 def test_sweeps_are_read_together_as_one(tmp_path):
     one = summary(*seeds("random", 0.5), schedulers=("asha",), **{"optim.lr": 1.0})
-    two = summary(*seeds("cv", 0.6), **{"optim.lr": 2.0})
-    for name, part in (("one", one), ("two", two)):
-        write_summary(part, tmp_path / name)
-    both = read_summary(tmp_path / "one", tmp_path / "two")
+    two = summary(*seeds("cv", 0.6), **{"optim.lr": 1.0})
+    both = together(tmp_path, one, two)
     assert [trial.policy for trial in both.trials] == ["random", "cv"]
-    assert both.settings == {"optim.schedule": "constant"}
+    assert both.settings == {"optim.schedule": "constant", "optim.lr": 1.0}
     assert both.schedulers == ("asha",)
     with pytest.raises(ValueError, match=r"hold the trial random_epochs3_seed0 twice"):
-        read_summary(tmp_path / "one", tmp_path / "one")
+        together(tmp_path, one, one)
+
+
+def test_sweeps_of_other_settings_than_masking_are_not_read_together(tmp_path):
+    one, two = (summary(*seeds("cv", 0.5), **{"optim.lr": lr}) for lr in (1.0, 2.0))
+    with pytest.raises(ValueError, match=r"1 has optim\.lr=2\.0 and .*0 1\.0"):
+        together(tmp_path, one, two)
+
+
+def test_what_is_an_axis_of_one_sweep_or_its_masking_is_an_axis_of_all_that_are_read(tmp_path):
+    block = summary(*seeds("random", 0.5, 0.6, 0.7), *seeds("cv", 0.6, 0.7, 0.8), **MASK)
+    sharper = summary(*seeds("cv", 0.5, 0.6, axes={"mask.sharpness": 0.25}), **WEIGHTED)
+    both = together(tmp_path, block, sharper)
+    assert [(trial.trial, trial.label) for trial in both.trials[4:7]] == [
+        ("cv_epochs3_seed1", "cv"),
+        ("cv_epochs3_seed2", "cv"),
+        ("cv_epochs3_seed0_visible_weight0.1", "cv sharpness 0.25 visible_weight 0.1"),
+    ]
+    assert both.trials[3].axes == {"mask.sharpness": 1.0, "train.visible_weight": 0.0}
+    assert both.trials[0].axes == {"train.visible_weight": 0.0}
+
+
+def test_random_is_the_measure_of_what_differs_in_weights_that_it_ignores(tmp_path):
+    block = summary(*seeds("random", 0.5, 0.6, 0.7), *seeds("cv", 0.6, 0.7, 0.8), **MASK)
+    axes = [{"mask.sharpness": sharpness} for sharpness in (0.25, 0.5)]
+    sharper = summary(*seeds("cv", 0.4, axes=axes[0]), *seeds("cv", 0.3, axes=axes[1]))
+    ranked = {one.label: one for one in rank(together(tmp_path, block, sharper))}
+    assert list(ranked) == ["cv sharpness 0.5", "cv sharpness 0.25", "random", "cv"]
+    assert ranked["cv sharpness 0.25"].minus_random.mean == pytest.approx(-0.1)
+    assert {one.reference for one in ranked.values()} == {"random"}
+
+
+def test_a_label_has_the_length_where_there_are_several_in_all_that_are_read(tmp_path):
+    short, long = summary(*seeds("cv", 0.5)), summary(record("cv", [1.0, 0.5]))
+    assert [t.label for t in together(tmp_path, short).trials] == ["cv"]
+    both = together(tmp_path, short, long)
+    assert [t.label for t in both.trials] == ["cv 3 epochs", "cv 2 epochs"]
 
 
 def test_codes_are_ranked_by_cv_and_those_with_a_mean_near_zero_have_no_quartile(config):
@@ -148,6 +193,7 @@ def test_a_page_says_what_must_be_known_to_read_it():
     told = report(few, rank(few))
     assert "Fewer than 3 seeds have no interval, and decide nothing." in told
     assert SCHEDULE_NOTE in told
+    assert "claims about policies come from `evaluate`" in told
     enough = summary(*seeds("random", 0.5, 0.6, 0.7))
     told = report(enough, rank(enough))
     assert "decide nothing" not in told

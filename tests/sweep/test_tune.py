@@ -53,6 +53,15 @@ def test_other_policies_do_not_decide_who_is_stopped(grid):
     assert result(halving, grid[4], 3, 5.0) == "CONTINUE"
 
 
+@pytest.mark.parametrize("axis", ["mask.ratio=0.1,0.5", "mask.target=value,measurement"])
+def test_errors_that_do_not_compare_do_not_race(config, axis):
+    changes = {"sweep.policies": ["cv"], "sweep.epochs": [9], "sweep.axes": [axis]}
+    one, other = plan_trials(override(config, changes))
+    halving = Halving([one, other])
+    result(halving, one, 3, 0.1)
+    assert result(halving, other, 3, 5.0) == "CONTINUE"
+
+
 def test_a_trial_that_has_come_to_its_end_is_not_stopped_there(grid):
     halving = Halving(grid)
     assert [result(halving, trial, 9, 1.0 + place) for place, trial in enumerate(grid[:3])] == [
