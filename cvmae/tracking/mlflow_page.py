@@ -3,7 +3,8 @@
 MLflow 3.17 opens for generative AI unless the address says otherwise, whatever the tags of an
 experiment; and it draws a chart for each metric, in which the runs are the lines, so that a sweep's
 own metrics never share one. The view below, which MLflow keeps as a tag of the experiment, shows
-what is looked for: the error on tuning, averaged over seeds, a line for each group of trials.
+what is looked for: the error on tuning of runs that have finished, averaged over seeds, a line for
+each group of a sweep's trials.
 """
 
 import json
@@ -12,9 +13,10 @@ from typing import Any
 from cvmae.config import without_password
 from cvmae.tracking.params import GROUP
 
-__all__ = ["VIEW_TAG", "experiment_page", "view"]
+__all__ = ["SWEEP_TAG", "VIEW_TAG", "experiment_page", "view"]
 
 OWN_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` answers
+SWEEP_TAG = "cvmae.sweep"  # mlflow.parentRunId would do, but for how its legend reads
 VIEW = "cvmae"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 CHARTS = ("tuning_mse", "tuning_r2")
@@ -38,10 +40,15 @@ def experiment_page(uri: str, experiment_id: str) -> str:
 def view() -> str:
     """Return what is shown first, as MLflow's page writes down a view that a person shares."""
     section = "convergence"
-    keys = [{"mode": "param", "groupByData": GROUP}]
+    keys = [
+        {"mode": "param", "groupByData": GROUP},
+        {"mode": "tag", "groupByData": SWEEP_TAG},
+        {"mode": "dataset", "groupByData": "dataset"},
+    ]
     columns = [f"metrics.`{name}`" for name in CHARTS] + ["params.`train.epochs`"]
     return json.dumps(
         {
+            "searchFilter": "attributes.status = 'FINISHED'",
             "groupBy": {"aggregateFunction": "average", "groupByKeys": keys},
             "selectedColumns": columns,
             "compareRunSections": [
