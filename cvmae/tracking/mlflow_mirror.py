@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from cvmae.config import Config, resolved_path, without_password
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.tracking.journal import RUNNING, About, Journal
-from cvmae.tracking.mlflow_page import SWEEP_TAG, experiment_page
+from cvmae.tracking.mlflow_page import GROUP_TAG, SWEEP_TAG, experiment_page
 from cvmae.tracking.mlflow_store import (
     KEY_TAG,
     PARENT_TAG,
@@ -32,6 +32,7 @@ from cvmae.tracking.mlflow_store import (
     warn_down,
 )
 from cvmae.tracking.origin import begun_or_resumed, first_line, inherited
+from cvmae.tracking.params import GROUP
 from cvmae.tracking.tracker import TABLES
 
 __all__ = ["MlflowMirror"]
@@ -150,7 +151,7 @@ class MlflowMirror:
             self._client = MlflowClient(tracking_uri=self._uri)
             self._shown = self._look(about)
         shown = self._shown
-        self._send_tags(about.tags, shown, about.former)
+        self._send_tags(about.tags | _group(about, shown), shown, about.former)
         params = [
             Param(name, value[:LONGEST_PARAM])
             for name, value in about.params.items()
@@ -319,6 +320,16 @@ class MlflowMirror:
 def _sweep_name(tags: Mapping[str, str]) -> str:
     """Return what tells a sweep's trials from those of others, also when the sweep has grown."""
     return f"{Path(tags.get(FOLDER_TAG, '')).name} {tags.get(KEY_TAG, '')[:6]}".strip()
+
+
+def _group(about: About, shown: _Shown) -> dict[str, str]:
+    """Return the tag of runs whose mean is drawn as one: of a sweep, else of a data set."""
+    if not (masking := about.tags.get(GROUP) or about.params.get(GROUP)):
+        return {}
+    within = shown.tags.get(SWEEP_TAG) or " ".join(
+        about.dataset[name] for name in ("name", "digest") if name in about.dataset
+    )
+    return {GROUP_TAG: ", ".join(filter(None, [masking, within]))}
 
 
 def _table_tags(about: About) -> dict[str, str]:

@@ -11,12 +11,14 @@ import json
 from typing import Any
 
 from cvmae.config import without_password
-from cvmae.tracking.params import GROUP
 
-__all__ = ["SWEEP_TAG", "VIEW_TAG", "experiment_page", "view"]
+__all__ = ["GROUP_TAG", "SWEEP_TAG", "VIEW_TAG", "experiment_page", "view"]
 
 OWN_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` answers
-SWEEP_TAG = "cvmae.sweep"  # mlflow.parentRunId would do, but for how its legend reads
+SWEEP_TAG = "cvmae.sweep"
+# Of what is trained, and in which sweep or on which data: with a key for each of these the legend
+# would begin with the names of the keys, and be cut off before it says anything.
+GROUP_TAG = "cvmae.group"
 VIEW = "cvmae"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 CHARTS = ("tuning_mse", "tuning_r2")
@@ -40,11 +42,7 @@ def experiment_page(uri: str, experiment_id: str) -> str:
 def view() -> str:
     """Return what is shown first, as MLflow's page writes down a view that a person shares."""
     section = "convergence"
-    keys = [
-        {"mode": "param", "groupByData": GROUP},
-        {"mode": "tag", "groupByData": SWEEP_TAG},
-        {"mode": "dataset", "groupByData": "dataset"},
-    ]
+    keys = [{"mode": "tag", "groupByData": GROUP_TAG}]
     columns = [f"metrics.`{name}`" for name in CHARTS] + ["params.`train.epochs`"]
     return json.dumps(
         {

@@ -313,7 +313,6 @@ def test_a_child_has_from_its_parent_what_ray_keeps_from_it(
     tags = read_run(store, tracker.mlflow_id).data.tags
     assert tags["cvmae.command"] == "python jobs/sweep.py --tracking.uri http://host"
     assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("sweep.py", "LOCAL")
-    assert tags["cvmae.sweep"] == f"run {parent.key[:6]}"
 
 
 def test_a_resumed_run_keeps_the_command_that_began_it_and_a_trial_has_that_which_began_the_trial(
@@ -339,9 +338,7 @@ def test_the_page_opens_with_the_mean_error_of_each_group_of_trials(on_mlflow, s
     tracker = tracking.open_tracker(on_mlflow, run_name="run")
     experiment = MlflowClient(store).get_experiment_by_name("cvmae")
     view = json.loads(experiment.tags["mlflow.sharedViewState.cvmae"])
-    masking, sweep, _ = view["groupBy"]["groupByKeys"]
-    assert masking["groupByData"] in told_params(on_mlflow)
-    assert (sweep["mode"], sweep["groupByData"]) == ("tag", "cvmae.sweep")
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "cvmae.group"}]
     assert view["searchFilter"] == "attributes.status = 'FINISHED'"
     assert [chart["metricKey"] for chart in view["compareRunCharts"]] == ["tuning_mse", "tuning_r2"]
     number = experiment.experiment_id
@@ -349,6 +346,19 @@ def test_the_page_opens_with_the_mean_error_of_each_group_of_trials(on_mlflow, s
         f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
         "&compareRunsMode=CHART&viewStateShareKey=cvmae"
     )
+
+
+def test_runs_are_of_one_group_within_a_sweep_or_on_one_data_set(on_mlflow, store, tmp_path):
+    sweep = tracking.open_tracker(on_mlflow, run_name="sweep")
+    groups = []
+    for parent in (sweep.run_id, ""):
+        config = override(on_mlflow, {"output_dir": str(tmp_path / f"under {parent}")})
+        tracker = tracking.open_tracker(config, run_name="cv", parent_run_id=parent)
+        tracker.log_params(told_params(config))
+        tracker.log_dataset({"name": "d", "digest": "1", "source_type": "local", "source": "{}"})
+        tracker.close("FINISHED")
+        groups.append(read_run(store, tracker.mlflow_id).data.tags["cvmae.group"])
+    assert groups == [f"cv, run {sweep.key[:6]}", "cv, d 1"]
 
 
 def test_an_experiment_of_another_origin_gets_the_view_that_the_page_asks_for(on_mlflow, store):
