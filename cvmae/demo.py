@@ -32,15 +32,12 @@ from cvmae.sweep.driver import sweep
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, read_synthetic_config, write_hospital
 from cvmae.synthetic.reference import Attainable, attainable_r2
-from cvmae.tracking.mlflow_page import experiment_page
 from cvmae.tracking.sqlite import sqlite_path
-from cvmae.tracking.store import name_store, store_uri
+from cvmae.tracking.store import experiment_page, name_store, store_uri
 
 __all__ = ["DemoConfig", "demo", "hospital_attainable"]
 
 logger = logging.getLogger("cvmae")
-
-NEW_EXPERIMENT = "1"  # the first number that MLflow gives in a new database
 
 HEADER = (
     "policy",
@@ -222,11 +219,12 @@ def _places(config: Config, folder: Path) -> str:
     if config.scaling.num_workers == 0:
         return "\n".join([*lines, f"metrics: {config.output_dir}/trials/*/metrics.parquet"])
     mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
-    uri = without_password(store_uri(name_store(config)))
+    config = name_store(config)
+    uri = without_password(store_uri(config))
     lines.append(f"MLflow store: {uri}")
     if sqlite_path(uri):
         lines += [
             f"  {shlex.quote(mlflow)} ui --backend-store-uri {shlex.quote(uri)}",
-            f"  then {experiment_page(uri, NEW_EXPERIMENT)} in a browser",
+            f"  then {experiment_page(config)} in a browser",
         ]
     return "\n".join(lines)

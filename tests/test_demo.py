@@ -88,9 +88,11 @@ def test_the_demo_names_its_store_without_a_password_and_opens_only_a_database(
     given, shown, opens, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    monkeypatch.setattr("cvmae.demo.experiment_page", lambda config: f"{config.tracking.uri}#7")
     config = override(PRESETS["tiny"], {"output_dir": "/out/sweep", "scaling.num_workers": 2})
     told = places(config, Path("/out"))
     assert shown in told.splitlines()
     assert "secret" not in told
     assert ("--backend-store-uri sqlite:" in told) is opens
     assert ("--backend-store-uri" in told) is opens
+    assert ("  then sqlite:////out/sweep/mlflow.db#7 in a browser" in told) is opens

@@ -101,13 +101,15 @@ def metrics_by_epoch(summary: Summary) -> Iterator[tuple[int, dict[str, float]]]
     """Yield for each epoch the mean over seeds of every label's tuning error, last and best so far.
 
     Only labels all of whose trials are finished: a store keeps the first value that it is told. The
-    names of metrics have the label in them, of characters that MLflow allows.
+    names of metrics have the label in them, of characters that MLflow allows, and the number of
+    seeds, so that a sweep to which seeds were added does not keep the mean of the fewer.
     """
     lines = {}
     planned = summary.labels()
     for given, trials in summary.finished().items():
         if len(trials) == len(planned[given]):
             label = re.sub(r"[^A-Za-z0-9_. -]", "-", given)
+            label += f" {len(trials)} seeds" if len(trials) > 1 else ""
             length = min(trial.num_epochs for trial in trials)
             errors = np.array([trial.curve["tuning_mse"][:length] for trial in trials])
             lines[f"tuning_mse/{label}"] = errors.mean(axis=0)

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.storage.folders import is_file, join, local_copy, written
+from cvmae.storage.folders import is_file, join, local_copy, remove_file, written
 
 __all__ = ["ABOUT", "METRICS", "RUNNING", "About", "Journal", "Point", "now_ms"]
 
 METRICS, ABOUT = "metrics.parquet", "tracking.json"
+# Of versions that kept no journal: the name by which MLflow knows the run, and what it lacked then,
+# which a resumed run reports again from its checkpoint.
+EARLIER_KEY, EARLIER_PENDING = "tracking_key.txt", "tracking_pending.jsonl"
 RUNNING = "RUNNING"
 
 TIME = pa.timestamp("ms", "UTC")
@@ -44,7 +47,8 @@ class About:
 
     key: str  # the run's own name everywhere, known before any store gives it another
     run_name: str
-    parent_run_id: str = ""  # of the sweep's run: MLflow's name of it, or its key
+    parent_run_id: str = ""  # key of the sweep's run; earlier versions had MLflow's name of it
+    former: list[str] = field(default_factory=list)  # names and descriptions it has had
     status: str = RUNNING
     begun_ms: int = 0
     ended_ms: int = 0
@@ -67,7 +71,7 @@ class Journal:
         self.folder = folder
         self._held: list[Point] = []  # could not be written when they came
         self.table = SCHEMA.empty_table()
-        self.about = about or About(key=uuid.uuid4().hex, run_name="", begun_ms=now_ms())
+        self.about = about or About(key=_first_key(folder), run_name="", begun_ms=now_ms())
         self.read()
 
     @property
@@ -130,6 +134,11 @@ class Journal:
         self._held = []
         return bool(new)
 
+    def forget_pending(self) -> None:
+        """Remove the queue of an earlier version; a journal needs none."""
+        if is_file(place := join(self.folder, EARLIER_PENDING)):
+            remove_file(place)
+
     def last_steps(self) -> dict[str, int]:
         """Return the last step of each metric."""
         last = self.table.group_by("name").aggregate([("step", "max")]).to_pydict()
@@ -139,6 +148,14 @@ class Journal:
 def now_ms() -> int:
     """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
+
+
+def _first_key(folder: str) -> str:
+    """Return the key that an earlier version gave the run, else a new one."""
+    if not is_file(place := join(folder, EARLIER_KEY)):
+        return uuid.uuid4().hex
+    with local_copy(place) as path:
+        return path.read_text(encoding="ascii").strip() or uuid.uuid4().hex
 
 
 def _with_time(table: pa.Table) -> pa.Table:

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from cvmae.config import Config, resolved_path, without_password
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.tracking.journal import RUNNING, About, Journal
-from cvmae.tracking.mlflow_page import experiment_page
+from cvmae.tracking.mlflow_page import GROUP_TAG, SWEEP_TAG, experiment_page
 from cvmae.tracking.mlflow_store import (
     KEY_TAG,
     PARENT_TAG,
@@ -31,7 +31,8 @@ from cvmae.tracking.mlflow_store import (
     find_run,
     warn_down,
 )
-from cvmae.tracking.origin import INHERITED, first_line
+from cvmae.tracking.origin import begun_or_resumed, first_line, inherited
+from cvmae.tracking.params import GROUP
 from cvmae.tracking.tracker import TABLES
 
 __all__ = ["MlflowMirror"]
@@ -41,10 +42,13 @@ logger = logging.getLogger("cvmae")
 # Between questions to a store that does not answer, during which all ranks wait.
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 600.0
 PATIENCE_S, PAUSE_S = 10.0, 1.0  # at the end
+JUST_S = 30.0
 MOST_METRICS, MOST_OTHERS, LONGEST_PARAM, LONGEST_TAG = 1000, 100, 6000, 8000  # MLflow's limits
 FOLDER_TAG, TABLES_TAG = "cvmae.output_dir", "mlflow.loggedArtifacts"
 # The store understood what it was sent and will never take it.
 REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"})
+
+_failed_at_s: dict[str, float] = {}  # by store: the failure of whichever run was the last to ask
 
 
 @dataclass(kw_only=True)
@@ -79,6 +83,7 @@ class MlflowMirror:
         self._shown: _Shown | None = None
         self._run_id = self._page = ""
         self._is_down, self._takes_files = False, True
+        self._drawn_again: set[str] = set()  # files that MLflow may have as they were
         self._retry_at_s, self._wait_s = 0.0, FIRST_WAIT_S
 
     @property
@@ -102,13 +107,18 @@ class MlflowMirror:
             self._try(journal)
 
     def resend(self, path: str) -> None:
-        """Send a file again with the next update."""
-        if self._shown and self._shown.files:
-            self._shown.files.discard(path)
+        """Send a file again with the next update that reaches MLflow."""
+        self._drawn_again.add(path)
 
-    def settle(self, journal: Journal) -> bool:
+    @property
+    def has_just_failed(self) -> bool:
+        """Tell whether the store did not answer some run of this process a short while ago."""
+        failed_at_s = _failed_at_s.get(self._uri)
+        return failed_at_s is not None and time.monotonic() < failed_at_s + JUST_S
+
+    def settle(self, journal: Journal, *, patient: bool = True) -> bool:
         """Look at all that MLflow has, send what it lacks, and tell whether it is whole."""
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + (PATIENCE_S if patient else 0.0)
         while True:
             self._shown, self._takes_files = None, True
             if self._try(journal):
@@ -125,12 +135,14 @@ class MlflowMirror:
                 warn_down(self._uri, error)
             # Whether a request was granted whose reply is lost, only MLflow knows.
             self._is_down, self._shown = True, None
+            _failed_at_s[self._uri] = time.monotonic()
             self._retry_at_s = time.monotonic() + self._wait_s
             self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
             return False
         if self._is_down:
             logger.info("MLflow at %s answers again, and has what it lacked", self.location)
         self._is_down, self._retry_at_s, self._wait_s = False, 0.0, FIRST_WAIT_S
+        _failed_at_s.pop(self._uri, None)
         return is_whole
 
     def _send_all(self, journal: Journal) -> bool:
@@ -139,7 +151,7 @@ class MlflowMirror:
             self._client = MlflowClient(tracking_uri=self._uri)
             self._shown = self._look(about)
         shown = self._shown
-        self._send_tags(about.tags, shown)
+        self._send_tags(about.tags | _group(about, shown), shown, about.former)
         params = [
             Param(name, value[:LONGEST_PARAM])
             for name, value in about.params.items()
@@ -156,17 +168,23 @@ class MlflowMirror:
         """Find the run by its key, or create it, and see what MLflow has of it."""
         experiment_id = find_or_create_experiment(self._uri, self._experiment)
         self._page = experiment_page(self._uri, experiment_id)
-        tags = about.tags | self._tags | {KEY_TAG: about.key, FOLDER_TAG: self._folder}
+        run = find_run(self._client, experiment_id, about.key)
+        there = run.data.tags if run else {}
+        tags = about.tags | {KEY_TAG: about.key, FOLDER_TAG: self._folder}
+        new = {name: value for name, value in self._tags.items() if name not in there}
+        tags |= new | begun_or_resumed(self._tags, there)
         if parent := self._find_parent(experiment_id, about.parent_run_id):
             known = parent.data.tags
-            tags = {name: known[name] for name in INHERITED if name in known} | tags
-            tags |= {PARENT_TAG: parent.info.run_id}
-        run = find_run(self._client, experiment_id, about.key)
+            handed_down = inherited(known, begins=run is None and about.status == RUNNING)
+            tags = {n: value for n, value in handed_down.items() if n not in there} | tags
+            tags |= {PARENT_TAG: parent.info.run_id, SWEEP_TAG: _sweep_name(known)}
         if run is None:
             run = self._client.create_run(
                 experiment_id, start_time=about.begun_ms or None, run_name=about.run_name, tags=tags
             )
         self._run_id = str(run.info.run_id)
+        if run.info.run_name in about.former and run.info.run_name != about.run_name:
+            self._client.update_run(self._run_id, name=about.run_name)
         inputs = run.inputs.dataset_inputs if run.inputs else ()
         shown = _Shown(
             run_id=self._run_id,
@@ -176,7 +194,7 @@ class MlflowMirror:
             digests={entry.dataset.digest for entry in inputs},
             last_step={metric.key: metric.step for metric in run.data.to_proto().metrics},
         )
-        self._send_tags(tags, shown)
+        self._send_tags(tags, shown, about.former)
         return shown
 
     def _find_parent(self, experiment_id: str, named: str) -> Run | None:
@@ -192,13 +210,15 @@ class MlflowMirror:
     def _log_batch(self, **entries: Any) -> None:
         self._client.log_batch(self._run_id, **entries)
 
-    def _send_tags(self, tags: dict[str, str], shown: _Shown) -> None:
-        """Set tags; what MLflow's page lets a person write stays as it is."""
+    def _send_tags(
+        self, tags: Mapping[str, str], shown: _Shown, former: Sequence[str] = ()
+    ) -> None:
+        """Set tags; what a person has written on MLflow's page stays, unlike what we had there."""
         new = [
             RunTag(name, value[:LONGEST_TAG])
             for name, value in tags.items()
-            if shown.tags.get(name) != value[:LONGEST_TAG]
-            and (name not in shown.tags or not name.startswith("mlflow.") or name == TABLES_TAG)
+            if (there := shown.tags.get(name)) != value[:LONGEST_TAG]
+            and (there in (None, *former) or not name.startswith("mlflow.") or name == TABLES_TAG)
         ]
         self._send(new, shown, MOST_OTHERS, lambda some: self._log_batch(tags=some))
         shown.tags |= {tag.key: tag.value for tag in new}
@@ -266,10 +286,12 @@ class MlflowMirror:
                     shown.files = self._files_there(about)
                 for own, to in about.artifacts.items():
                     place = self._place(own)
-                    if own not in shown.files and is_file(place):  # it may be gone by now
+                    is_there = own in shown.files and own not in self._drawn_again
+                    if not is_there and is_file(place):  # it may be gone by now
                         with local_copy(place) as path:
                             self._client.log_artifact(self._run_id, str(path), to or None)
                     shown.files.add(own)
+                    self._drawn_again.discard(own)
                 self._send_tags(_table_tags(about), shown)
         except Exception as error:
             self._takes_files = False
@@ -293,6 +315,21 @@ class MlflowMirror:
 
     def _place(self, own: str) -> str:
         return own if own.startswith("/") or "://" in own else join(self._folder, own)
+
+
+def _sweep_name(tags: Mapping[str, str]) -> str:
+    """Return what tells a sweep's trials from those of others, also when the sweep has grown."""
+    return f"{Path(tags.get(FOLDER_TAG, '')).name} {tags.get(KEY_TAG, '')[:6]}".strip()
+
+
+def _group(about: About, shown: _Shown) -> dict[str, str]:
+    """Return the tag of runs whose mean is drawn as one: of a sweep, else of a data set."""
+    if not (masking := about.tags.get(GROUP) or about.params.get(GROUP)):
+        return {}
+    within = shown.tags.get(SWEEP_TAG) or " ".join(
+        about.dataset[name] for name in ("name", "digest") if name in about.dataset
+    )
+    return {GROUP_TAG: ", ".join(filter(None, [masking, within]))}
 
 
 def _table_tags(about: About) -> dict[str, str]:

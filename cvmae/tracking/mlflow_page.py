@@ -3,18 +3,22 @@
 MLflow 3.17 opens for generative AI unless the address says otherwise, whatever the tags of an
 experiment; and it draws a chart for each metric, in which the runs are the lines, so that a sweep's
 own metrics never share one. The view below, which MLflow keeps as a tag of the experiment, shows
-what is looked for: the error on tuning, averaged over seeds, a line for each group of trials.
+what is looked for: the error on tuning of runs that have finished, averaged over seeds, a line for
+each group of a sweep's trials.
 """
 
 import json
 from typing import Any
 
 from cvmae.config import without_password
-from cvmae.tracking.params import GROUP
 
-__all__ = ["VIEW_TAG", "experiment_page", "view"]
+__all__ = ["GROUP_TAG", "SWEEP_TAG", "VIEW_TAG", "experiment_page", "view"]
 
 OWN_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` answers
+SWEEP_TAG = "cvmae.sweep"
+# Of what is trained, and in which sweep or on which data: with a key for each of these the legend
+# would begin with the names of the keys, and be cut off before it says anything.
+GROUP_TAG = "cvmae.group"
 VIEW = "cvmae"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 CHARTS = ("tuning_mse", "tuning_r2")
@@ -38,10 +42,11 @@ def experiment_page(uri: str, experiment_id: str) -> str:
 def view() -> str:
     """Return what is shown first, as MLflow's page writes down a view that a person shares."""
     section = "convergence"
-    keys = [{"mode": "param", "groupByData": GROUP}]
+    keys = [{"mode": "tag", "groupByData": GROUP_TAG}]
     columns = [f"metrics.`{name}`" for name in CHARTS] + ["params.`train.epochs`"]
     return json.dumps(
         {
+            "searchFilter": "attributes.status = 'FINISHED'",
             "groupBy": {"aggregateFunction": "average", "groupByKeys": keys},
             "selectedColumns": columns,
             "compareRunSections": [

@@ -10,6 +10,7 @@ from cvmae.config import Config
 from cvmae.storage.folders import local_copy
 from cvmae.tracking.journal import now_ms
 from cvmae.tracking.mlflow_store import PARENT_TAG, find_run
+from cvmae.tracking.sqlite import sqlite_path
 
 __all__ = ["send_files", "send_metrics"]
 
@@ -26,8 +27,10 @@ def send_metrics(config: Config, key: str, metrics: Mapping[str, float], epoch: 
         epoch: Which becomes the step.
 
     Raises:
-        LookupError: MLflow has no such run.
+        LookupError: MLflow has no such run, or its database is gone.
     """
+    if (database := sqlite_path(config.tracking.uri)) and not Path(database).is_file():
+        raise LookupError(f"there is no {database} (any more); --resume of the run writes it")
     client = MlflowClient(tracking_uri=config.tracking.uri)
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     run = find_run(client, experiment.experiment_id, key) if experiment else None

@@ -29,7 +29,6 @@ logger = logging.getLogger("cvmae")
 ARTIFACTS = "mlartifacts"  # beside a SQLite database
 KEY_TAG, PARENT_TAG = "cvmae.run_key", "mlflow.parentRunId"
 EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # not read by MLflow 3.17
     "mlflow.note.content": "Pretraining by cvmae: a run for each model, above them their sweep.",
 }
 
@@ -105,7 +104,7 @@ def find_or_create_experiment(uri: str, name: str) -> str:
             f"experiments restore -x {experiment.experiment_id}, or give another "
             "--tracking.experiment"
         )
-    if VIEW_TAG not in experiment.tags:  # of another program, or a person; theirs stays as it is
+    if experiment.tags.get(VIEW_TAG) != view():  # of another program, or an earlier version
         with contextlib.suppress(MlflowException):
             client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view())
     return str(experiment.experiment_id)

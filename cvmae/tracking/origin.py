@@ -8,14 +8,22 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cvmae
 from cvmae.config import without_password
 from cvmae.runtime.submitted import runs_in_a_copy
 
-__all__ = ["INHERITED", "WORKER_HOST", "command", "first_line", "host", "origin_tags"]
+__all__ = [
+    "WORKER_HOST",
+    "begun_or_resumed",
+    "command",
+    "first_line",
+    "host",
+    "inherited",
+    "origin_tags",
+]
 
 COMMAND, VERSIONS, CLUSTER = "cvmae.command", "cvmae.versions", "cvmae.ray_cluster"
 HOST, WORKER_HOST = "cvmae.host", "cvmae.worker_host"  # of the driver, and of rank 0
@@ -23,6 +31,7 @@ USER, SOURCE, SOURCE_TYPE = "mlflow.user", "mlflow.source.name", "mlflow.source.
 COMMIT, DIRTY = "mlflow.source.git.commit", "mlflow.source.git.dirty"
 # What a trial does not know, whose process was started by Ray, its sweep knows.
 INHERITED = (COMMAND, SOURCE, SOURCE_TYPE, COMMIT, DIRTY)
+RESUMED = "cvmae.resumed."  # before the names of what the last resume has changed
 
 PACKAGES = ("cvmae", "torch", "ray", "mlflow", "numpy")
 RAY_WORKER = "default_worker.py"  # what Ray starts its processes with
@@ -43,6 +52,37 @@ def origin_tags() -> dict[str, str]:
     commit, is_dirty = _commit()
     tags |= {COMMIT: commit, DIRTY: "true" if is_dirty else ""}
     return {name: value for name, value in tags.items() if value}
+
+
+def begun_or_resumed(tags: Mapping[str, str], first: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a process that begins or resumes a run, beside those that it has.
+
+    What the first start said stays; of a resume's, what differs has names of its own.
+
+    Example:
+        >>> begun_or_resumed({HOST: "b", VERSIONS: "1"}, {HOST: "a", VERSIONS: "1"})
+        {'cvmae.resumed.host': 'b'}
+    """
+    if not first:
+        return dict(tags)
+    again = {_resumed(name): (name, value) for name, value in tags.items()}
+    return {
+        own: value
+        for own, (name, value) in again.items()
+        if own in first or (name in first and first[name] != value)
+    }
+
+
+def inherited(sweep: Mapping[str, str], *, begins: bool) -> dict[str, str]:
+    """Return what a trial has from its sweep: of its last resume if the trial begins only now."""
+    known = {name: sweep[name] for name in INHERITED if name in sweep}
+    if begins:
+        known |= {name: sweep[_resumed(name)] for name in INHERITED if _resumed(name) in sweep}
+    return known
+
+
+def _resumed(name: str) -> str:
+    return f"{RESUMED}{name.removeprefix('cvmae.').removeprefix('mlflow.')}"
 
 
 def command(argv: Sequence[str] | None = None) -> str:

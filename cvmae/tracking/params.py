@@ -7,8 +7,6 @@ from cvmae.config import PRESETS, Config, flatten
 
 __all__ = ["GROUP", "describe_run", "told_params"]
 
-# MLflow colours a line by a hash of this name and the value: under most other names two of the
-# policies look alike.
 GROUP = "masking"
 
 # Always there, so that runs can be sorted and filtered by them.

@@ -18,7 +18,7 @@ from cvmae.runtime.submitted import runs_in_a_copy
 from cvmae.storage.folders import is_file, join
 from cvmae.storage.places import is_remote
 from cvmae.tracking.journal import ABOUT, RUNNING, About, Journal
-from cvmae.tracking.origin import WORKER_HOST, host, origin_tags
+from cvmae.tracking.origin import WORKER_HOST, begun_or_resumed, host, origin_tags
 from cvmae.tracking.sqlite import sqlite_path, sqlite_uri
 from cvmae.tracking.tracker import Mirror, Status, Tracker
 
@@ -26,6 +26,7 @@ __all__ = [
     "DATABASE",
     "before_mlflow",
     "close_run",
+    "experiment_page",
     "join_tracker",
     "moved",
     "name_store",
@@ -37,6 +38,7 @@ __all__ = [
 logger = logging.getLogger("cvmae")
 
 DATABASE = "mlflow.db"
+DESCRIPTION = "mlflow.note.content"
 
 # Before MLflow is imported: it reports its use over the network unless told not to, and it
 # waits minutes for a server that is down, during which every other rank would wait too.
@@ -132,9 +134,22 @@ def open_tracker(
         OSError: The folder cannot be written to.
     """
     journal = Journal(resolved_path(config.output_dir))
-    tags = origin_tags() | ({"mlflow.note.content": description} if description else {})
-    parent = parent_run_id or journal.about.parent_run_id
-    journal.change(run_name=run_name, parent_run_id=parent, tags=tags, status=RUNNING, ended_ms=0)
+    about = journal.about
+    tags = begun_or_resumed(origin_tags(), about.tags)
+    texts = {about.run_name: run_name}
+    if description:
+        tags[DESCRIPTION] = description
+        texts[about.tags.get(DESCRIPTION, "")] = description
+    replaced = {old for old, new in texts.items() if old and old != new}
+    journal.change(
+        run_name=run_name,
+        parent_run_id=parent_run_id or about.parent_run_id,
+        former=sorted({*about.former} | replaced),
+        tags=tags,
+        status=RUNNING,
+        ended_ms=0,
+    )
+    journal.forget_pending()
     mirror = _mirror(config)
     if mirror:
         mirror.update(journal)
@@ -163,20 +178,34 @@ def join_tracker(config: Config, *, run_name: str, key: str, parent_run_id: str)
     return Tracker(journal, mirror, watch)
 
 
-def close_run(config: Config, status: Status) -> None:
+def close_run(config: Config, status: Status) -> bool:
     """Close the run of a folder whose process is gone, and let MLflow have what it lacks of it.
 
-    A run that has ended stays as it ended; where the folder holds none, nothing is done.
+    A run that has ended stays as it ended; where the folder holds none, nothing is done. A store
+    that has just failed is not asked, and one of a killed run only once: a person waits.
+
+    Returns:
+        Whether MLflow has all of it, or need not have any.
     """
     folder = resolved_path(config.output_dir)
     if not is_file(join(folder, ABOUT)):
-        return
-    journal = Journal(folder)
-    tracker = Tracker(journal, _mirror(config))
+        return True
+    journal, mirror = Journal(folder), _mirror(config)
+    is_asked = mirror is None or not mirror.has_just_failed
+    tracker, is_patient = Tracker(journal, mirror if is_asked else None), status != "KILLED"
     if journal.about.status == RUNNING:
-        tracker.close(status)
-    else:
-        tracker.settle()
+        return tracker.close(status, patient=is_patient) and is_asked
+    return tracker.settle(patient=is_patient) and is_asked
+
+
+def experiment_page(config: Config) -> str:
+    """Return where a browser shows the experiment, which is created where it is missing."""
+    before_mlflow()
+    from cvmae.tracking import mlflow_page, mlflow_store
+
+    uri = config.tracking.uri
+    experiment_id = mlflow_store.find_or_create_experiment(uri, config.tracking.experiment)
+    return mlflow_page.experiment_page(uri, experiment_id)
 
 
 def _mirror(config: Config, tags: Mapping[str, str] | None = None) -> Mirror | None:

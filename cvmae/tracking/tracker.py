@@ -40,8 +40,12 @@ class Mirror(Protocol):
     def resend(self, path: str) -> None:
         """Send a file again with the next update: it is another one now."""
 
-    def settle(self, journal: Journal) -> bool:
-        """Look at all it has and send what it lacks, with patience; tell whether it is whole."""
+    @property
+    def has_just_failed(self) -> bool:
+        """Whether it did not answer some run of this process a short while ago."""
+
+    def settle(self, journal: Journal, *, patient: bool) -> bool:
+        """Look at all it has and send what it lacks; tell whether it is whole."""
 
 
 class Watch(Protocol):
@@ -69,8 +73,13 @@ class Tracker:
 
     @property
     def run_id(self) -> str:
-        """Return what names the run as a parent: MLflow's id where it is known, else its key."""
-        return (self._mirror.run_id if self._mirror else "") or self.key
+        """Return what names the run as a parent: its key, which is the same in every store."""
+        return self.key
+
+    @property
+    def mlflow_id(self) -> str:
+        """Return MLflow's name of the run, '' where it has none (yet)."""
+        return self._mirror.run_id if self._mirror else ""
 
     @property
     def location(self) -> str:
@@ -83,9 +92,18 @@ class Tracker:
         return self._mirror.page if self._mirror else ""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record settings; a name already recorded keeps its first value."""
-        known = self._journal.about.params
-        self._change(params={n: str(value) for n, value in params.items() if n not in known})
+        """Record settings; a name already recorded keeps its first value, as MLflow has it.
+
+        A later value, as when a sweep has grown, is a tag of the same name.
+        """
+        about, values = self._journal.about, {n: str(value) for n, value in params.items()}
+        later = {
+            name: value
+            for name, value in values.items()
+            if name in about.tags or about.params.get(name, value) != value
+        }
+        new = {name: value for name, value in values.items() if name not in about.params}
+        self._change(params=new, tags=later)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Record what describes the run; the last value of a name stays."""
@@ -151,24 +169,26 @@ class Tracker:
             except (OSError, ValueError) as error:
                 logger.warning("the last look at the node is not written (%s)", error)
 
-    def close(self, status: Status) -> None:
-        """Mark the run's end, and let MLflow have all that it lacks."""
+    def close(self, status: Status, *, patient: bool = True) -> bool:
+        """Mark the run's end, let MLflow have all that it lacks, and tell whether it has."""
         self.leave()
         try:
             self._journal.change(status=status, ended_ms=now_ms())
         except (OSError, ValueError) as error:  # what was trained is worth more
             logger.warning("the end of the run is not written to its journal (%s)", error)
-        self.settle()
+        return self.settle(patient=patient)
 
-    def settle(self) -> None:
-        """Let MLflow have all that it lacks; say so where it does not take it."""
-        if self._mirror and not self._mirror.settle(self._journal):
+    def settle(self, *, patient: bool = True) -> bool:
+        """Let MLflow have all that it lacks; tell whether it has, and say so where it has not."""
+        is_whole = self._mirror is None or self._mirror.settle(self._journal, patient=patient)
+        if self._mirror and not is_whole:
             logger.warning(
                 "MLflow at %s lacks something of this run; all of it is in %s, and sent when the "
                 "run is resumed (--resume), also if it has finished",
                 self._mirror.location,
                 self._journal.folder,
             )
+        return is_whole
 
     def _change(self, **changes: Any) -> None:
         self._journal.change(**changes)

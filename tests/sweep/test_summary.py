@@ -231,13 +231,13 @@ def test_metrics_by_epoch_leave_out_a_label_that_is_not_whole_and_names_stay_all
     )
     metrics = dict(metrics_by_epoch(found))
     assert set(metrics[3]) == {
-        "tuning_mse/random",
-        "best_tuning_mse/random",
+        "tuning_mse/random 2 seeds",
+        "best_tuning_mse/random 2 seeds",
         "tuning_mse/variance weights_file a-b",
         "best_tuning_mse/variance weights_file a-b",
     }
-    assert metrics[3]["tuning_mse/random"] == pytest.approx(0.8)
-    assert metrics[3]["best_tuning_mse/random"] == pytest.approx(0.75)
+    assert metrics[3]["tuning_mse/random 2 seeds"] == pytest.approx(0.8)
+    assert metrics[3]["best_tuning_mse/random 2 seeds"] == pytest.approx(0.75)
 
 
 def test_tables_have_a_row_per_trial_per_epoch_and_per_code_with_the_axes(config, tmp_path):

@@ -305,12 +305,12 @@ def test_the_parents_metrics_are_means_over_seeds_by_epoch(config, pretrained):
     driver.sweep(override(config, {"sweep.epochs": [3], "sweep.seeds": [1, 2]}))
     columns = pq.read_table(Path(config.output_dir) / "metrics.parquet").to_pydict()
     points = list(zip(columns["name"], columns["step"], columns["value"], strict=True))
-    assert [p for p in points if p[0] == "tuning_mse/cv"] == [
-        ("tuning_mse/cv", 1, 2.0),
-        ("tuning_mse/cv", 2, 1.0),
-        ("tuning_mse/cv", 3, 2.0),
+    assert [p for p in points if p[0] == "tuning_mse/cv 2 seeds"] == [
+        ("tuning_mse/cv 2 seeds", 1, 2.0),
+        ("tuning_mse/cv 2 seeds", 2, 1.0),
+        ("tuning_mse/cv 2 seeds", 3, 2.0),
     ]
-    assert ("best_tuning_mse/cv", 3, 1.0) in points
+    assert ("best_tuning_mse/cv 2 seeds", 3, 1.0) in points
 
 
 def test_a_sweeps_run_is_called_by_what_it_tries(config, pretrained):

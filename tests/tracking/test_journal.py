@@ -90,6 +90,17 @@ def test_metrics_of_an_earlier_version_are_gone_on_with(in_process, tmp_path):
     assert read_points(tracker.location) == [(1, "loss", 2.0), (2, "loss", 1.0)]
 
 
+def test_a_run_of_a_version_without_a_journal_keeps_its_name_and_loses_its_queue(
+    in_process, tmp_path
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/tracking_key.txt").write_text("abc")
+    (tmp_path / "run/tracking_pending.jsonl").write_text("{}\n")
+    assert tracking.open_tracker(in_process, run_name="alone").key == "abc"
+    assert read_about(tmp_path / "run")["key"] == "abc"
+    assert not (tmp_path / "run/tracking_pending.jsonl").exists()
+
+
 def test_a_run_whose_process_is_gone_is_closed_and_one_that_ended_stays(in_process, tmp_path):
     tracking.close_run(in_process, "KILLED")  # no run yet: nothing to close
     assert not (tmp_path / "run").exists()

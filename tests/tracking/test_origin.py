@@ -112,7 +112,7 @@ def test_the_data_set_is_an_input_of_the_run(on_mlflow, store, tiny):
         tracker = tracking.open_tracker(on_mlflow, run_name="run")
         tracker.log_dataset(told)
         tracker.close("FINISHED")
-    (entry,) = read_run(store, tracker.run_id).inputs.dataset_inputs
+    (entry,) = read_run(store, tracker.mlflow_id).inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == (told["name"], told["digest"])
     assert entry.tags[0].value == "training"
 
@@ -127,11 +127,11 @@ def test_the_node_is_watched_while_a_worker_trains_and_counted_on_by_the_next(
         time.sleep(0.35)
         worker.log_metrics({"loss": 1.0}, step=epoch)
         worker.leave()
-    points = read_points(store, driver.run_id, "system/cpu_utilization_percentage")
+    points = read_points(store, driver.mlflow_id, "system/cpu_utilization_percentage")
     assert len(points) >= 4
     assert [step for step, _ in points] == list(range(len(points)))
-    assert read_points(store, driver.run_id, "system/system_memory_usage_megabytes")[0][1] > 0
-    assert "CPUs" in read_run(store, driver.run_id).data.tags["cvmae.worker_host"]
+    assert read_points(store, driver.mlflow_id, "system/system_memory_usage_megabytes")[0][1] > 0
+    assert "CPUs" in read_run(store, driver.mlflow_id).data.tags["cvmae.worker_host"]
 
 
 def test_a_node_that_cannot_be_watched_breaks_no_run(monkeypatch, caplog):

@@ -38,11 +38,11 @@ def test_scores_go_to_each_run_and_files_once_to_the_sweep_above(
         ),
     ]
     give_to_runs(results, evaluation)
-    points = [read_points(store, run.run_id, "held_out_r2_pooled") for run in runs]
+    points = [read_points(store, run.mlflow_id, "held_out_r2_pooled") for run in runs]
     assert points == [[(3, 0.5)], [(2, 0.25)]]
     folder = "evaluations/evaluation"
-    assert read_files(store, sweep.run_id, folder) == [f"{folder}/report.html"]
-    assert read_files(store, runs[0].run_id, folder) == []
+    assert read_files(store, sweep.mlflow_id, folder) == [f"{folder}/report.html"]
+    assert read_files(store, runs[0].mlflow_id, folder) == []
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
 
@@ -55,8 +55,8 @@ def test_a_later_evaluation_is_what_the_page_shows_of_a_run_alone(
         give_to_runs(
             [RunResult(path=str(tmp_path / "alone"), metrics=metrics, epoch=3)], evaluation
         )
-    assert read_run(store, run.run_id).data.metrics["held_out_r2_pooled"] == 0.5
-    assert read_files(store, run.run_id, "evaluations/evaluation")
+    assert read_run(store, run.mlflow_id).data.metrics["held_out_r2_pooled"] == 0.5
+    assert read_files(store, run.mlflow_id, "evaluations/evaluation")
 
 
 def test_a_store_that_is_down_costs_one_warning_and_no_password(
@@ -73,6 +73,18 @@ def test_a_store_that_is_down_costs_one_warning_and_no_password(
     give_to_runs(results, evaluation)
     assert caplog.text.count("MLflow is not told what the evaluation shows") == 1
     assert "secret" not in caplog.text
+
+
+def test_a_database_that_is_gone_is_said_and_not_created_anew(
+    on_mlflow, store, tmp_path, evaluation, caplog
+):
+    folder = tmp_path / "alone"
+    begin(on_mlflow, folder)
+    gone = override(on_mlflow, {"tracking.uri": f"sqlite:///{tmp_path}/gone.db"})
+    write_config(override(gone, {"output_dir": str(folder)}), folder / "config.yaml")
+    give_to_runs([RunResult(path=str(folder), metrics={"r2": 0.5}, epoch=3)], evaluation)
+    assert f"there is no {tmp_path}/gone.db" in caplog.text
+    assert not (tmp_path / "gone.db").exists()
 
 
 def test_runs_without_mlflow_are_passed_over(in_process, tmp_path, evaluation, caplog):

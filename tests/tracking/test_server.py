@@ -87,7 +87,7 @@ def test_a_server_to_which_trials_write_at_once_and_one_that_is_killed_have_all_
     tracking.prepare_store(config)
     parent = tracking.open_tracker(config, run_name="sweep")
     write_trials_at_once(config, parent.run_id)
-    assert_all_is_there(config, parent.run_id)
+    assert_all_is_there(config, parent.mlflow_id)
 
     monkeypatch.setattr(mlflow_mirror, "FIRST_WAIT_S", 0.0)
     own = override(config, {"output_dir": str(tmp_path / "own")})
@@ -101,6 +101,6 @@ def test_a_server_to_which_trials_write_at_once_and_one_that_is_killed_have_all_
         tracker.log_metrics({"loss": float(step)}, step=step)
     tracker.close("FINISHED")
     points = [(step, float(step)) for step in range(STEPS)]
-    assert read_points(server.uri, tracker.run_id) == points
-    assert read_files(server.uri, tracker.run_id, "tables") == ["tables/codes.json"]
-    assert read_run(server.uri, tracker.run_id).info.status == "FINISHED"
+    assert read_points(server.uri, tracker.mlflow_id) == points
+    assert read_files(server.uri, tracker.mlflow_id, "tables") == ["tables/codes.json"]
+    assert read_run(server.uri, tracker.mlflow_id).info.status == "FINISHED"

@@ -186,17 +186,17 @@ def test_a_moved_run_keeps_its_artifacts_and_writes_the_next_below_its_present_f
     again = tracking.open_tracker(resumed, run_name="run")
     again.log_figure(draw_line(), "second")
     assert not old.exists()
-    kept = MlflowClient(resumed.tracking.uri).list_artifacts(again.run_id, "figures")
+    kept = MlflowClient(resumed.tracking.uri).list_artifacts(again.mlflow_id, "figures")
     assert [item.path for item in kept] == ["figures/first.png", "figures/second.png"]
     for item in kept:
         download_artifacts(
-            run_id=again.run_id,
+            run_id=again.mlflow_id,
             artifact_path=item.path,
             tracking_uri=resumed.tracking.uri,
             dst_path=str(tmp_path),
         )
     assert len(list((new / "mlartifacts").rglob("*.png"))) == 2
-    run = read_run(resumed.tracking.uri, again.run_id)
+    run = read_run(resumed.tracking.uri, again.mlflow_id)
     assert run.data.tags["cvmae.output_dir"] == str(new)
 
 
