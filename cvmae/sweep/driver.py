@@ -31,7 +31,11 @@ from cvmae.tracking.dataset import describe_dataset
 from cvmae.tracking.store import close_run, name_store, open_tracker, prepare_store
 from cvmae.tracking.tracker import Status as TrackingStatus
 from cvmae.tracking.tracker import Tracker
-from cvmae.train.mask_table import read_sample, warn_of_short_sequences
+from cvmae.train.mask_table import (
+    read_sample,
+    warn_of_short_sequences,
+    warn_of_unfinished_anneal,
+)
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import begin_folder, run_folder
@@ -140,8 +144,12 @@ def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
         ValueError: See `make_plan`; nothing was started.
         OSError: A file that the trial needs cannot be read; it is named.
     """
-    told = set()
+    told = set[object]()
     for trial in trials:
+        ending = (trial.config.mask.anneal_epochs, trial.config.train.epochs)
+        if ending not in told:
+            told.add(ending)
+            warn_of_unfinished_anneal(trial.config)
         with _named(trial):
             plan = make_plan(trial.config, data)
             if trial.config.mask.ratio > 0.5 and trial.config.mask.ratio not in told:

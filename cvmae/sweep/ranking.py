@@ -86,6 +86,8 @@ def curves(summary: Summary) -> dict[str, Convergence]:
     cells: dict[Any, dict[str, list[TrialRecord]]] = {}
     for label, trials in summary.finished().items():
         axes = axes_of("random", trials[0].axes)
+        # Under random all chances are alike, and so are their inverses, but in short sequences.
+        axes.pop("train.loss_weighting", None)
         cell = (trials[0].epochs, *map(str, sorted(axes.items())))
         cells.setdefault(cell, {})[label] = trials
     found: dict[str, Convergence] = {}

@@ -105,7 +105,8 @@ def _pretrain(
         complete_mask_table(config, tracker, aloud=aloud)
         draw_run(config, tracker)
     except BaseException as error:
-        tracker.close("KILLED" if isinstance(error, PreemptedError) else "FAILED")
+        is_asked_for = isinstance(error, (KeyboardInterrupt, PreemptedError))
+        tracker.close("KILLED" if is_asked_for else "FAILED")
         raise
     tracker.close("FINISHED")
     logger.info("%s: run folder %s, tracking %s", name, config.output_dir, tracker.location)
