@@ -103,7 +103,7 @@ def shown_value(setting: str, value: Any) -> Any:
     """Return a setting's value as readers see it: of a file its name, not where it lies.
 
     Example:
-        >>> shown_value("mask.weights_file", "/home/me/w.csv"), shown_value("optim.lr", 0.1)
+        >>> shown_value("mask.weights_file", "/shared/w.csv"), shown_value("optim.lr", 0.1)
         ('w.csv', 0.1)
     """
     return PurePath(value).name if PLACES.fullmatch(setting) else value
