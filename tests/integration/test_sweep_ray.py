@@ -60,6 +60,7 @@ def test_trials_run_side_by_side_and_a_failed_one_is_all_that_a_resumed_sweep_re
         assert [point.step for point in history] == [1, 2]
 
 
+@pytest.mark.survival
 def test_ctrl_c_ends_a_sweep_as_interrupted_and_a_resumed_one_finishes_its_trials(config):
     import ray
 

@@ -24,12 +24,16 @@ from cvmae.model.kernels import attention, gelu, norm
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"model.encoder_input": "masked_value"},
-        {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
-        {"mask.target": "measurement"},
+        pytest.param({}, id="visible_only"),
+        pytest.param(
+            {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
+            id="weighted and visible",
+        ),
+        pytest.param(
+            {"model.encoder_input": "masked_value"}, id="masked_value", marks=pytest.mark.survival
+        ),
+        pytest.param({"mask.target": "measurement"}, id="measurement", marks=pytest.mark.survival),
     ],
-    ids=["visible_only", "masked_value", "weighted and visible", "measurement"],
 )
 def test_steps_of_compiled_layers_by_kernels_that_are_replayed_are_plain_ones(
     rng, monkeypatch, changes
