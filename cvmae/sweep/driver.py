@@ -11,6 +11,7 @@ from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.fitted import TrainingData
+from cvmae.storage.folders import names
 from cvmae.sweep.attempt import Attempt
 from cvmae.sweep.budget import Budget
 from cvmae.sweep.in_process import run_in_process
@@ -38,7 +39,7 @@ from cvmae.train.mask_table import (
 )
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
-from cvmae.train.run_folder import begin_folder, run_folder
+from cvmae.train.run_folder import TRIALS, begin_folder, run_folder
 from cvmae.train.streams import make_plan
 
 __all__ = ["sweep"]
@@ -78,6 +79,7 @@ def _sweep(config: Config) -> str:
     _require_weights(waiting, data)
     begin_folder(config, "sweep")
     logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
+    _warn_of_others(config, trials)
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
     warn_of_long_run(runs, data.fitted, num_at_once)
     tracker = open_tracker(config, run_name=sweep_name(config), description=_described(config))
@@ -124,6 +126,17 @@ def _checked_trials(config: Config) -> list[Trial]:
         with _named(trial):
             check_settings(trial.config)
     return trials
+
+
+def _warn_of_others(config: Config, trials: Sequence[Trial]) -> None:
+    """Say that the folder holds trials of an earlier grid, which this one does not name."""
+    others = {*names(Path(config.output_dir) / TRIALS)} - {trial.name for trial in trials}
+    if others:
+        logger.warning(
+            "%d trials in %s are not in this grid and not in its tables: to keep them, give all "
+            "policies, epochs, seeds and axes again with the new ones",
+            *(len(others), Path(config.output_dir) / TRIALS),
+        )
 
 
 @contextmanager

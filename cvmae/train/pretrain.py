@@ -101,7 +101,7 @@ def _pretrain(
         _report_again(progress, EpochReport(config, codes, tracker))
         if not progress.is_finished(config):
             write_mask_table(config, plan, tracker, aloud=aloud)
-        _train(config, data, progress, tracker, parent_run_id, listen)
+        is_signalled = _train(config, data, progress, tracker, parent_run_id, listen)
         complete_mask_table(config, tracker, aloud=aloud)
         draw_run(config, tracker)
     except BaseException as error:
@@ -110,6 +110,8 @@ def _pretrain(
         raise
     tracker.close("FINISHED")
     logger.info("%s: run folder %s, tracking %s", name, config.output_dir, tracker.location)
+    if is_signalled and listen is not None:  # it came with the last step, and is for the sweep, too
+        raise PreemptedError(f"stopped by a signal, when {name} was done")
     return config.output_dir
 
 
@@ -185,8 +187,8 @@ def _train(
     tracker: Tracker,
     parent_run_id: str,
     listen: Listen | None,
-) -> None:
-    """Take the steps that are left, on Ray or here."""
+) -> bool:
+    """Take the steps that are left, on Ray or here; tell whether a signal came with the last."""
     name = Path(config.output_dir).name
     if progress.is_finished(config):
         logger.info("%s: %s", name, how_to_train_on(config, progress))
@@ -197,7 +199,8 @@ def _train(
 
         train_on_ray(config, data, run_name=name, key=tracker.key, parent_run_id=parent_run_id)
     else:
-        _train_here(config, data, tracker, name, listen)
+        return _train_here(config, data, tracker, name, listen)
+    return False
 
 
 def _report_again(progress: Progress, report: EpochReport) -> None:
@@ -208,7 +211,7 @@ def _report_again(progress: Progress, report: EpochReport) -> None:
 
 def _train_here(
     config: Config, data: TrainingData, tracker: Tracker, label: str, listen: Listen | None
-) -> None:
+) -> bool:
     plan = make_plan(config, data)
     write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
@@ -232,3 +235,4 @@ def _train_here(
             device=default_device(),
             label=label,
         )
+    return stop.is_set()

@@ -1,8 +1,10 @@
 """A sweep without Ray: its grid, its folders, and what survives failures and interruptions."""
 
 import dataclasses
+import importlib
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cvmae.config import PRESETS, override, read_config
+from cvmae.runtime.preemption import PreemptedError
 from cvmae.sweep import concurrency, driver, trials
 from cvmae.sweep.figures import redraw
 from tests.sweep.fake_trials import write_checkpoint
@@ -356,3 +359,29 @@ def test_ray_is_not_imported_before_its_environment_is_prepared(config, monkeypa
     config = override(config, {"scaling.num_workers": 1})
     assert driver._start_ray(config, trials.plan_trials(config)) >= 1
     assert seen == [False]
+
+
+def test_a_signal_in_the_last_moment_of_a_trial_ends_the_sweep(tiny, monkeypatch):
+    pretraining = importlib.import_module("cvmae.train.pretrain")
+    train = pretraining.train
+
+    def signalled(*args, **rest):
+        progress = train(*args, **rest)
+        signal.raise_signal(signal.SIGINT)
+        return progress
+
+    monkeypatch.setattr(pretraining, "train", signalled)
+    with pytest.raises(PreemptedError, match="stopped by a signal, when random_epochs2"):
+        driver.sweep(override(tiny, {"sweep.policies": ["random", "cv"]}))
+    (only,) = (Path(tiny.output_dir) / "trials").iterdir()
+    assert only.name.startswith("random")
+
+
+def test_trials_of_an_earlier_grid_that_a_resumed_one_leaves_out_are_said(
+    config, pretrained, caplog
+):
+    driver.sweep(config)
+    assert "not in this grid" not in caplog.text
+    again = {"resume": config.output_dir, "sweep.policies": ["cv"]}
+    driver.sweep(override(config, again))
+    assert "2 trials in" in caplog.text
