@@ -38,6 +38,7 @@ __all__ = [
     "plan_tasks",
     "read_bricks",
     "stream_bricks",
+    "windows_of",
 ]
 
 
@@ -173,7 +174,7 @@ def stream_bricks(
 def read_bricks(reader: BrickReader, task: BrickTask) -> list[Brick]:
     """Read the units of one task, deal their sequences, and transform those of its lanes."""
     measurements = read_units(reader.source, task.units, reader.statistics.lookup, reader.split)
-    windows = _windows(reader, measurements, task.epoch)
+    windows = windows_of(reader, measurements, task.epoch)
     mask = _mask(reader, measurements, task.epoch)
     cell_W = deal(
         windows.length_W,
@@ -252,7 +253,8 @@ def iterate_steps(
         raise RuntimeError(f"the data ended inside superstep {group[0].number}")
 
 
-def _windows(reader: BrickReader, measurements: Measurements, epoch: int) -> Sequences:
+def windows_of(reader: BrickReader, measurements: Measurements, epoch: int) -> Sequences:
+    """Return the sequences into which a reader cuts measurements in an epoch."""
     if reader.crop and not reader.evaluation:
         return crop_windows(measurements, reader.sequence_length, seed=reader.seed, epoch=epoch)
     return cut_windows(measurements, reader.sequence_length)

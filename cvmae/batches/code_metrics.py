@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.arrays import Floats, Ints
 
-__all__ = ["FIXED_POINT", "CodeErrors", "CodeMetrics", "CodeSums", "total_squares"]
+__all__ = ["FIXED_POINT", "CodeErrors", "CodeMetrics", "CodeSums", "ratio", "total_squares"]
 
 # A squared error on z is counted in units of 2^-20. Whole numbers add up to the same sum in any
 # order, on a GPU, too, so that weights which follow from errors are the same bits again.
@@ -39,12 +39,12 @@ class CodeSums:
     @property
     def mask_rate_C(self) -> Floats:
         """Share of each code's values that was hidden, NaN where none was seen."""
-        return _ratio(self.hidden_C, self.seen_C)
+        return ratio(self.hidden_C, self.seen_C)
 
     @property
     def mse_C(self) -> Floats:
         """Mean squared error on z of each code's hidden values, NaN where none was hidden."""
-        return _ratio(self.error_C / FIXED_POINT, self.hidden_C)
+        return ratio(self.error_C / FIXED_POINT, self.hidden_C)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,8 @@ class CodeErrors:
     def by_code(self) -> dict[str, Floats]:
         """Return the columns of `CodeMetrics` that follow; NaN where a code has no spread."""
         return {
-            "tuning_mse_C": _ratio(self.error_C, self.count_C),
-            "tuning_r2_C": 1 - _ratio(self.error_C, self._spread_C),
+            "tuning_mse_C": ratio(self.error_C, self.count_C),
+            "tuning_r2_C": 1 - ratio(self.error_C, self._spread_C),
             "tuning_count_C": self.count_C,
         }
 
@@ -110,7 +110,8 @@ def total_squares(count: Floats, total: Floats, square: Floats) -> Floats:
     return np.where(about_mean > 1e-12 * square, about_mean, 0.0)
 
 
-def _ratio(numerator_C: Floats | Ints, denominator_C: Floats | Ints) -> Floats:
+def ratio(numerator_C: Floats | Ints, denominator_C: Floats | Ints) -> Floats:
+    """Return a ratio by code, NaN where the denominator is not above 0."""
     ratio_C = np.full(len(denominator_C), np.nan)
     np.divide(numerator_C, denominator_C, out=ratio_C, where=denominator_C > 0)
     return ratio_C

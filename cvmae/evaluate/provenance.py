@@ -1,7 +1,6 @@
 """How, where and when an evaluation came about."""
 
 import datetime
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from cvmae.meds.files import dataset_name
-from cvmae.tracking.origin import command
+from cvmae.tracking.origin import command, versions
 
 __all__ = ["Hardware", "Provenance", "provenance"]
 
@@ -39,18 +38,12 @@ class Provenance:
 
 def provenance(root: str) -> Provenance:
     """Return how, where and when the results on a data set come about: here and now."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
-            versions[package] = "not installed"
     return Provenance(
         command=command(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=root,
         dataset=dataset_name(root),
-        versions=versions,
+        versions=dict.fromkeys(("python", *PACKAGES), "not installed") | versions(PACKAGES),
         hardware=Hardware(
             machine=platform.machine(),
             num_cpus=os.cpu_count(),

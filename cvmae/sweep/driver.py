@@ -1,7 +1,7 @@
 """The verb `sweep`: every policy x epochs x axes x seed as a pretraining, and what they show."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from cvmae.sweep.ranking import metrics_by_epoch, rank
 from cvmae.sweep.summary import Summary, summarise, write_summary
 from cvmae.sweep.tables import ranked_tables, write_tables
 from cvmae.sweep.trials import (
+    Status,
     Trial,
     mark_stopped,
     plan_trials,
@@ -86,7 +87,7 @@ def _sweep(config: Config) -> str:
     tracker.log_params({"sweep.trials": len(trials)} | _logged(config))
     tracker.log_dataset(describe_dataset(data))
     try:
-        budget = Budget(config.sweep, _begun(trials))
+        budget = Budget(config.sweep, _begun(trials, status))
         with live_table(trials, budget) as table:
             errors = _run(
                 Attempt(
@@ -167,7 +168,7 @@ def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
             plan = make_plan(trial.config, data)
             if trial.config.mask.ratio > 0.5 and trial.config.mask.ratio not in told:
                 told.add(trial.config.mask.ratio)
-                warn_of_short_sequences(trial.config, read_sample(trial.config, plan))
+                warn_of_short_sequences(trial.config, read_sample(plan))
 
 
 def _described(config: Config) -> str:
@@ -180,15 +181,15 @@ def _described(config: Config) -> str:
 
 def _logged(config: Config) -> dict[str, object]:
     """Return what a list of sweeps shows of this one."""
-    names = ("policies", "epochs", "seeds", "axes", "scheduler")
-    return {f"sweep.{name}": getattr(config.sweep, name) for name in names}
+    settings = ("policies", "epochs", "seeds", "axes", "scheduler")
+    return {f"sweep.{name}": getattr(config.sweep, name) for name in settings}
 
 
-def _begun(trials: Sequence[Trial]) -> dict[str, int]:
+def _begun(trials: Sequence[Trial], status: Mapping[str, Status]) -> dict[str, int]:
     """Return the epochs that trials have taken or will have, of those that have begun."""
     begun = {}
     for trial in trials:
-        match trial_status(trial):
+        match status[trial.name]:
             case "stopped":
                 begun[trial.name] = progress_of(trial.config.output_dir).epoch
             case "finished" | "unfinished":
@@ -232,14 +233,12 @@ def _close_runs(trials: Sequence[Trial], status: TrackingStatus) -> None:
     A store that does not take all of one is not asked again, so that a server that is down delays
     the end once, not for each trial; `--resume` completes them.
     """
-    close: Callable[[Config, TrackingStatus], object] = close_run  # None says nothing of the store
     for trial in trials:
         try:
-            is_whole = close(trial.config, status)
+            if not close_run(trial.config, status):
+                return
         except Exception as error:  # results are written, or an interruption is on its way
             logger.warning("the run of trial %s is not closed (%s)", trial.name, error)
-            return
-        if is_whole is False:
             return
 
 

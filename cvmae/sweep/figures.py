@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cvmae.evaluate.convergence import WITHIN
 from cvmae.evaluate.report.figure_style import GREY, INK, frame, name_colours
 from cvmae.meds.code_names import short_names
 from cvmae.runtime.figures import Figure, MaxNLocator, attempted
@@ -77,7 +78,7 @@ def _convergence(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
                 linewidth=0,
             )
     for target in sorted({one.reference_best for one in ranked if one.reference_best}):
-        axis.axhline(1.01 * target, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        axis.axhline(WITHIN * target, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
     later = [error for one in ranked for error in one.curve.highest[1:]]
     if len(later) > 4:  # a first epoch far above would leave no room for the rest
         top = 1.05 * max(later) - 0.05 * min(later)

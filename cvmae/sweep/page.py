@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from cvmae.evaluate.convergence import SCHEDULE_NOTE
+from cvmae.evaluate.convergence import SCHEDULE_NOTE, WITHIN
 from cvmae.evaluate.report import wording
 from cvmae.runtime.tables import text_table
 from cvmae.sweep.ranking import MIN_SEEDS, Estimate, Ranked
@@ -74,7 +74,7 @@ def _convergence(ranked: Sequence[Ranked]) -> str:
         "policy and axes", "epochs", "measurements", "hours", "epochs to own best", "last slope",
     )  # fmt: skip
     targets = {
-        f"{1.01 * one.reference_best:.4f} ({one.reference})"
+        f"{WITHIN * one.reference_best:.4f} ({one.reference})"
         for one in ranked
         if one.reference_best is not None
     }

@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -103,10 +103,14 @@ def plan_trials(config: Config) -> list[Trial]:
     for policy, epochs, *cell_values, seed in itertools.product(*axes.values()):
         cell = dict(zip(names, map(str, cell_values), strict=True))
         given = {"mask.policy": policy, "train.epochs": epochs, "seed": seed}
-        flat = flatten(_parsed(config, given | cell))
+        whole = _parsed(config, given | cell)
+        flat = flatten(whole)
         for name, value in cell.items():
             parsed[name][value] = flat[name]
-        trial = _plan_trial(config, given, axes_of(str(policy), cell))
+        own = axes_of(str(policy), cell)
+        # To parse takes a while, and only random ignores an axis.
+        settings = whole if own == cell else _parsed(config, given | own)
+        trial = _plan_trial(config, settings, own)
         trials.setdefault(trial.name, trial)
     for name, found in parsed.items():  # 0.5 and 0.50 are told apart as texts only
         _require_once(f"sweep.axes {name}", tuple(shown_value(name, v) for v in found.values()))
@@ -127,14 +131,13 @@ def _parsed(config: Config, cell: dict[str, Any]) -> Config:
         raise ValueError(f"the trial {named}: {error}") from None
 
 
-def _plan_trial(config: Config, given: dict[str, Any], axes: dict[str, str]) -> Trial:
-    """Return one trial, its settings parsed from those of the grid's cell."""
-    parsed = _parsed(config, given | axes)
+def _plan_trial(config: Config, parsed: Config, axes: Iterable[str]) -> Trial:
+    """Return one trial of a sweep, given the settings of the grid's cell and its further axes."""
     flat = flatten(parsed)
     values = {name: flat[name] for name in axes}
-    policy, epochs, seed = given.values()
+    cell = f"{parsed.mask.policy}_epochs{parsed.train.epochs}_seed{parsed.seed}"
     parts = [name_part(name, value) for name, value in values.items()]
-    name = "_".join([f"{policy}_epochs{epochs}_seed{seed}", *parts])
+    name = "_".join([cell, *parts])
     folder = Path(config.output_dir)
     own = replace(
         parsed,

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cvmae
@@ -23,6 +24,7 @@ __all__ = [
     "host",
     "inherited",
     "origin_tags",
+    "versions",
 ]
 
 COMMAND, VERSIONS, CLUSTER = "cvmae.command", "cvmae.versions", "cvmae.ray_cluster"
@@ -41,7 +43,8 @@ GPUS = Path("/proc/driver/nvidia/gpus")
 
 def origin_tags() -> dict[str, str]:
     """Return the tags of this process; what cannot be told is left out."""
-    tags = {USER: _user(), VERSIONS: _versions(), HOST: host(), CLUSTER: _cluster()}
+    told_versions = ", ".join(f"{name} {number}" for name, number in versions(PACKAGES).items())
+    tags = {USER: _user(), VERSIONS: told_versions, HOST: host(), CLUSTER: _cluster()}
     program = Path((sys.argv or [""])[0]).name
     if program != RAY_WORKER:
         tags |= {
@@ -116,15 +119,13 @@ def _without_passwords(text: str) -> str:
     return re.sub(r"\w[\w+.-]*://\S+", lambda found: without_password(found[0]), text)
 
 
-def _versions() -> str:
-    """Return the versions of Python and of the packages that decide what comes out."""
-    found = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:  # not installed, or a checkout
-            continue
-    return ", ".join(found)
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):  # or a checkout
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def host() -> str:

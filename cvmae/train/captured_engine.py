@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.model.loss import hidden_error
 from cvmae.model.static import StaticBatch, StaticSize
 from cvmae.model.vomae import VOMAE
 from cvmae.runtime.ranks import world_size
@@ -126,14 +125,7 @@ class CapturedEngine(ReplicatedEngine):
     def _run(self, static: StaticBatch) -> None:
         """Add the gradients and the error of a batch to those of the step."""
         with self._autocast():
-            error, _ = hidden_error(
-                self.model,
-                static.batch,
-                self._code_error_C,
-                target=self._target,
-                visible_scale=self._visible_scale,
-                static=static,
-            )
+            error = self._hidden_error(self.model, static.batch, static)
         add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
         self._error += error.detach()
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.model.loss import hidden_error, rank_loss
+from cvmae.model.loss import rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.runtime.ranks import rank, world_size
 from cvmae.train.deepspeed_settings import deepspeed_config
@@ -62,13 +62,7 @@ class DeepspeedEngine(Engine):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate(global_step)
         for batch in micro_batches:
-            error_sum, _ = hidden_error(
-                self._engine,
-                batch,
-                self._code_error_C,
-                target=self._target,
-                visible_scale=self._visible_scale,
-            )
+            error_sum = self._hidden_error(self._engine, batch)
             loss = rank_loss(error_sum, global_count, world_size())
             self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()  # updates after the last micro-batch only

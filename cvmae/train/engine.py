@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
+from cvmae.model.loss import hidden_error
+from cvmae.model.static import StaticBatch
 from cvmae.runtime.ranks import world_size
 from cvmae.train.peak import Peak, peak_of
 from cvmae.train.schedule import learning_rate
@@ -101,6 +103,20 @@ class Engine(ABC):
         self._note_health()
         first = self._first_bad_step.item()
         return self._last_step if math.isinf(first) else int(first)
+
+    def _hidden_error(
+        self, model: nn.Module, batch: Batch, static: StaticBatch | None = None
+    ) -> Tensor:
+        """Return the summed error of a batch as the run weighs it, and note errors by code."""
+        error, _ = hidden_error(
+            model,
+            batch,
+            self._code_error_C,
+            target=self._target,
+            visible_scale=self._visible_scale,
+            static=static,
+        )
+        return error
 
     def _counts(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Return what a step's errors are divided by, of this rank and of all.

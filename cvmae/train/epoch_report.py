@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cvmae.batches.code_metrics import CodeMetrics
@@ -12,11 +13,18 @@ from cvmae.runtime.ranks import rank
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.tracking.tracker import Tracker
 
-__all__ = ["CODE_METRICS", "EpochReport"]
+__all__ = ["CODE_METRICS", "EpochReport", "last_epoch"]
 
 CODE_METRICS = "code_metrics.parquet"  # a row per epoch and code
 
 logger = logging.getLogger("cvmae")
+
+
+def last_epoch(path: str) -> pa.Table:
+    """Return the rows of the last epoch in a run's `CODE_METRICS`."""
+    with local_copy(path) as file:
+        table = pq.read_table(file)
+    return table.filter(pc.equal(table["epoch"], pc.max(table["epoch"])))
 
 
 class EpochReport:

@@ -2,15 +2,11 @@
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from cvmae.checkpoint import Progress, read_progress
 from cvmae.config import Config
-from cvmae.storage.folders import is_file, join, local_copy
+from cvmae.storage.folders import is_file, join
 from cvmae.tracking.tracker import Tracker
-from cvmae.train.epoch_report import CODE_METRICS
+from cvmae.train.epoch_report import CODE_METRICS, last_epoch
 
 __all__ = ["draw_run"]
 
@@ -28,14 +24,8 @@ def draw_run(config: Config, tracker: Tracker) -> None:
     with attempted("table code_metrics"):
         if is_file(codes):
             tracker.log_artifact(codes)
-            rows = _last_epoch(codes)
+            rows = last_epoch(codes)
             tracker.log_table(rows.drop_columns(["epoch"]).to_pydict(), "code_metrics")
-
-
-def _last_epoch(codes: str) -> pa.Table:
-    with local_copy(codes) as path:
-        table = pq.read_table(path)
-    return table.filter(pc.equal(table["epoch"], pc.max(table["epoch"])))
 
 
 def _learning_curves(progress: Progress) -> Any:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.arrays import Float32s, Floats, Ints
+from cvmae.batches.bricks import windows_of
+from cvmae.batches.code_metrics import ratio
 from cvmae.batches.inclusion import inclusion_chances
 from cvmae.batches.policies import sharpness_of
-from cvmae.batches.sequences import crop_windows, cut_windows, gather_index
+from cvmae.batches.sequences import gather_index
 from cvmae.config import Config
 from cvmae.meds.reading import read_units
 from cvmae.runtime.tables import text_table
@@ -20,7 +22,7 @@ from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.table import FEW_VALUES
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.tracking.tracker import Tracker
-from cvmae.train.epoch_report import CODE_METRICS
+from cvmae.train.epoch_report import CODE_METRICS, last_epoch
 from cvmae.train.streams import Plan
 
 __all__ = [
@@ -62,12 +64,10 @@ class Sample:
         """Return the mean chance of each code, NaN where the sample has none of it."""
         count_C = np.bincount(self.code_index_N, minlength=self.num_codes)
         sum_C = np.bincount(self.code_index_N, chance_N, minlength=self.num_codes)
-        share_C = np.full(self.num_codes, np.nan)
-        np.divide(sum_C, count_C, out=share_C, where=count_C > 0)
-        return share_C
+        return ratio(sum_C, count_C)
 
 
-def read_sample(config: Config, plan: Plan) -> Sample:
+def read_sample(plan: Plan) -> Sample:
     """Read the first units of train that hold enough measurements.
 
     Raises:
@@ -77,11 +77,7 @@ def read_sample(config: Config, plan: Plan) -> Sample:
     reader = plan.unweighted_reader
     num_units = int(np.searchsorted(np.cumsum(plan.train_order.num_measurements_U), SAMPLE)) + 1
     m = read_units(reader.source, plan.units[:num_units], reader.statistics.lookup, reader.split)
-    windows = (
-        crop_windows(m, reader.sequence_length, seed=reader.seed, epoch=0)
-        if config.data.crop
-        else cut_windows(m, reader.sequence_length)
-    )
+    windows = windows_of(reader, m, epoch=0)
     index_N = gather_index(windows.start_W, windows.length_W)
     return Sample(
         length_W=windows.length_W,
@@ -103,7 +99,7 @@ def write_mask_table(config: Config, plan: Plan, tracker: Tracker, *, aloud: boo
         aloud: Log the table, too, and draw it.
     """
     try:
-        sample = read_sample(config, plan)
+        sample = read_sample(plan)
         weight_C = plan.weights.of_epoch(config.train.epochs - 1, None)
         chance_N = sample.chances(config, weight_C)
         table = _table(plan.unweighted_reader.statistics, sample, chance_N, weight_C, config)
@@ -158,12 +154,8 @@ def complete_mask_table(config: Config, tracker: Tracker, *, aloud: bool) -> Non
             return
         with local_copy(place) as path:
             table = pq.read_table(path)
-        with local_copy(metrics) as path:
-            rates = pq.read_table(path, columns=["epoch", "mask_rate"])
-        epoch_N = rates["epoch"].to_numpy()
-        realised = rates["mask_rate"].to_numpy()[epoch_N == epoch_N.max()]
         column = table.column_names.index("realised_share")
-        table = table.set_column(column, "realised_share", pa.array(realised))
+        table = table.set_column(column, "realised_share", last_epoch(metrics)["mask_rate"])
         _write(table, config, tracker)
     except (OSError, ValueError) as error:
         logger.warning("%s is not completed (%s)", MASK_TABLE, error)

@@ -34,7 +34,7 @@ from cvmae.train.mask_table import complete_mask_table, write_mask_table
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
-from cvmae.train.streams import make_plan
+from cvmae.train.streams import Plan, make_plan
 from cvmae.train.weights_file import check_weights_file, keep_weights
 
 __all__ = ["SPLITS_TRAINED_ON", "check_settings", "fit_data", "pretrain"]
@@ -101,7 +101,7 @@ def _pretrain(
         _report_again(progress, EpochReport(config, codes, tracker))
         if not progress.is_finished(config):
             write_mask_table(config, plan, tracker, aloud=aloud)
-        is_signalled = _train(config, data, progress, tracker, parent_run_id, listen)
+        is_signalled = _train(config, data, plan, progress, tracker, parent_run_id, listen)
         complete_mask_table(config, tracker, aloud=aloud)
         draw_run(config, tracker)
     except BaseException as error:
@@ -110,7 +110,7 @@ def _pretrain(
         raise
     tracker.close("FINISHED")
     logger.info("%s: run folder %s, tracking %s", name, config.output_dir, tracker.location)
-    if is_signalled and listen is not None:  # it came with the last step, and is for the sweep, too
+    if is_signalled and parent_run_id:  # it came with the last step, and is for the sweep, too
         raise PreemptedError(f"stopped by a signal, when {name} was done")
     return config.output_dir
 
@@ -183,6 +183,7 @@ def fit_data(config: Config, dataset: Dataset) -> TrainingData:
 def _train(
     config: Config,
     data: TrainingData,
+    plan: Plan,
     progress: Progress,
     tracker: Tracker,
     parent_run_id: str,
@@ -199,7 +200,7 @@ def _train(
 
         train_on_ray(config, data, run_name=name, key=tracker.key, parent_run_id=parent_run_id)
     else:
-        return _train_here(config, data, tracker, name, listen)
+        return _train_here(config, data, plan, tracker, name, listen)
     return False
 
 
@@ -210,9 +211,13 @@ def _report_again(progress: Progress, report: EpochReport) -> None:
 
 
 def _train_here(
-    config: Config, data: TrainingData, tracker: Tracker, label: str, listen: Listen | None
+    config: Config,
+    data: TrainingData,
+    plan: Plan,
+    tracker: Tracker,
+    label: str,
+    listen: Listen | None,
 ) -> bool:
-    plan = make_plan(config, data)
     write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
     def report(metrics: Mapping[str, float], codes: CodeMetrics | None) -> None:

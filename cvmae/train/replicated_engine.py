@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cvmae.batches.batch import Batch
 from cvmae.config import Config
-from cvmae.model.loss import hidden_error, rank_loss
+from cvmae.model.loss import rank_loss
 from cvmae.model.vomae import VOMAE, param_groups
 from cvmae.runtime.ranks import is_distributed, rank, world_size
 from cvmae.train.engine import Engine, State
@@ -90,13 +90,7 @@ class DDPEngine(ReplicatedEngine):
             is_last = number == len(micro_batches) - 1
             with self._synchronised(is_last):
                 with self._autocast():
-                    error_sum, _ = hidden_error(
-                        self._parallel,
-                        batch,
-                        self._code_error_C,
-                        target=self._target,
-                        visible_scale=self._visible_scale,
-                    )
+                    error_sum = self._hidden_error(self._parallel, batch)
                 rank_loss(error_sum, global_count, world_size()).backward()
             total += error_sum.detach()
         clip_norm = self._config.optim.clip_norm

@@ -20,7 +20,7 @@ def test_an_interruption_ends_the_sweep_and_its_runs_as_killed(
         raise kind
 
     monkeypatch.setattr(trials, "pretrain", interrupt)
-    monkeypatch.setattr(driver, "close_run", lambda config, status: closed.append(status))
+    monkeypatch.setattr(driver, "close_run", lambda config, status: not closed.append(status))
     with pytest.raises(kind):
         driver.sweep(config)
     about = json.loads((Path(config.output_dir) / "tracking.json").read_text())
@@ -32,7 +32,7 @@ def test_the_run_of_a_trial_whose_process_was_lost_is_closed_at_the_end(
     config, pretrained, monkeypatch
 ):
     closed = []
-    monkeypatch.setattr(driver, "close_run", lambda config, status: closed.append(status))
+    monkeypatch.setattr(driver, "close_run", lambda config, status: not closed.append(status))
     monkeypatch.setattr(driver, "_run", lambda attempt: {})
     driver.sweep(config)
     assert closed == ["FAILED"] * len(trials.plan_trials(config))

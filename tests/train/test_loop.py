@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.checkpoint import find_checkpoint, has_checkpoints, load_model, load_state
 from cvmae.config import Config
-from cvmae.train import loop, replicated_engine
+from cvmae.train import engine as engine_module
+from cvmae.train import loop
 from cvmae.train import pretrain as pretraining
 from cvmae.train.pretrain import pretrain
 from cvmae.train.replicated_engine import DDPEngine
@@ -266,7 +267,7 @@ def test_the_step_and_the_batch_that_broke_training_are_named(tiny, monkeypatch)
             stream_bricks(plan.train_reader, plan.train_order, plan.units, epoch=0), lanes=4
         )
     ]
-    error = replicated_engine.hidden_error
+    error = engine_module.hidden_error
     for bad in (2, last):
         calls = itertools.count()
 
@@ -274,7 +275,7 @@ def test_the_step_and_the_batch_that_broke_training_are_named(tiny, monkeypatch)
             total, count = error(*args, **kwargs)
             return (total * float("inf") if next(calls) == bad else total), count
 
-        monkeypatch.setattr(replicated_engine, "hidden_error", spoil)
+        monkeypatch.setattr(engine_module, "hidden_error", spoil)
         shutil.rmtree(config.output_dir, ignore_errors=True)  # of the one before
         said = rf"at step {bad + 1} of the run \(batch {digests[bad]}, 1 ranks\)"
         with pytest.raises(FloatingPointError, match=said):

@@ -78,7 +78,7 @@ def realised(config, data, num_epochs=40):
 def test_expected_shares_are_those_that_many_epochs_hide(tiny, settings):
     config, data = masked(tiny, **settings), training_data(tiny)
     plan = make_plan(config, data)
-    sample = read_sample(config, plan)
+    sample = read_sample(plan)
     assert len(sample.code_index_N) == plan.train_order.num_measurements_U.sum()
     chances = sample.chances(config, plan.weights.of_epoch(0, None))
     by_code, overall = realised(config, data)
