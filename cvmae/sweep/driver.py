@@ -161,7 +161,7 @@ def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
     told = set[object]()
     for trial in trials:
         ending = (trial.config.mask.anneal_epochs, trial.config.train.epochs)
-        if ending not in told:
+        if trial.config.mask.policy != "random" and ending not in told:  # which has no sharpness
             told.add(ending)
             warn_of_unfinished_anneal(trial.config)
         with _named(trial):

@@ -336,7 +336,10 @@ def test_a_policy_that_lacks_a_weight_is_refused_before_any_trial_begins(tiny, t
 
 def test_a_ratio_that_short_sequences_cannot_meet_is_said_once_a_sweep(tiny, monkeypatch, caplog):
     monkeypatch.setattr(driver, "_run", lambda attempt: {})
-    changes = {"sweep.axes": ["mask.ratio=0.25,0.95"], "sweep.policies": ["cv", "variance"]}
+    changes = {
+        "sweep.axes": ["mask.ratio=0.25,0.95"],
+        "sweep.policies": ["random", "cv", "variance"],
+    }
     driver.sweep(override(tiny, changes | {"mask.anneal_epochs": 9}))
     assert caplog.text.count("mask.ratio=0.95 cannot be met by sequences of fewer than") == 1
     assert caplog.text.count("mask.anneal_epochs=9 is not below train.epochs=2") == 1
