@@ -382,6 +382,8 @@ class EvaluateConfig:
     """Scored values that a code needs to enter macro averages and comparisons."""
     bootstrap_samples: int = 1000
     """Resamples of subjects for intervals."""
+    leave_one_out: int = 100_000
+    """Values that are hidden one at a time, at most: one of each subject and code; 0: none."""
 
     def __post_init__(self) -> None:
         for entry in self.checkpoints:
@@ -391,3 +393,4 @@ class EvaluateConfig:
             )
         _at_least("evaluate.min_scored", self.min_scored, 2)
         _at_least("evaluate.bootstrap_samples", self.bootstrap_samples, 1)
+        _at_least("evaluate.leave_one_out", self.leave_one_out, 0)

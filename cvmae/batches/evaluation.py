@@ -1,4 +1,4 @@
-"""A unit's subjects as batches for evaluation: fixed mask, consecutive windows, raw values."""
+"""A unit's subjects as batches for evaluation: a column's mask, consecutive windows, raw values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,15 @@ import numpy.typing as npt
 from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.batch import Batch, join_cells
 from cvmae.batches.cells import make_cell
-from cvmae.batches.masking import FixedMask, evaluation_hidden
+from cvmae.batches.columns import (
+    LEAVE_ONE_OUT,
+    Column,
+    choose_targets,
+    column_hidden,
+    has_twin,
+    uniform_column,
+)
+from cvmae.batches.masking import FixedMask, SingleMask
 from cvmae.batches.sequences import Sequences, cut_windows, gather_index
 from cvmae.meds.dataset import Source
 from cvmae.meds.measurements import Measurements
@@ -17,7 +25,9 @@ from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["EvaluationBatch", "evaluation_batches", "has_twin"]
+__all__ = ["EvaluationBatch", "column_batches", "evaluation_batches"]
+
+MOST_MEASUREMENTS = 16_384  # in a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +51,7 @@ def evaluation_batches(
     sequence_length: int,
     ratio: float,
     seed: int,
-    max_measurements: int = 16_384,
+    max_measurements: int = MOST_MEASUREMENTS,
 ) -> Iterator[EvaluationBatch]:
     """Yield a unit's sequences in file order, each batch of at most `max_measurements`.
 
@@ -49,38 +59,55 @@ def evaluation_batches(
     `ratio` and `seed` only: every model that shares the vocabulary is scored on the same.
     """
     measurements, _ = read_unit(source, unit, statistics.lookup, split)
-    mask = FixedMask(hidden_M=evaluation_hidden(measurements, ratio=ratio, seed=seed))
+    yield from column_batches(
+        measurements,
+        statistics,
+        uniform_column(ratio),
+        sequence_length=sequence_length,
+        seed=seed,
+        max_measurements=max_measurements,
+    )
+
+
+def column_batches(
+    measurements: Measurements,
+    statistics: CodeStatistics,
+    column: Column,
+    *,
+    sequence_length: int,
+    seed: int,
+    max_measurements: int = MOST_MEASUREMENTS,
+) -> Iterator[EvaluationBatch]:
+    """Yield the sequences of a unit's measurements as a column hides their values.
+
+    In file order, each batch of at most `max_measurements`; a longer sequence forms one of its
+    own. Under leave-one-out a window comes once for each of its targets.
+    """
     twin_N = has_twin(measurements)
     windows = cut_windows(measurements, sequence_length)
+    mask: FixedMask | SingleMask
+    if column.kind == LEAVE_ONE_OUT:
+        target_W = choose_targets(measurements, seed=seed).below(column.limit)
+        # Windows are in file order and leave out only subjects that have no target.
+        windows = windows.take(np.searchsorted(windows.start_W, target_W, side="right") - 1)
+        mask = SingleMask(target_W=target_W)
+    else:
+        mask = FixedMask(hidden_M=column_hidden(column, measurements, seed=seed))
     ends_W = np.cumsum(windows.length_W)
     first = 0
     while first < windows.num_sequences:
         budget = max_measurements + (ends_W[first - 1] if first else 0)
         last = max(first + 1, int(np.searchsorted(ends_W, budget, side="right")))
-        own = windows.take(np.arange(first, last))
-        yield _batch(measurements, own, mask, twin_N, statistics)
+        index = np.arange(first, last)
+        own = mask if isinstance(mask, FixedMask) else SingleMask(target_W=mask.target_W[index])
+        yield _batch(measurements, windows.take(index), own, twin_N, statistics)
         first = last
-
-
-def has_twin(measurements: Measurements) -> Bools:
-    """Mark measurements whose subject, time and code occur more than once."""
-    lengths_S = np.diff(measurements.offsets_S)
-    subject_N = np.repeat(np.arange(len(lengths_S)), lengths_S)
-    keys = (measurements.code_index_N, measurements.time_us_N, subject_N)
-    order_N = np.lexsort(keys)
-    same_N = np.ones(max(len(order_N) - 1, 0), bool)
-    for key in keys:
-        same_N &= key[order_N][1:] == key[order_N][:-1]
-    twin_N = np.zeros(len(order_N), bool)
-    twin_N[order_N[1:][same_N]] = True
-    twin_N[order_N[:-1][same_N]] = True
-    return twin_N
 
 
 def _batch(
     measurements: Measurements,
     windows: Sequences,
-    mask: FixedMask,
+    mask: FixedMask | SingleMask,
     twin_N: Bools,
     statistics: CodeStatistics,
 ) -> EvaluationBatch:

@@ -23,6 +23,7 @@ __all__ = [
     "FixedMask",
     "IndependentMask",
     "Mask",
+    "SingleMask",
     "evaluation_hidden",
     "hidden_counts",
     "sample_hidden",
@@ -76,6 +77,24 @@ class FixedMask:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class SingleMask:
+    """One value of each window, all others visible: leave-one-out."""
+
+    target_W: Ints  # index into the unit's columns
+    weight_C: None = None
+
+    def hidden(self, windows: Sequences, weight_N: Float32s | None) -> Bools:
+        """Return True for the target of each window, which must be in it."""
+        before_W = np.cumsum(windows.length_W) - windows.length_W
+        hidden_N = np.zeros(int(windows.length_W.sum()), np.bool_)
+        hidden_N[before_W + self.target_W - windows.start_W] = True
+        return hidden_N
+
+    def chances(self, windows: Sequences, weight_N: Float32s | None) -> None:
+        """Return none: in comparisons all errors count alike."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class IndependentMask:
     """Each value is drawn on its own, by its code's chance: another mask every epoch."""
 
@@ -100,7 +119,7 @@ class IndependentMask:
         return weight_N
 
 
-Mask = DrawnMask | FixedMask | IndependentMask
+Mask = DrawnMask | FixedMask | SingleMask | IndependentMask
 
 
 def sample_hidden(
@@ -216,17 +235,19 @@ def hidden_counts(
     return np.clip(counts_W, 0, np.maximum(length_W - 1, 0))
 
 
-def evaluation_hidden(measurements: Measurements, *, ratio: float, seed: int) -> Bools:
-    """Hide values uniformly over each subject's whole sequence: the mask of every comparison.
+def evaluation_hidden(
+    measurements: Measurements, *, ratio: float, seed: int, weight_M: Float32s | None = None
+) -> Bools:
+    """Hide values over each subject's whole sequence: the mask of every comparison.
 
     It is drawn before windows are cut, so that models with other windows are scored on the
-    same values, and it is the same in every epoch.
+    same values, and it is the same in every epoch. Without weights it is uniform.
     """
     return sample_hidden(
         subject_id_W=measurements.subject_id_S,
         first_position_W=np.zeros_like(measurements.subject_id_S),
         length_W=np.diff(measurements.offsets_S),
-        weight_N=None,
+        weight_N=weight_M,
         ratio=ratio,
         seed=seed,
         epoch=0,

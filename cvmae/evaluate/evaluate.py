@@ -10,11 +10,16 @@ import pyarrow.parquet as pq
 import torch
 
 from cvmae.config import Config, write_config
+from cvmae.evaluate.column_results import (
+    add_columns,
+    codes_table,
+    merge_columns,
+    prepare_columns,
+)
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import SCHEDULE_NOTE, History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
 from cvmae.evaluate.provenance import provenance
-from cvmae.evaluate.reconstruction import merge
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
@@ -61,6 +66,17 @@ def _compare_models(config: Config, folder: str) -> Results:
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
+    units = plan_units(dataset, config.data.unit_rows)
+    question = prepare_columns(
+        config,
+        contestants,
+        reference,
+        dataset=dataset,
+        units=units,
+        statistics=base.fitted.statistics,
+        ratio=base.config.mask.ratio,
+        sequence_length=base.config.data.sequence_length,
+    )
     score = functools.partial(
         score_unit,
         source=dataset.source,
@@ -69,9 +85,10 @@ def _compare_models(config: Config, folder: str) -> Results:
         contestants=contestants,
         reference=reference,
         device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+        columns=question.columns,
     )
-    units = plan_units(dataset, config.data.unit_rows)
-    sums = merge(map_units(score, units, config.scaling, "evaluate"))
+    all_sums = merge_columns(map_units(score, units, config.scaling, "evaluate"))
+    sums = all_sums[0]
     if not sums.count_R.sum():
         raise ValueError(
             f"evaluate.split={config.evaluate.split}: {dataset.root} has no hidden value to score "
@@ -95,6 +112,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         provenance=provenance(dataset.root),
         notes=_notes(contestants, reference),
     )
+    results = add_columns(results, question, all_sums, contestants, base.fitted.statistics)
     _write(results, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results
@@ -149,7 +167,8 @@ def _write(results: Results, config: Config, target: str) -> None:
         write_config(config, folder / "config.yaml")
         text = json.dumps(to_json(results), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-        pq.write_table(_codes_table(results), folder / "codes.parquet")
+        codes = codes_table(_codes_table(results), results.code_columns)
+        pq.write_table(codes, folder / "codes.parquet")
         write_report(results, folder)
 
 

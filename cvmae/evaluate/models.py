@@ -9,18 +9,20 @@ import numpy as np
 import torch
 
 from cvmae.arrays import Floats
-from cvmae.batches.evaluation import EvaluationBatch, evaluation_batches
+from cvmae.batches.columns import UNIFORM, Column
+from cvmae.batches.evaluation import EvaluationBatch, column_batches
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import resolved_path
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
 from cvmae.evaluate.reconstruction import Sums, add_batches
 from cvmae.meds.dataset import Source
+from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
 from cvmae.settings import DataConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["choose_reference", "find_contestants", "load", "predict", "score_unit"]
+__all__ = ["choose_reference", "competitors", "find_contestants", "load", "predict", "score_unit"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -105,24 +107,32 @@ def score_unit(
     contestants: Sequence[Contestant],
     reference: Contestant,
     device: str,
-) -> Sums:
-    """Predict the hidden values of one unit by every contestant and baseline, and sum errors."""
+    columns: Sequence[Column],
+) -> tuple[Sums, ...]:
+    """Predict what each column hides of one unit by models and baselines, and sum errors."""
     base = load(reference, "cpu")
     statistics = base.fitted.statistics
-    batches = evaluation_batches(
-        source,
-        unit,
-        statistics,
-        split=split,
-        sequence_length=base.config.data.sequence_length,
-        ratio=base.config.mask.ratio,
-        seed=seed,
-    )
-    predictors = [
-        functools.partial(predict, loaded=load(c, device), reference=statistics, device=device)
-        for c in contestants
-    ]
-    return add_batches(batches, predictors, statistics.num_codes)
+    measurements, _ = read_unit(source, unit, statistics.lookup, split)
+    sums = []
+    for column in columns:
+        batches = column_batches(
+            measurements,
+            statistics,
+            column,
+            sequence_length=base.config.data.sequence_length,
+            seed=seed,
+        )
+        predictors = [
+            functools.partial(predict, loaded=load(c, device), reference=statistics, device=device)
+            for c in competitors(column, contestants)
+        ]
+        sums.append(add_batches(batches, predictors, statistics.num_codes))
+    return tuple(sums)
+
+
+def competitors(column: Column, contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Return who is scored under a column: best weights under the uniform one only."""
+    return [c for c in contestants if column.kind == UNIFORM or c.which == "last"]
 
 
 def predict(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cvmae.evaluate.baselines import BASELINES
+from cvmae.evaluate.columns import CodeColumns, ColumnScores
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import Convergence, History, learning_curves
 from cvmae.evaluate.methods import CodeScores, Method, Scored, code_rows, method_rows, score
@@ -20,6 +21,8 @@ from cvmae.evaluate.provenance import Provenance
 from cvmae.evaluate.reconstruction import Sums, scores
 from cvmae.evaluate.report.headline import Headline, headline
 from cvmae.evaluate.significance import Comparison, Correlation, correlate
+from cvmae.evaluate.survey import NearCopies
+from cvmae.evaluate.volatility import Volatility
 from cvmae.meds.code_names import short_names
 from cvmae.statistics.code_statistics import CodeStatistics
 
@@ -71,6 +74,10 @@ class Results:
     notes: tuple[str, ...]
     headline: Headline
     provenance: Provenance
+    columns: tuple[ColumnScores, ...] = ()  # uniform first
+    code_columns: tuple[CodeColumns, ...] = ()
+    volatility: Volatility | None = None
+    near_copies: NearCopies | None = None
 
     @property
     def models(self) -> tuple[Method, ...]:

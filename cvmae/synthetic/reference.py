@@ -22,7 +22,14 @@ from cvmae.synthetic.process import (
     code_laws,
 )
 
-__all__ = ["Attainable", "attainable_r2", "conditional_variance", "covariance", "reference_name"]
+__all__ = [
+    "Attainable",
+    "attainable_r2",
+    "conditional_variance",
+    "covariance",
+    "reference_name",
+    "single_variance",
+]
 
 # Shape letters beside those of `cvmae.arrays`: N measurements of one sequence.
 
@@ -80,6 +87,17 @@ def conditional_variance(laws: CodeLaws, code_N: Ints, minutes_N: Ints, hidden_N
     factor = cho_factor(total_NN[np.ix_(~hidden_N, ~hidden_N)], lower=True)
     explained_M: Floats = np.einsum("vm,vm->m", across_VM, cho_solve(factor, across_VM))
     return np.asarray(prior_M - explained_M)
+
+
+def single_variance(laws: CodeLaws, code_N: Ints, minutes_N: Ints) -> Floats:
+    """Return the variance [N] of each standardised value given all others of the sequence.
+
+    That of `conditional_variance` with one value hidden, of every value at once: the inverse of
+    the diagonal of the inverse covariance.
+    """
+    factor = cho_factor(covariance(laws, code_N, minutes_N), lower=True)
+    inverse_NN = cho_solve(factor, np.eye(len(code_N)))
+    return np.asarray(1.0 / np.diag(inverse_NN))
 
 
 def attainable_r2(

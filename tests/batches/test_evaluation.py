@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from cvmae.batches.evaluation import evaluation_batches, has_twin
+from cvmae.batches.columns import has_twin
+from cvmae.batches.evaluation import evaluation_batches
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.measurements import Measurements
 from tests.prepared import fit

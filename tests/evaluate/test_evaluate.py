@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cvmae.batches.columns import uniform_column
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import FORMAT, find_checkpoint
 from cvmae.config import PRESETS, override, read_config, write_config
@@ -176,7 +177,7 @@ def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
     dataset = open_dataset(shared.data.root)
     unit = plan_units(dataset, 10**6)[0]
     models = find_contestants([f"{name}={folder / name}" for name in ("random", "cv")])
-    sums = score_unit(
+    (sums,) = score_unit(
         unit,
         source=dataset.source,
         split="train",
@@ -184,6 +185,7 @@ def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
         contestants=models,
         reference=models[0],
         device="cpu",
+        columns=[uniform_column(0.25)],
     )
     assert sums.error_RK.shape[1] == 2 + 3
     assert sums.subject_R.max() == sums.num_subjects - 1

@@ -9,6 +9,7 @@ from cvmae.evaluate.report.figures_codes import (
     draw_cv_against_r2,
     draw_differences,
 )
+from cvmae.evaluate.report.figures_columns import draw_columns, draw_pairs, draw_quartiles
 from cvmae.evaluate.report.figures_curves import draw_curves
 from cvmae.evaluate.report.figures_scores import draw_scores
 from cvmae.evaluate.results import Results
@@ -21,6 +22,9 @@ PIXELS_PER_INCH = 160
 # Each returns None where the results do not allow it.
 FIGURES: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_scores,
+    draw_columns,
+    draw_quartiles,
+    draw_pairs,
     draw_differences,
     draw_codes,
     draw_cv_against_r2,

@@ -68,7 +68,11 @@ def write_report(results: Results, folder: str | Path) -> Path:
     figures = [_embedded(*pair) for pair in write_figures(results, folder / "figures")]
     template = importlib.resources.files("cvmae.evaluate.report").joinpath(REPORT)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("cvmae.evaluate", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals.update({name: getattr(wording, name) for name in wording.__all__})
     models = [method.name for method in results.models]
