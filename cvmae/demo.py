@@ -207,7 +207,7 @@ def _sweep_config(config: DemoConfig, root: str) -> Config:
         train=replace(base.train, epochs=config.epochs, batch_sequences=16),
         scaling=replace(base.scaling, num_workers=config.num_workers),
         sweep=replace(base.sweep, policies=("random", "variance", "cv")),
-        evaluate=replace(base.evaluate, min_scored=20),
+        evaluate=replace(base.evaluate, min_scored=20, leave_one_out=2_000),
     )
 
 

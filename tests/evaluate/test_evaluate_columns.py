@@ -122,7 +122,7 @@ def test_the_table_of_codes_and_the_report_show_the_columns(evaluated):
     } <= names
     page = (evaluated / "report.html").read_text(encoding="utf-8")
     assert all(f'<figure id="{name}">' in page for name in ("columns", "quartiles", "pairs"))
-    assert "<i>own</i>" in page
+    assert ">own</i>" in page
     assert "Best attainable" in page
     assert "Near-copies" in page
 

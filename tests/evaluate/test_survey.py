@@ -1,5 +1,7 @@
 """A look at the data: targets within the limit, and codes that are copies of each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,11 @@ from cvmae.evaluate.survey import (
     near_copies,
     shared_times,
 )
+from cvmae.meds.dataset import open_dataset
 from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_unit
+from cvmae.meds.units import plan_units
+from tests.prepared import fit
 
 PT, INR, OPPOSITE, ELSEWHERE, NOISE = range(5)
 CODES = ["PT", "INR", "opposite", "elsewhere", "noise"]
@@ -66,18 +72,18 @@ def test_a_pair_of_few_times_is_not_judged(rng):
 
 def test_units_together_show_what_they_show_as_one(rng):
     whole = clotting(rng, num_subjects=30)
-    half = 15 * 50
+    first = 50  # rows: a unit of one subject, so that both begin with the same number
     parts = [
         Measurements(
             subject_id_S=whole.subject_id_S[subjects],
-            offsets_S=whole.offsets_S[:16],
+            offsets_S=offsets,
             code_index_N=whole.code_index_N[rows],
             time_us_N=whole.time_us_N[rows],
             numeric_value_N=whole.numeric_value_N[rows],
         )
-        for subjects, rows in (
-            (slice(None, 15), slice(None, half)),
-            (slice(15, None), slice(half, None)),
+        for subjects, rows, offsets in (
+            (slice(None, 1), slice(None, first), whole.offsets_S[:2]),
+            (slice(1, None), slice(first, None), whole.offsets_S[:-1]),
         )
     ]
     one, merged = look(whole), merge_surveys(look(part) for part in parts)
@@ -121,3 +127,19 @@ def unit_of(draw_T):
         code_E=none,
         numeric_value_E=np.zeros(0, np.float32),
     )
+
+
+@pytest.mark.real
+def test_inr_and_pt_are_found_in_real_data(real_data, tiny):
+    root = str(real_data / "mimic4_demo_labs")
+    config = replace(tiny, data=replace(tiny.data, root=root, num_codes=100, min_count=25))
+    dataset, statistics = open_dataset(root), fit(config).statistics
+    parts = [
+        look(read_unit(dataset.source, unit, statistics.lookup, "train")[0])
+        for unit in plan_units(dataset, 250_000)
+    ]
+    found = near_copies(merge_surveys(parts), statistics.codes)
+    inr_and_pt = {"51237", "51274"}
+    ids = [{code.split("//")[-2] for code in (pair.first, pair.second)} for pair in found.pairs]
+    assert inr_and_pt in ids
+    assert found.num_judged > 500
