@@ -69,6 +69,21 @@ def start_node(head: RayHead, num_cpus: int) -> Iterator[None]:
             _end(node)
 
 
+def await_job_agent(head: RayHead) -> None:
+    """Wait until a head takes jobs: the dashboard answers some seconds before the job agent."""
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            JobSubmissionClient(head.jobs).submit_job(entrypoint="true")
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
 def outside() -> dict[str, str]:
     """Return the environment of a shell beside the tests, in which Ray behaves as under the jobs.
 

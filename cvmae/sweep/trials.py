@@ -28,6 +28,7 @@ __all__ = [
     "Status",
     "Trial",
     "grid",
+    "is_marked_stopped",
     "mark_stopped",
     "plan_trials",
     "progress_of",
@@ -166,7 +167,12 @@ def trial_status(trial: Trial) -> Status:
         return "new"
     if progress_of(str(folder)).is_finished(trial.config):
         return "finished"
-    return "stopped" if is_file(folder / STOPPED) else "unfinished"
+    return "stopped" if is_marked_stopped(trial) else "unfinished"
+
+
+def is_marked_stopped(trial: Trial) -> bool:
+    """Tell whether the trial was stopped on purpose."""
+    return is_file(Path(trial.config.output_dir) / STOPPED)
 
 
 def mark_stopped(trial: Trial, why: str) -> None:
