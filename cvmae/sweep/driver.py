@@ -49,6 +49,7 @@ from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import TRIALS, begin_folder, run_folder
 from cvmae.train.streams import make_plan
+from cvmae.train.weights_file import keep_weights
 
 __all__ = ["sweep"]
 
@@ -86,6 +87,10 @@ def _sweep(config: Config) -> str:
     data = fit_data(config, dataset)
     _require_weights(waiting, data)
     begin_folder(config, "sweep")
+    for trial in waiting:  # what a trial hides by is there on nodes that have no such file, too
+        with _named(trial):
+            has_begun = status[trial.name] != "new"
+            keep_weights(trial.config, data.fitted.statistics.codes, has_begun=has_begun)
     logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
     _warn_of_others(config, trials)
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
