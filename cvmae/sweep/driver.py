@@ -193,8 +193,12 @@ def _described(config: Config) -> str:
 
 def _logged(config: Config) -> dict[str, object]:
     """Return what a list of sweeps shows of this one."""
-    settings = ("policies", "epochs", "seeds", "axes", "scheduler")
-    return {f"sweep.{name}": getattr(config.sweep, name) for name in settings}
+    names = ("policies", "epochs", "seeds", "axes", "scheduler")
+    settings = {f"sweep.{name}": getattr(config.sweep, name) for name in names}
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
 
 
 def _begun(trials: Sequence[Trial], status: Mapping[str, Status]) -> dict[str, int]:

@@ -121,7 +121,9 @@ def plan_trials(config: Config) -> list[Trial]:
 def _require_once(setting: str, values: tuple[Any, ...]) -> None:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise ValueError(f"{setting}={values!r} names {twice[0]!r} twice: name it once")
+        raise ValueError(
+            f"{setting}={' '.join(map(str, values))} names {twice[0]} twice: name it once"
+        )
 
 
 def _parsed(config: Config, cell: dict[str, Any]) -> Config:
