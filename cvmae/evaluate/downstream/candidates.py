@@ -20,13 +20,13 @@ from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import ScalingConfig
 
-__all__ = ["HAND_MADE", "PUBLISHED", "UNTRAINED", "Candidate", "Reading", "fit_candidates"]
+__all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "fit_candidates"]
 
 # Shape letters: L labels, D features.
 
 PUBLISHED: Pooling = "mean"  # features of the paper's probes
 HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
-BESIDE = f"mean + {HAND_MADE}"
+BY_HAND, BESIDE = "hand-made", "mean + hand-made"
 MOST_UNTRAINED = 3  # seeds
 
 logger = logging.getLogger("cvmae")
@@ -122,7 +122,7 @@ def fit_candidates(
     trees = fit.boosting(hand_LD, seed)
     for probe in (fit.linear(hand_LD), trees):
         key = (HAND_MADE, probe.learner)
-        found[key] = _candidate(HAND_MADE, "hand-made", HAND_MADE, probe)
+        found[key] = _candidate(HAND_MADE, "hand-made", BY_HAND, probe)
     for contestant in contestants:
         logger.info("probes of %s (%s)", contestant.name, labels.name)
         _add_model(

@@ -56,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Subgroup:
-    """Scores of some labels, by method; what would tell of few subjects is left out."""
+    """Scores of some labels, by method; numbers that would tell of few subjects are None."""
 
     kind: str
     level: str

@@ -1,11 +1,12 @@
 """Fitted probes -> scores with intervals, differences, and scores by subgroup."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from cvmae.arrays import Bools, Floats
-from cvmae.evaluate.downstream.candidates import HAND_MADE, PUBLISHED, UNTRAINED, Candidate
+from cvmae.evaluate.downstream.candidates import HAND_MADE, UNTRAINED, Candidate
 from cvmae.evaluate.downstream.over_seeds import estimate, verdict
 from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score, Subgroup
 from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored, score_labels
@@ -32,7 +33,7 @@ def probe_rows(scored: Scored) -> tuple[ProbeRow, ...]:
 def differences(scored: Scored, names: Sequence[str], reference: str) -> tuple[Difference, ...]:
     """Compare ways to predict: each model with the reference, untrained ones and hand-made ones.
 
-    With the paper's features on both sides, and with those that each side has chosen on tuning.
+    With the same features on both sides, and with those that each side has chosen on tuning.
 
     Args:
         scored: All candidates.
@@ -51,6 +52,8 @@ def differences(scored: Scored, names: Sequence[str], reference: str) -> tuple[D
 def subgroups(scored: Scored, groups: Groups, *, samples: int, seed: int) -> tuple[Subgroup, ...]:
     """Score what each method has chosen by subgroup; groups of few subjects are not shown.
 
+    Where the others' numbers would tell how few, the smallest of these has no number either.
+
     Args:
         scored: All labels that are scored.
         groups: Level of every label, by kind.
@@ -58,11 +61,18 @@ def subgroups(scored: Scored, groups: Groups, *, samples: int, seed: int) -> tup
         seed: Of them.
     """
     shown = [scored.candidates[place] for place in _best_places(scored.candidates).values()]
-    return tuple(
-        _subgroup(scored, shown, kind, level, level_L == level, samples=samples, seed=seed)
-        for kind, level_L in groups.items()
-        for level in sorted(set(level_L[scored.chosen_L]))
-    )
+    found: list[Subgroup] = []
+    for kind, level_L in groups.items():
+        own = [
+            _subgroup(scored, shown, kind, level, level_L == level, samples=samples, seed=seed)
+            for level in sorted(set(level_L[scored.chosen_L]))
+        ]
+        told = sum(group.num_subjects or 0 for group in own)
+        if 0 < scored.num_subjects - told < SMALLEST_CELL and told:
+            _, place = min((group.num_subjects or told, n) for n, group in enumerate(own))
+            own[place] = replace(own[place], num_labels=None, num_subjects=None, num_positives=None)
+        found += own
+    return tuple(found)
 
 
 def _subgroup(
@@ -155,16 +165,16 @@ def _pairs(
 ) -> Iterator[tuple[int, int]]:
     """Yield places of what is compared, each pair once."""
     best = _best_places(candidates)
-    published = {
-        candidate.method: place
-        for place, candidate in enumerate(candidates)
-        if candidate.features == PUBLISHED
-    }
+    alike: dict[str, dict[str, int]] = {}  # features -> method -> place
+    for place, candidate in enumerate(candidates):
+        if candidate.kind != "hand-made":
+            alike.setdefault(candidate.features, {})[candidate.method] = place
     pairs = []
-    for chosen in (published, best):
-        others = [name for name in names if name != reference]
-        pairs += [(chosen[name], chosen[reference]) for name in others]
-        pairs += [(chosen[name], chosen[UNTRAINED]) for name in names]
+    for place_of in (*alike.values(), best):
+        own = [name for name in names if name in place_of]
+        others = [name for name in own if name != reference and reference in place_of]
+        pairs += [(place_of[name], place_of[reference]) for name in others]
+        pairs += [(place_of[name], place_of[UNTRAINED]) for name in own if UNTRAINED in place_of]
     pairs += [(best[name], best[HAND_MADE]) for name in names]
     yield from dict.fromkeys(pairs)
 

@@ -30,8 +30,7 @@ __all__ = [
 WeightedScore = Callable[[Floats, Floats, Floats], Floats]  # outcome_L, predicted_L, weight_TL -> T
 
 SMALLEST_CHANCE = 1e-6  # chances are kept from 0 and 1 by this, where their logarithm is taken
-MOST_STEPS = 50  # of Newton's method
-STEEPEST = 50.0  # a slope beyond it: outcomes are separated, and there is no line
+MOST_STEPS = 50  # of Newton's method, which has no end where outcomes are separated
 
 
 def weighted_auroc(outcome_L: Floats, predicted_L: Floats, weight_TL: Floats) -> Floats:
@@ -167,12 +166,10 @@ def _newton(outcome_L: Floats, columns_LK: Floats, offset_L: Floats) -> Floats:
     for _ in range(MOST_STEPS):
         chance_L = 1 / (1 + np.exp(-np.clip(offset_L + columns_LK @ beta_K, -30, 30)))
         hessian_KK = (columns_LK * (chance_L * (1 - chance_L))[:, None]).T @ columns_LK
-        if np.linalg.cond(hessian_KK) > 1e10:
+        if not np.linalg.cond(hessian_KK) < 1e10:  # it may be NaN
             return none_K
         step_K = np.linalg.solve(hessian_KK, columns_LK.T @ (outcome_L - chance_L))
         beta_K = beta_K + step_K
-        if np.abs(beta_K).max() > STEEPEST:
-            return none_K
         if np.abs(step_K).max() < 1e-9:
             return beta_K
     return none_K

@@ -4,7 +4,7 @@ import importlib.resources
 
 import jinja2
 
-from cvmae.evaluate.downstream.results import Downstream, Task
+from cvmae.evaluate.downstream.results import Difference, Downstream, Task
 from cvmae.evaluate.downstream.rows import SMALLEST_CELL
 from cvmae.evaluate.report import wording
 from cvmae.meds.splits import SPLITS
@@ -44,6 +44,7 @@ def downstream_section(found: Downstream | None, environment: jinja2.Environment
         score_names=SCORE_NAMES,
         smallest=SMALLEST_CELL,
         methods_of=_methods,
+        features_of=_features,
         published=PUBLISHED,
     )
 
@@ -77,12 +78,17 @@ def _task_text(task: Task, split: str) -> str:
     ]
     table = text_table(headings, rows, align="<<<>")
     verdicts = [
-        f"{pair.first} minus {pair.second} ({pair.first_features}): {wording.signed(pair.value)} "
+        f"{pair.first} minus {pair.second} ({_features(pair)}): {wording.signed(pair.value)} "
         f"{SCORE_NAMES[pair.score]} ({wording.spread(pair.interval)}), {pair.verdict}"
         for pair in task.differences
         if pair.score == task.main_score
     ]
     return "\n".join([title, "* features chosen on tuning", table, *verdicts])
+
+
+def _features(pair: Difference) -> str:
+    """Return the features of both sides, once where they are the same."""
+    return " against ".join(dict.fromkeys((pair.first_features, pair.second_features)))
 
 
 def _shown(value: float) -> str:
