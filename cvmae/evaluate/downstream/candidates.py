@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from meds.schema import train_split, tuning_split
@@ -19,6 +18,7 @@ from cvmae.infer.embed import POOLINGS, Pooling, embed_labels, untrained
 from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import ScalingConfig
+from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "fit_candidates"]
 
@@ -37,8 +37,10 @@ class Reading:
     """How a data set is read."""
 
     dataset: Dataset
+    statistics: CodeStatistics  # scale and clipping of hand-made features
     scaling: ScalingConfig
     unit_rows: int
+    device: str  # where models are, in this process
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +94,6 @@ def fit_candidates(
     outcome_L: Floats,
     within: Mapping[str, Bools],
     contestants: Sequence[Contestant],
-    reference: Contestant,
     reading: Reading,
     *,
     seed: int,
@@ -103,9 +104,8 @@ def fit_candidates(
         labels: Of the task.
         outcome_L: What is fitted: the labels' values, numbers less their mean on train.
         within: Which labels are of each split.
-        contestants: The models; repeated names are seeds.
-        reference: Whose statistics hand-made features are standardised by, and whose settings
-            the untrained model has.
+        contestants: The models; repeated names are seeds. The untrained model has the settings of
+            the first.
         reading: How the data set is read.
         seed: Of what is random in trees.
     """
@@ -115,9 +115,13 @@ def fit_candidates(
         tuning_L=within[tuning_split],
         boolean=labels.kind == "boolean",
     )
-    base = load(reference, "cpu")
-    places: dict[str, Any] = {"scaling": reading.scaling, "unit_rows": reading.unit_rows}
-    hand_LD = hand_features(reading.dataset, labels, base.fitted.statistics, **places)
+    hand_LD = hand_features(
+        reading.dataset,
+        labels,
+        reading.statistics,
+        scaling=reading.scaling,
+        unit_rows=reading.unit_rows,
+    )
     found: dict[tuple[str, str], Candidate] = {}
     trees = fit.boosting(hand_LD, seed)
     for probe in (fit.linear(hand_LD), trees):
@@ -126,8 +130,16 @@ def fit_candidates(
     for contestant in contestants:
         logger.info("probes of %s (%s)", contestant.name, labels.name)
         _add_model(
-            found, contestant.name, "model", load(contestant, "cpu"), labels, hand_LD, reading, fit
+            found,
+            contestant.name,
+            "model",
+            load(contestant, reading.device),
+            labels,
+            hand_LD,
+            reading,
+            fit,
         )
+    base = load(contestants[0], reading.device)
     names = [contestant.name for contestant in contestants]
     for number in range(min(MOST_UNTRAINED, max(map(names.count, names)))):
         _add_model(

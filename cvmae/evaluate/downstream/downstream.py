@@ -7,18 +7,18 @@ from meds.schema import train_split, tuning_split
 
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.downstream.candidates import Candidate, Reading, fit_candidates
-from cvmae.evaluate.downstream.over_seeds import FEWEST_SEEDS
 from cvmae.evaluate.downstream.predictions import Predictions
 from cvmae.evaluate.downstream.results import Downstream, Task
 from cvmae.evaluate.downstream.rows import differences, probe_rows, subgroups
 from cvmae.evaluate.downstream.scored import Outcomes, score_labels
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
+from cvmae.evaluate.seeds import MIN_SEEDS
 from cvmae.meds.labels import Labels
 from cvmae.settings import EvaluateConfig
 from cvmae.tracking.results import PRIVATE
 
-__all__ = ["READMISSION_NOTE", "score_downstream"]
+__all__ = ["score_downstream"]
 
 READMISSION_NOTE = (
     "General readmission cannot be studied in MIMIC-IV: it holds the patients of one hospital who "
@@ -32,7 +32,6 @@ READMISSION_NOTE = (
 def score_downstream(
     tasks: Sequence[Labels],
     contestants: Sequence[Contestant],
-    reference: Contestant,
     reading: Reading,
     config: EvaluateConfig,
 ) -> tuple[Downstream, list[Predictions]]:
@@ -41,7 +40,6 @@ def score_downstream(
     Args:
         tasks: Label sets.
         contestants: Models; those of best weights are left out.
-        reference: Gives hand-made features their scale, and the untrained model its settings.
         reading: How the data set is read.
         config: Split, resamples and seed.
 
@@ -50,7 +48,7 @@ def score_downstream(
     """
     models = [contestant for contestant in contestants if contestant.which == "last"]
     facts = read_facts(reading.dataset, scaling=reading.scaling, unit_rows=reading.unit_rows)
-    scored = [_score_task(labels, models, reference, reading, config, facts) for labels in tasks]
+    scored = [_score_task(labels, models, reading, config, facts) for labels in tasks]
     found = tuple(task for task, _ in scored)
     return (
         Downstream(split=config.split, tasks=found, notes=_notes(found, models, config.split)),
@@ -61,7 +59,6 @@ def score_downstream(
 def _score_task(
     labels: Labels,
     models: Sequence[Contestant],
-    reference: Contestant,
     reading: Reading,
     config: EvaluateConfig,
     facts: Facts,
@@ -76,7 +73,7 @@ def _score_task(
         outcome_L=labels.value_L - middle, subject_id_L=labels.subject_id_L, boolean=boolean
     )
     candidates = fit_candidates(
-        labels, outcomes.outcome_L, within, models, reference, reading, seed=config.seed
+        labels, outcomes.outcome_L, within, models, reading, seed=config.seed
     )
     resampling = {"samples": config.bootstrap_samples, "seed": config.seed}
     scored = score_labels(
@@ -111,9 +108,9 @@ def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> t
     notes = []
     names = [model.name for model in models]
     few = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
-    if any(names.count(name) < FEWEST_SEEDS for name in names):
+    if any(names.count(name) < MIN_SEEDS for name in names):
         notes.append(
-            f"Fewer than {FEWEST_SEEDS} seeds of a policy decide nothing about it, since seeds of "
+            f"Fewer than {MIN_SEEDS} seeds of a policy decide nothing about it, since seeds of "
             f"one policy differ as policies do: seeds here are {', '.join(few)}."
         )
     if split == tuning_split:

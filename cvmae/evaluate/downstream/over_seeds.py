@@ -4,7 +4,8 @@ The variance of a mean over seeds has two sources, the subjects that were drawn 
 were run. Each is estimated by itself: that of subjects by resampling them (all labels of a subject
 stay together, the same draw for every model), that of seeds from how far the seeds lie apart; what
 both contain, seeds that differ by subject, is counted once. Three or five seeds are too few to
-resample: the interval is Student's t with Satterthwaite's degrees of freedom.
+resample: the interval is Student's t with Satterthwaite's degrees of freedom. As `two_way` does for
+sums of errors; ranks have no such sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +16,13 @@ import numpy as np
 from scipy import stats
 
 from cvmae.arrays import Floats, Ints
-from cvmae.evaluate.significance import CONFIDENCE, Interval, interval
+from cvmae.evaluate.seeds import CONFIDENCE, MIN_SEEDS
+from cvmae.evaluate.two_way import Interval
 
-__all__ = ["FEWEST_SEEDS", "Estimate", "Verdict", "estimate", "resample_labels", "verdict"]
+__all__ = ["Estimate", "Verdict", "estimate", "resample_labels", "verdict"]
 
 # Shape letters: L labels, S subjects with labels, T resamples, K runs (seeds of a method).
 
-FEWEST_SEEDS = 3  # of a policy, to decide anything about it
 CHUNK = 20_000_000  # weights at a time: 160 MB
 
 Verdict = Literal["higher", "lower", "no clear difference", "undecided"]
@@ -78,7 +79,8 @@ def estimate(sides: Sequence[tuple[Floats, Floats, float]], num_subjects: int) -
         return Estimate(value=value, interval=(float("nan"), float("nan")))
     seeded = [_over_seeds(score_K, drawn_TK) for score_K, drawn_TK, _ in sides]
     if not any(between for between, _, _ in seeded):
-        return Estimate(value=value, interval=interval(draws_T))
+        low, high = np.quantile(draws_T, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Estimate(value=value, interval=(float(low), float(high)))
     subjects = float(draws_T.var(ddof=1))
     seeds = sum(between for between, _, _ in seeded)
     both = sum(shared for _, shared, _ in seeded)
@@ -97,7 +99,7 @@ def verdict(found: Estimate, num_seeds: Sequence[int | None]) -> Verdict:
         found: The difference.
         num_seeds: Of each side; None where nothing in it is random.
     """
-    if any(number is not None and number < FEWEST_SEEDS for number in num_seeds):
+    if any(number is not None and number < MIN_SEEDS for number in num_seeds):
         return "undecided"
     low, high = found.interval
     if low > 0:

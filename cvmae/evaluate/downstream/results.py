@@ -7,7 +7,7 @@ from cvmae.evaluate.downstream.over_seeds import Verdict
 from cvmae.evaluate.downstream.probes import Learner
 from cvmae.evaluate.downstream.scores import CalibrationBin
 from cvmae.evaluate.downstream.tasks import Support
-from cvmae.evaluate.significance import Interval
+from cvmae.evaluate.two_way import Interval
 
 __all__ = ["Difference", "Downstream", "MethodKind", "ProbeRow", "Score", "Subgroup", "Task"]
 
