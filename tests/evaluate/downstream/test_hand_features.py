@@ -41,7 +41,12 @@ def tabulate(write_meds, tmp_path):
             for subject in {row[0] for row in rows}
         }
         root = write_meds(shards, {1: "train", 2: "train", 3: "tuning"})
-        given = {"data.root": root, "data.min_count": 2, "data.clip_quantiles": None}
+        given = {
+            "data.root": root,
+            "data.min_count": 2,
+            "data.clip_quantiles": None,
+            "scaling.num_workers": 0,
+        }
         statistics = fit(override(PRESETS["tiny"], given)).statistics
         scaling = ScalingConfig(num_workers=0)
         found_LD = hand_features(
