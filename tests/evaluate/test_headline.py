@@ -14,7 +14,7 @@ def headline_of(errors, **options):
 def test_it_says_that_cv_wins_where_it_wins():
     title, text = headline_of({"random": 0.7, "cv": 0.6})
     assert title == "cv restores hidden values better than random"
-    assert "cv is ahead on 12 of 12 labs; one by one 12 are clearly better and 0" in text
+    assert "cv is ahead on 12 of 12 labs; one by one, 12 clearly better and 0 clearly" in text
     assert "over seeds and subjects; p < 0.0001 after Holm" in text
 
 

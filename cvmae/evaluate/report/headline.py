@@ -106,7 +106,7 @@ def _evidence(pair: Comparison, noun: str) -> str:
     if leads * pair.pooled_difference < 0 and pair.verdict != "no clear difference":
         text += f", so that most {noun} say the opposite of the pooled figure"
     return (
-        f"{text}; one by one {pair.clear_wins} are clearly better and {pair.clear_losses} clearly "
+        f"{text}; one by one, {pair.clear_wins} clearly better and {pair.clear_losses} clearly "
         "worse."
     )
 
