@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,9 @@ import torch
 from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import History
+from cvmae.evaluate.downstream.candidates import Reading
+from cvmae.evaluate.downstream.downstream import score_downstream
+from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
     choose_reference,
     choose_statistics,
@@ -22,11 +26,13 @@ from cvmae.evaluate.models import (
 from cvmae.evaluate.notes import reading_notes
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
+from cvmae.evaluate.report.downstream_section import downstream_table
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
+from cvmae.meds.labels import read_tasks
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
@@ -44,7 +50,9 @@ def evaluate(config: Config) -> str:
         A table for the terminal, which ends with where the report is.
     """
     results = compare_models(config)
-    return f"{methods_table(results)}\n\nReport: {join(absolute_output(config.output_dir), REPORT)}"
+    place = f"Report: {join(absolute_output(config.output_dir), REPORT)}"
+    tables = [methods_table(results), downstream_table(results.downstream), place]
+    return "\n\n".join(filter(None, tables))
 
 
 def compare_models(config: Config) -> Results:
@@ -65,9 +73,11 @@ def _compare_models(config: Config, folder: str) -> Results:
     root = config.data.root or load(reference, "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
+    tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
+    device = "cuda" if in_process and torch.cuda.is_available() else "cpu"
     score = functools.partial(
         score_unit,
         source=dataset.source,
@@ -77,7 +87,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         statistics=statistics,
         ratio=config.evaluate.mask_ratio,
         sequence_length=config.evaluate.sequence_length,
-        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+        device=device,
     )
     units = plan_units(dataset, config.data.unit_rows)
     sums = merge(map_units(score, units, config.scaling, "evaluate"))
@@ -106,7 +116,22 @@ def _compare_models(config: Config, folder: str) -> Results:
         provenance=provenance(dataset.root),
         notes=reading_notes(contestants, reference, statistics, histories, config),
     )
-    _write(results, config, folder)
+    predictions: list[Predictions] = []
+    if tasks:
+        downstream, predictions = score_downstream(
+            tasks,
+            contestants,
+            Reading(
+                dataset=dataset,
+                statistics=statistics,
+                scaling=config.scaling,
+                unit_rows=config.data.unit_rows,
+                device=device,
+            ),
+            config.evaluate,
+        )
+        results = replace(results, downstream=downstream)
+    _write(results, predictions, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results
 
@@ -120,13 +145,17 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
     return histories
 
 
-def _write(results: Results, config: Config, target: str) -> None:
+def _write(
+    results: Results, predictions: Sequence[Predictions], config: Config, target: str
+) -> None:
     with written(target) as folder:
         (folder / "figures").mkdir(parents=True)
         write_config(config, folder / "config.yaml")
         text = json.dumps(to_json(results), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         pq.write_table(_codes_table(results), folder / "codes.parquet")
+        for prediction in predictions:
+            write_predictions(folder, prediction)
         write_report(results, folder)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import Convergence, History, learning_curves
+from cvmae.evaluate.downstream.results import Downstream
 from cvmae.evaluate.methods import CodeScores, Method, Scored, code_rows, method_rows, score
 from cvmae.evaluate.provenance import Provenance
 from cvmae.evaluate.reconstruction import MIN_SUBJECTS, Scores, Sums, scores
@@ -78,6 +79,7 @@ class Results:
     notes: tuple[str, ...]
     headline: Headline
     provenance: Provenance
+    downstream: Downstream | None = None  # where there are label sets
 
     @property
     def models(self) -> tuple[Method, ...]:
