@@ -10,8 +10,6 @@ import numpy as np
 from cvmae.arrays import Floats, Ints
 from cvmae.batches.columns import LEAVE_ONE_OUT, Column
 from cvmae.batches.evaluation import EvaluationBatch, column_batches
-from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.models import load
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
@@ -67,7 +65,7 @@ def unexplained_of_unit(
     source: Source,
     split: str,
     seed: int,
-    reference: Contestant,
+    statistics: CodeStatistics,
     sequence_length: int,
     columns: Sequence[Column],
     config: SyntheticConfig,
@@ -77,7 +75,6 @@ def unexplained_of_unit(
     Returns:
         Expected sums of squared errors on z and numbers of scored values, ``[J, 2, C]``.
     """
-    statistics = load(reference, "cpu").fitted.statistics
     measurements, _ = read_unit(source, unit, statistics.lookup, split)
     laws = code_laws(config)
     found_JXC = np.zeros((len(columns), 2, statistics.num_codes))

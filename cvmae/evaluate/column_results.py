@@ -52,43 +52,37 @@ class Question:
 def prepare_columns(
     config: Config,
     contestants: Sequence[Contestant],
-    reference: Contestant,
     *,
     dataset: Dataset,
     units: Sequence[Unit],
     statistics: CodeStatistics,
-    ratio: float,
-    sequence_length: int,
 ) -> Question:
     """Look at the data once without models, and declare the columns.
 
     Args:
         config: Of the evaluation.
         contestants: All of the compared models.
-        reference: Whose vocabulary and statistics hold.
         dataset: What is evaluated on.
         units: Of it.
-        statistics: Of the reference.
-        ratio: Share that masks hide.
-        sequence_length: Of the windows.
+        statistics: By which values are standardised.
     """
     asked = config.evaluate
     shared: dict[str, Any] = {
         "source": dataset.source,
         "split": asked.split,
         "seed": asked.seed,
-        "reference": reference,
+        "statistics": statistics,
     }
     look = functools.partial(survey_unit, **shared, most_targets=asked.leave_one_out)
     surveyed = merge_surveys(map_units(look, units, config.scaling, "look"))
     limit = draw_limit(surveyed, asked.leave_one_out) if asked.leave_one_out else None
-    columns = declare_columns(contestants, statistics, ratio=ratio, limit=limit)
+    columns = declare_columns(contestants, statistics, ratio=asked.mask_ratio, limit=limit)
     hospital, truth = find_truth(dataset.root, statistics), None
     if hospital is not None:
         best = functools.partial(
             unexplained_of_unit,
             **shared,
-            sequence_length=sequence_length,
+            sequence_length=asked.sequence_length,
             columns=columns,
             config=hospital,
         )

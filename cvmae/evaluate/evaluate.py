@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,17 +18,31 @@ from cvmae.evaluate.column_results import (
     prepare_columns,
 )
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.convergence import SCHEDULE_NOTE, History
-from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
+from cvmae.evaluate.convergence import History
+from cvmae.evaluate.downstream.candidates import Reading
+from cvmae.evaluate.downstream.downstream import score_downstream
+from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
+from cvmae.evaluate.models import (
+    choose_reference,
+    choose_statistics,
+    find_contestants,
+    load,
+    score_unit,
+)
+from cvmae.evaluate.notes import reading_notes
 from cvmae.evaluate.provenance import provenance
+from cvmae.evaluate.reconstruction import Sums
+from cvmae.evaluate.report.downstream_section import downstream_table
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
+from cvmae.meds.labels import read_tasks
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
+from cvmae.settings import EvaluateConfig
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
@@ -42,7 +57,9 @@ def evaluate(config: Config) -> str:
         A table for the terminal, which ends with where the report is.
     """
     results = compare_models(config)
-    return f"{methods_table(results)}\n\nReport: {join(absolute_output(config.output_dir), REPORT)}"
+    place = f"Report: {join(absolute_output(config.output_dir), REPORT)}"
+    tables = [methods_table(results), downstream_table(results.downstream), place]
+    return "\n\n".join(filter(None, tables))
 
 
 def compare_models(config: Config) -> Results:
@@ -59,23 +76,18 @@ def compare_models(config: Config) -> Results:
 def _compare_models(config: Config, folder: str) -> Results:
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
-    base = load(reference, "cpu")
-    root = config.data.root or base.config.data.root
+    statistics = choose_statistics(config.evaluate.statistics, contestants)
+    root = config.data.root or load(reference, "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
+    tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
+    device = "cuda" if in_process and torch.cuda.is_available() else "cpu"
     units = plan_units(dataset, config.data.unit_rows)
     question = prepare_columns(
-        config,
-        contestants,
-        reference,
-        dataset=dataset,
-        units=units,
-        statistics=base.fitted.statistics,
-        ratio=base.config.mask.ratio,
-        sequence_length=base.config.data.sequence_length,
+        config, contestants, dataset=dataset, units=units, statistics=statistics
     )
     score = functools.partial(
         score_unit,
@@ -83,39 +95,64 @@ def _compare_models(config: Config, folder: str) -> Results:
         split=config.evaluate.split,
         seed=config.evaluate.seed,
         contestants=contestants,
-        reference=reference,
-        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+        statistics=statistics,
+        sequence_length=config.evaluate.sequence_length,
+        device=device,
         columns=question.columns,
     )
     all_sums = merge_columns(map_units(score, units, config.scaling, "evaluate"))
-    sums = all_sums[0]
-    if not sums.count_R.sum():
-        raise ValueError(
-            f"evaluate.split={config.evaluate.split}: {dataset.root} has no hidden value to score "
-            f"there ({sums.num_subjects} subjects with codes of the vocabulary); choose another "
-            "split or data set"
-        )
+    _require_values(all_sums[0], config.evaluate.split, dataset.root)
+    histories = _histories(contestants)
     results = build_results(
-        sums,
+        all_sums[0],
         contestants,
-        statistics=base.fitted.statistics,
-        names=code_names(dataset.root, base.fitted.statistics.codes),
-        histories=_histories(contestants),
-        settings=Settings(
-            split=config.evaluate.split,
-            seed=config.evaluate.seed,
-            min_scored=config.evaluate.min_scored,
-            bootstrap_samples=config.evaluate.bootstrap_samples,
-            mask_ratio=base.config.mask.ratio,
-            sequence_length=base.config.data.sequence_length,
-        ),
+        statistics=statistics,
+        names=code_names(dataset.root, statistics.codes),
+        histories=histories,
+        settings=_settings(config.evaluate),
         provenance=provenance(dataset.root),
-        notes=_notes(contestants, reference),
+        notes=reading_notes(contestants, reference, statistics, histories, config),
     )
-    results = add_columns(results, question, all_sums, contestants, base.fitted.statistics)
-    _write(results, config, folder)
+    results = add_columns(results, question, all_sums, contestants, statistics)
+    predictions: list[Predictions] = []
+    if tasks:
+        downstream, predictions = score_downstream(
+            tasks,
+            contestants,
+            Reading(
+                dataset=dataset,
+                statistics=statistics,
+                scaling=config.scaling,
+                unit_rows=config.data.unit_rows,
+                device=device,
+            ),
+            config.evaluate,
+        )
+        results = replace(results, downstream=downstream)
+    _write(results, predictions, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results
+
+
+def _require_values(sums: Sums, split: str, root: str) -> None:
+    if not sums.count_R.sum():
+        raise ValueError(
+            f"evaluate.split={split}: {root} has no hidden value to score there "
+            f"({sums.num_subjects} subjects with codes of the vocabulary); choose another split or "
+            "data set"
+        )
+
+
+def _settings(asked: EvaluateConfig) -> Settings:
+    return Settings(
+        split=asked.split,
+        seed=asked.seed,
+        min_scored=asked.min_scored,
+        bootstrap_samples=asked.bootstrap_samples,
+        statistics=asked.statistics,
+        mask_ratio=asked.mask_ratio,
+        sequence_length=asked.sequence_length,
+    )
 
 
 def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
@@ -127,41 +164,9 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
     return histories
 
 
-def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str]:
-    """Say where models were not trained alike, and where a schedule decides who is fast."""
-    expected, notes = _circumstances(reference), []
-    for contestant in contestants:
-        if contestant.which == "last":
-            differing = [k for k, v in _circumstances(contestant).items() if v != expected[k]]
-            if differing:
-                notes.append(
-                    f"{contestant.name} and {reference.name} were not trained alike "
-                    f"({', '.join(differing)} differ), so the policy alone does not explain "
-                    "their difference."
-                )
-    schedules = {load(contestant, "cpu").config.optim.schedule for contestant in contestants}
-    if "cosine" in schedules and len({contestant.name for contestant in contestants}) > 1:
-        notes.append(SCHEDULE_NOTE)
-    return list(dict.fromkeys(notes))
-
-
-def _circumstances(contestant: Contestant) -> dict[str, Any]:
-    """Return what should be the same for models whose policies are compared."""
-    loaded = load(contestant, "cpu")
-    config = loaded.config
-    return {
-        "data.sequence_length": config.data.sequence_length,
-        "data.clip_quantiles": config.data.clip_quantiles,
-        "mask.ratio": config.mask.ratio,
-        "model": config.model,
-        "optim": config.optim,
-        "train.batch_sequences": config.train.batch_sequences,
-        "the number of steps": loaded.progress.global_step,
-        "the training data": loaded.fitted.fingerprint,
-    }
-
-
-def _write(results: Results, config: Config, target: str) -> None:
+def _write(
+    results: Results, predictions: Sequence[Predictions], config: Config, target: str
+) -> None:
     with written(target) as folder:
         (folder / "figures").mkdir(parents=True)
         write_config(config, folder / "config.yaml")
@@ -169,6 +174,8 @@ def _write(results: Results, config: Config, target: str) -> None:
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         codes = codes_table(_codes_table(results), results.code_columns)
         pq.write_table(codes, folder / "codes.parquet")
+        for prediction in predictions:
+            write_predictions(folder, prediction)
         write_report(results, folder)
 
 

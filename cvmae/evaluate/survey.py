@@ -15,12 +15,11 @@ from scipy import stats
 from cvmae.arrays import Float32s, Floats, Ints
 from cvmae.batches.columns import choose_targets, has_twin
 from cvmae.batches.keys import counter_hash, stream_keys, uniform
-from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.models import load
 from cvmae.meds.dataset import Source
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
+from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = [
     "NearCopies",
@@ -72,11 +71,16 @@ class NearCopies:
 
 
 def survey_unit(
-    unit: Unit, *, source: Source, split: str, seed: int, reference: Contestant, most_targets: int
+    unit: Unit,
+    *,
+    source: Source,
+    split: str,
+    seed: int,
+    statistics: CodeStatistics,
+    most_targets: int,
 ) -> Survey:
     """Look at one unit; see `Survey`."""
-    lookup = load(reference, "cpu").fitted.statistics.lookup
-    measurements, _ = read_unit(source, unit, lookup, split)
+    measurements, _ = read_unit(source, unit, statistics.lookup, split)
     # One more than are taken: the first that is not is the limit.
     draw_T = np.sort(choose_targets(measurements, seed=seed).draw_T)[: most_targets + 1]
     return shared_times(measurements, draw_T, seed)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from cvmae.evaluate.convergence import SCHEDULE_NOTE, WITHIN
 from cvmae.evaluate.report import wording
+from cvmae.evaluate.seeds import MIN_SEEDS, Estimate
 from cvmae.runtime.tables import text_table
-from cvmae.sweep.ranking import MIN_SEEDS, Estimate, Ranked
+from cvmae.sweep.ranking import Ranked
 from cvmae.sweep.summary import Summary
 
 __all__ = ["report"]
@@ -71,7 +72,7 @@ def _convergence(ranked: Sequence[Ranked]) -> str:
             )
         )
     header = (
-        "policy and axes", "epochs", "measurements", "hours", "epochs to own best", "last slope",
+        "policy and axes", "epochs", "measurements", "hours", "to 1% of own best", "last slope",
     )  # fmt: skip
     targets = {
         f"{WITHIN * one.reference_best:.4f} ({one.reference})"

@@ -11,6 +11,7 @@ from cvmae.evaluate.report.figures_codes import (
 )
 from cvmae.evaluate.report.figures_columns import draw_columns, draw_pairs, draw_quartiles
 from cvmae.evaluate.report.figures_curves import draw_curves
+from cvmae.evaluate.report.figures_downstream import draw_calibration, draw_probes
 from cvmae.evaluate.report.figures_scores import draw_scores
 from cvmae.evaluate.results import Results
 from cvmae.runtime.figures import attempted
@@ -29,6 +30,8 @@ FIGURES: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_codes,
     draw_cv_against_r2,
     draw_curves,
+    draw_probes,
+    draw_calibration,
 )
 
 
