@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ def measure_embedding(hospital: str, rounds: int) -> EmbeddingCosts:
     network = build_model(SMALL, prepared.fitted.statistics.num_codes, seed=0)
     model = Loaded(
         model=network.eval(),
-        config=prepared.config,
+        config=replace(prepared.config, model=SMALL),
         fitted=prepared.fitted,
         progress=Progress(),
     )
