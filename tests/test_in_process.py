@@ -18,6 +18,7 @@ sys.meta_path.insert(0, Blocked())
 from cvmae.command_line import run_job
 from cvmae.statistics.fit import fit_statistics
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.infer.embed_set import embed
 from cvmae.sweep.driver import sweep
 from cvmae.train.pretrain import pretrain
 
@@ -33,6 +34,7 @@ runs = [
         ["--evaluate.checkpoints", f"cv={out}/cv", f"again={out}/cv", "--evaluate.min_scored", "2",
          "--evaluate.bootstrap_samples", "20", "--output_dir", f"{out}/evaluation"],
     ),
+    (embed, ["--infer.checkpoint", f"{out}/cv", "--output_dir", f"{out}/embeddings"]),
 ]
 for verb, flags in runs:
     sys.argv = ["job", *common, *flags]
@@ -50,5 +52,6 @@ def test_all_verbs_run_with_the_cluster_packages_blocked(hospital, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "cv" / "metrics.parquet").is_file()
+    assert (tmp_path / "embeddings" / "report.json").is_file()
     assert (tmp_path / "evaluation" / "report.html").is_file()
     assert list(Path(tmp_path / "sweep" / "trials").iterdir())

@@ -1,7 +1,7 @@
 """One vector for each label: what a frozen model makes of a subject's rows until that time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -44,8 +44,10 @@ DEFAULT_UNIT_ROWS = DataConfig().unit_rows
 class Embeddings:
     """A vector for each label, in the order of the labels; zeros where nothing was known."""
 
-    embedding_LD: dict[Pooling, Float32s]
-    has_rows_L: Bools  # False: the subject has no measurement at or before the label's time
+    embedding_LD: dict[Pooling, Float32s] = field(repr=False)
+    has_rows_L: Bools = field(
+        repr=False
+    )  # False: the subject has no measurement at or before the label's time
 
 
 def untrained(model: Loaded, seed: int) -> Loaded:

@@ -4,7 +4,7 @@ Rows are cut at the time first, and only then is a window taken: nothing later c
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -29,8 +29,8 @@ MOST_MINUTES = np.iinfo(np.int32).max
 class Moments:
     """Subjects and times that something is asked about."""
 
-    subject_id_L: Ints
-    time_us_L: Ints
+    subject_id_L: Ints = field(repr=False)
+    time_us_L: Ints = field(repr=False)
 
     @property
     def num_moments(self) -> int:

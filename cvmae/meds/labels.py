@@ -6,7 +6,7 @@ names of folders within a label set mean nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,9 +43,10 @@ class Labels:
 
     name: str
     kind: Kind
-    subject_id_L: Ints
-    time_us_L: Ints  # prediction_time, microseconds since 1970: later rows may not be looked at
-    value_L: Floats  # 0 and 1 where the kind is boolean
+    subject_id_L: Ints = field(repr=False)
+    # prediction_time, in microseconds since 1970: later rows may not be looked at.
+    time_us_L: Ints = field(repr=False)
+    value_L: Floats = field(repr=False)  # 0 and 1 where the kind is boolean
 
     @property
     def num_labels(self) -> int:

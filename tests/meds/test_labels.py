@@ -52,6 +52,11 @@ def test_files_at_any_depth_are_one_set_ascending_by_subject_and_time(write, tmp
     assert labels.value_L.tolist() == [0, 1, 0, 1]
 
 
+def test_labels_show_no_subject_and_no_value(write):
+    path = write("stay.parquet", [(123456, 5, 98765)], "integer_value")
+    assert repr(read_labels(path)) == "Labels(name='stay', kind='number')"
+
+
 @pytest.mark.parametrize("column", ["integer_value", "float_value"])
 def test_numbers_are_labels_too(write, column):
     path = write("stay.parquet", [(1, 5, 3), (2, 6, 10)], column, aces=True)
