@@ -13,7 +13,6 @@ import torch
 from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import History
-from cvmae.evaluate.downstream.candidates import Reading
 from cvmae.evaluate.downstream.downstream import score_downstream
 from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
@@ -77,7 +76,6 @@ def _compare_models(config: Config, folder: str) -> Results:
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
-    device = "cuda" if in_process and torch.cuda.is_available() else "cpu"
     score = functools.partial(
         score_unit,
         source=dataset.source,
@@ -87,7 +85,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         statistics=statistics,
         ratio=config.evaluate.mask_ratio,
         sequence_length=config.evaluate.sequence_length,
-        device=device,
+        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
     )
     units = plan_units(dataset, config.data.unit_rows)
     sums = merge(map_units(score, units, config.scaling, "evaluate"))
@@ -116,21 +114,8 @@ def _compare_models(config: Config, folder: str) -> Results:
         provenance=provenance(dataset.root),
         notes=reading_notes(contestants, reference, statistics, histories, config),
     )
-    predictions: list[Predictions] = []
-    if tasks:
-        downstream, predictions = score_downstream(
-            tasks,
-            contestants,
-            Reading(
-                dataset=dataset,
-                statistics=statistics,
-                scaling=config.scaling,
-                unit_rows=config.data.unit_rows,
-                device=device,
-            ),
-            config.evaluate,
-        )
-        results = replace(results, downstream=downstream)
+    found, predictions = score_downstream(tasks, contestants, dataset, statistics, config)
+    results = replace(results, downstream=found)
     _write(results, predictions, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results
