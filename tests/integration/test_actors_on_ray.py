@@ -7,7 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cvmae.checkpoint import save_checkpoint
+from cvmae.config import override
 from cvmae.infer.embed import POOLINGS, embed_labels
+from cvmae.infer.embed_set import embed
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.map_units import map_with
 from cvmae.settings import ScalingConfig
@@ -65,3 +68,27 @@ def test_embeddings_are_those_of_the_calling_process_bit_for_bit(hospital, loade
     assert here.has_rows_L.all()
     for pooling in POOLINGS:
         assert np.array_equal(here.embedding_LD[pooling], there.embedding_LD[pooling])
+
+
+def test_the_files_of_a_job_are_the_same_bytes_on_ray_and_here(hospital, model_of, tmp_path):
+    loaded = model_of(hospital)
+    weights = {"model": loaded.model.state_dict(), "optimizer": {}}
+    run = str(tmp_path / "run")
+    save_checkpoint(
+        run, config=loaded.config, fitted=loaded.fitted, progress=loaded.progress, **weights
+    )
+    written, printed = {}, set()
+    for num_workers in (0, 2):
+        out = str(tmp_path / str(num_workers))
+        changes = {
+            "output_dir": out,
+            "infer.checkpoint": run,
+            "data.unit_rows": 500,
+            "scaling.num_workers": num_workers,
+        }
+        printed.add(embed(override(loaded.config, changes)).replace(out, ""))
+        files = sorted(Path(out, "embeddings").iterdir())
+        written[num_workers] = {file.name: file.read_bytes() for file in files}
+    assert len(written[0]) > 3
+    assert written[0] == written[2]
+    assert len(printed) == 1
