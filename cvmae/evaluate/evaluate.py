@@ -19,7 +19,6 @@ from cvmae.evaluate.column_results import (
 )
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.convergence import History
-from cvmae.evaluate.downstream.candidates import Reading
 from cvmae.evaluate.downstream.downstream import score_downstream
 from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
@@ -84,7 +83,6 @@ def _compare_models(config: Config, folder: str) -> Results:
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
-    device = "cuda" if in_process and torch.cuda.is_available() else "cpu"
     units = plan_units(dataset, config.data.unit_rows)
     question = prepare_columns(
         config, contestants, dataset=dataset, units=units, statistics=statistics
@@ -97,7 +95,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         contestants=contestants,
         statistics=statistics,
         sequence_length=config.evaluate.sequence_length,
-        device=device,
+        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
         columns=question.columns,
     )
     all_sums = merge_columns(map_units(score, units, config.scaling, "evaluate"))
@@ -114,21 +112,8 @@ def _compare_models(config: Config, folder: str) -> Results:
         notes=reading_notes(contestants, reference, statistics, histories, config),
     )
     results = add_columns(results, question, all_sums, contestants, statistics)
-    predictions: list[Predictions] = []
-    if tasks:
-        downstream, predictions = score_downstream(
-            tasks,
-            contestants,
-            Reading(
-                dataset=dataset,
-                statistics=statistics,
-                scaling=config.scaling,
-                unit_rows=config.data.unit_rows,
-                device=device,
-            ),
-            config.evaluate,
-        )
-        results = replace(results, downstream=downstream)
+    found, predictions = score_downstream(tasks, contestants, dataset, statistics, config)
+    results = replace(results, downstream=found)
     _write(results, predictions, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results

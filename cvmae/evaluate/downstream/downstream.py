@@ -3,8 +3,10 @@
 import re
 from collections.abc import Sequence
 
+import torch
 from meds.schema import train_split, tuning_split
 
+from cvmae.config import Config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.downstream.candidates import Candidate, Reading, fit_candidates
 from cvmae.evaluate.downstream.predictions import Predictions
@@ -14,8 +16,10 @@ from cvmae.evaluate.downstream.scored import Outcomes, score_labels
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
 from cvmae.evaluate.seeds import MIN_SEEDS
+from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import EvaluateConfig
+from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.tracking.results import PRIVATE
 
 __all__ = ["score_downstream"]
@@ -32,26 +36,39 @@ READMISSION_NOTE = (
 def score_downstream(
     tasks: Sequence[Labels],
     contestants: Sequence[Contestant],
-    reading: Reading,
-    config: EvaluateConfig,
-) -> tuple[Downstream, list[Predictions]]:
+    dataset: Dataset,
+    statistics: CodeStatistics,
+    config: Config,
+) -> tuple[Downstream | None, list[Predictions]]:
     """Fit probes on train, choose on tuning, and score them on the split of the evaluation.
 
     Args:
-        tasks: Label sets.
+        tasks: Label sets; without any, nothing is done.
         contestants: Models; those of best weights are left out.
-        reading: How the data set is read.
-        config: Split, resamples and seed.
+        dataset: Whose rows are read.
+        statistics: Scale and clipping of hand-made features.
+        config: Split, resamples and seed; where the work runs.
 
     Returns:
         What is reported, and the predictions of every probe of boolean tasks.
     """
+    if not tasks:
+        return None, []
+    in_process = config.scaling.num_workers == 0
+    reading = Reading(
+        dataset=dataset,
+        statistics=statistics,
+        scaling=config.scaling,
+        unit_rows=config.data.unit_rows,
+        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+    )
+    split = config.evaluate.split
     models = [contestant for contestant in contestants if contestant.which == "last"]
-    facts = read_facts(reading.dataset, scaling=reading.scaling, unit_rows=reading.unit_rows)
-    scored = [_score_task(labels, models, reading, config, facts) for labels in tasks]
+    facts = read_facts(dataset, scaling=config.scaling, unit_rows=config.data.unit_rows)
+    scored = [_score_task(labels, models, reading, config.evaluate, facts) for labels in tasks]
     found = tuple(task for task, _ in scored)
     return (
-        Downstream(split=config.split, tasks=found, notes=_notes(found, models, config.split)),
+        Downstream(split=split, tasks=found, notes=_notes(found, models, split)),
         [prediction for _, own in scored for prediction in own],
     )
 

@@ -20,7 +20,7 @@ Learner = Literal["logistic regression", "ridge regression", "gradient boosting"
 
 # Shape letters: L labels, D features.
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C of a logistic regression
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # scikit-learn's C of a logistic regression
 PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1.0)  # of a ridge regression
 MOST_ITERATIONS = 1000
 MOST_TREES, LEARNING_RATE, MOST_LEAVES = 200, 0.05, 15
