@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +12,11 @@ import torch
 
 from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.context import measure_context
 from cvmae.evaluate.convergence import SCHEDULE_NOTE, History
 from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
+from cvmae.evaluate.one_target import Examination
+from cvmae.evaluate.perturbation import measure_perturbation
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
@@ -20,9 +24,10 @@ from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
-from cvmae.meds.units import plan_units
+from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
+from cvmae.settings import ScalingConfig
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
@@ -95,9 +100,32 @@ def _compare_models(config: Config, folder: str) -> Results:
         provenance=provenance(dataset.root),
         notes=_notes(contestants, reference),
     )
+    examination = Examination(
+        source=dataset.source,
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        sequence_length=results.settings.sequence_length,
+        ratio=results.settings.mask_ratio,
+        contestants=tuple(c for c in contestants if c.which == "last"),
+        reference=reference,
+        device=score.keywords["device"],
+    )
+    results = _with_history(results, examination, units, config.scaling)
     _write(results, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results
+
+
+def _with_history(
+    results: Results, examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
+) -> Results:
+    """Add what the models make of a patient's history."""
+    measured = examination, units, scaling
+    return replace(
+        results,
+        context=measure_context(*measured, reference=results.reference),
+        perturbation=measure_perturbation(*measured, reference=results.reference),
+    )
 
 
 def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:

@@ -14,8 +14,10 @@ import numpy as np
 
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.context import Context
 from cvmae.evaluate.convergence import Convergence, History, learning_curves
 from cvmae.evaluate.methods import CodeScores, Method, Scored, code_rows, method_rows, score
+from cvmae.evaluate.perturbation import Perturbation
 from cvmae.evaluate.provenance import Provenance
 from cvmae.evaluate.reconstruction import Sums, scores
 from cvmae.evaluate.report.headline import Headline, headline
@@ -71,6 +73,8 @@ class Results:
     notes: tuple[str, ...]
     headline: Headline
     provenance: Provenance
+    context: Context | None = None  # None: nothing to restore, or not measured, as the next
+    perturbation: Perturbation | None = None
 
     @property
     def models(self) -> tuple[Method, ...]:

@@ -9,6 +9,7 @@ from cvmae.evaluate.report.figures_codes import (
     draw_cv_against_r2,
     draw_differences,
 )
+from cvmae.evaluate.report.figures_context import draw_context, draw_perturbation, draw_truncated
 from cvmae.evaluate.report.figures_curves import draw_curves
 from cvmae.evaluate.report.figures_scores import draw_scores
 from cvmae.evaluate.results import Results
@@ -25,6 +26,9 @@ FIGURES: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_codes,
     draw_cv_against_r2,
     draw_curves,
+    draw_context,
+    draw_truncated,
+    draw_perturbation,
 )
 
 
