@@ -59,6 +59,11 @@ VERBS: dict[str, Verb] = {
         does="compare models on the same hidden values, and write a report",
         function="cvmae.evaluate.evaluate:evaluate",
     ),
+    "convert": Verb(
+        does="write a public source as a MEDS data set",
+        function="cvmae.convert.convert:convert",
+        tree="cvmae.convert.settings:ConvertConfig",
+    ),
     "synthesize": Verb(
         does="write a synthetic hospital as a MEDS data set",
         function="cvmae.synthetic.hospital:write_hospital",
