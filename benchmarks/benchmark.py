@@ -19,7 +19,7 @@ def _run(name: str, config: BenchmarkConfig) -> Iterator[Row]:
 
 
 SUITES: dict[str, Callable[[BenchmarkConfig], Iterator[Row]]] = {
-    name: partial(_run, name) for name in ("chaos", "data", "gpu", "step")
+    name: partial(_run, name) for name in ("chaos", "data", "gpu", "inference", "step")
 }
 
 

@@ -10,9 +10,9 @@ __all__ = ["BenchmarkConfig"]
 class BenchmarkConfig:
     """Measure cvmae against floors and ceilings taken in the same run, and print a table."""
 
-    suite: Literal["data", "step", "gpu", "chaos"] = "data"
+    suite: Literal["data", "step", "gpu", "chaos", "inference"] = "data"
     """data: the way from files to batches; step: what a training step costs; gpu: all that only a
-    GPU shows; chaos: runs that are killed again and again."""
+    GPU shows; chaos: runs that are killed again and again; inference: how often intervals hold."""
     output: str = ""
     """File to write the rows to as JSON, part after part; empty: only the table."""
     only: tuple[str, ...] = ()

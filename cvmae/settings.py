@@ -215,12 +215,8 @@ class OptimConfig:
         require(0 < self.lr < float("inf"), "optim.lr", self.lr, "a positive number")
         _at_least("optim.warmup_steps", self.warmup_steps, 0)
         _at_least("optim.weight_decay", self.weight_decay, 0)
-        require(
-            self.clip_norm is None or self.clip_norm > 0,
-            "optim.clip_norm",
-            self.clip_norm,
-            "a positive number or None",
-        )
+        norm = self.clip_norm
+        require(norm is None or norm > 0, "optim.clip_norm", norm, "a positive number or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,12 +297,9 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         _at_least("scaling.num_workers", self.num_workers, 0)
-        require(
-            0 <= self.min_workers <= self.num_workers,
-            "scaling.min_workers",
-            self.min_workers,
-            f"0 to scaling.num_workers ({self.num_workers})",
-        )
+        least, most = self.min_workers, self.num_workers
+        allowed = f"0 to scaling.num_workers ({most})"
+        require(0 <= least <= most, "scaling.min_workers", least, allowed)
         require(
             self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "above 0"
         )
@@ -378,6 +371,12 @@ class EvaluateConfig:
     """Split to evaluate on; look at held_out once."""
     seed: int = 20_250
     """Seed of the uniform evaluation mask, the same for every model."""
+    mask_ratio: float = 0.25
+    """Share of a subject's values that is hidden, whatever mask.ratio models were trained with."""
+    sequence_length: int = 512
+    """Longest window that models and baselines are shown, whatever they were trained with."""
+    statistics: str = ""
+    """Folder of fit_statistics that defines vocabulary, clipping and errors; empty: a model's."""
     min_scored: int = 100
     """Scored values that a code needs to enter macro averages and comparisons."""
     bootstrap_samples: int = 1000
@@ -389,5 +388,8 @@ class EvaluateConfig:
             require(
                 bool(name and separator and path), "evaluate.checkpoints", entry, "NAME=RUN_DIR"
             )
+        ratio = self.mask_ratio
+        require(0 < ratio < 1, "evaluate.mask_ratio", ratio, "a share between 0 and 1")
+        _at_least("evaluate.sequence_length", self.sequence_length, 2)
         _at_least("evaluate.min_scored", self.min_scored, 2)
         _at_least("evaluate.bootstrap_samples", self.bootstrap_samples, 1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cvmae.arrays import Floats
+from cvmae.evaluate.seeds import estimate_mean
 
 __all__ = [
     "Convergence",
@@ -65,6 +66,7 @@ class Curve(MeanErrors):
     num_runs: int
     num_reached: int  # of the runs, that reached the reference's best
     epochs_to_reference_best: float | None
+    epochs_to_reference_best_interval: tuple[float, float] | None  # t, over three seeds or more
     measurements_to_reference_best: float | None
     hours_to_reference_best: float | None
     epochs_to_reference_best_per_run: tuple[float | None, ...]
@@ -164,6 +166,7 @@ def _curve(histories: Sequence[History], mean: MeanErrors, best: float | None) -
         num_runs=len(histories),
         num_reached=sum(run is not None for run in found),
         epochs_to_reference_best=_mean_of_all(per_run),
+        epochs_to_reference_best_interval=_interval(per_run),
         measurements_to_reference_best=_mean_of_all(
             [run.measurements if run else None for run in found]
         ),
@@ -193,6 +196,15 @@ def _mean_of_all(reached: Sequence[float | None]) -> float | None:
     """Return the mean over runs; None as soon as one run never got there."""
     found = [taken for taken in reached if taken is not None]
     return float(np.mean(found)) if found and len(found) == len(reached) else None
+
+
+def _interval(reached: Sequence[float | None]) -> tuple[float, float] | None:
+    """Return the t interval of the mean over runs, if all got there and there are enough."""
+    found = [taken for taken in reached if taken is not None]
+    if not found or len(found) < len(reached):
+        return None
+    mean = estimate_mean(found)
+    return None if mean.low is None or mean.high is None else (mean.low, mean.high)
 
 
 def _measurements(history: History) -> Floats | None:

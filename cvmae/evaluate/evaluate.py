@@ -13,8 +13,15 @@ import torch
 from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.context import measure_context
-from cvmae.evaluate.convergence import SCHEDULE_NOTE, History
-from cvmae.evaluate.models import choose_reference, find_contestants, load, score_unit
+from cvmae.evaluate.convergence import History
+from cvmae.evaluate.models import (
+    choose_reference,
+    choose_statistics,
+    find_contestants,
+    load,
+    score_unit,
+)
+from cvmae.evaluate.notes import reading_notes
 from cvmae.evaluate.one_target import Examination
 from cvmae.evaluate.perturbation import measure_perturbation
 from cvmae.evaluate.provenance import provenance
@@ -59,8 +66,8 @@ def compare_models(config: Config) -> Results:
 def _compare_models(config: Config, folder: str) -> Results:
     contestants = find_contestants(config.evaluate.checkpoints)
     reference = choose_reference(contestants)
-    base = load(reference, "cpu")
-    root = config.data.root or base.config.data.root
+    statistics = choose_statistics(config.evaluate.statistics, contestants)
+    root = config.data.root or load(reference, "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
     in_process = config.scaling.num_workers == 0
@@ -72,7 +79,9 @@ def _compare_models(config: Config, folder: str) -> Results:
         split=config.evaluate.split,
         seed=config.evaluate.seed,
         contestants=contestants,
-        reference=reference,
+        statistics=statistics,
+        ratio=config.evaluate.mask_ratio,
+        sequence_length=config.evaluate.sequence_length,
         device="cuda" if in_process and torch.cuda.is_available() else "cpu",
     )
     units = plan_units(dataset, config.data.unit_rows)
@@ -83,22 +92,24 @@ def _compare_models(config: Config, folder: str) -> Results:
             f"there ({sums.num_subjects} subjects with codes of the vocabulary); choose another "
             "split or data set"
         )
+    histories = _histories(contestants)
     results = build_results(
         sums,
         contestants,
-        statistics=base.fitted.statistics,
-        names=code_names(dataset.root, base.fitted.statistics.codes),
-        histories=_histories(contestants),
+        statistics=statistics,
+        names=code_names(dataset.root, statistics.codes),
+        histories=histories,
         settings=Settings(
             split=config.evaluate.split,
             seed=config.evaluate.seed,
             min_scored=config.evaluate.min_scored,
             bootstrap_samples=config.evaluate.bootstrap_samples,
-            mask_ratio=base.config.mask.ratio,
-            sequence_length=base.config.data.sequence_length,
+            statistics=config.evaluate.statistics,
+            mask_ratio=config.evaluate.mask_ratio,
+            sequence_length=config.evaluate.sequence_length,
         ),
         provenance=provenance(dataset.root),
-        notes=_notes(contestants, reference),
+        notes=reading_notes(contestants, reference, statistics, histories, config),
     )
     examination = Examination(
         source=dataset.source,
@@ -107,7 +118,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         sequence_length=results.settings.sequence_length,
         ratio=results.settings.mask_ratio,
         contestants=tuple(c for c in contestants if c.which == "last"),
-        reference=reference,
+        statistics=statistics,
         device=score.keywords["device"],
     )
     results = _with_history(results, examination, units, config.scaling)
@@ -135,40 +146,6 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
             progress = load(contestant, "cpu").progress
             histories.setdefault(contestant.name, []).append(progress.history)
     return histories
-
-
-def _notes(contestants: Sequence[Contestant], reference: Contestant) -> list[str]:
-    """Say where models were not trained alike, and where a schedule decides who is fast."""
-    expected, notes = _circumstances(reference), []
-    for contestant in contestants:
-        if contestant.which == "last":
-            differing = [k for k, v in _circumstances(contestant).items() if v != expected[k]]
-            if differing:
-                notes.append(
-                    f"{contestant.name} and {reference.name} were not trained alike "
-                    f"({', '.join(differing)} differ), so the policy alone does not explain "
-                    "their difference."
-                )
-    schedules = {load(contestant, "cpu").config.optim.schedule for contestant in contestants}
-    if "cosine" in schedules and len({contestant.name for contestant in contestants}) > 1:
-        notes.append(SCHEDULE_NOTE)
-    return list(dict.fromkeys(notes))
-
-
-def _circumstances(contestant: Contestant) -> dict[str, Any]:
-    """Return what should be the same for models whose policies are compared."""
-    loaded = load(contestant, "cpu")
-    config = loaded.config
-    return {
-        "data.sequence_length": config.data.sequence_length,
-        "data.clip_quantiles": config.data.clip_quantiles,
-        "mask.ratio": config.mask.ratio,
-        "model": config.model,
-        "optim": config.optim,
-        "train.batch_sequences": config.train.batch_sequences,
-        "the number of steps": loaded.progress.global_step,
-        "the training data": loaded.fitted.fingerprint,
-    }
 
 
 def _write(results: Results, config: Config, target: str) -> None:

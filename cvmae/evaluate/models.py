@@ -19,8 +19,16 @@ from cvmae.meds.dataset import Source
 from cvmae.meds.units import Unit
 from cvmae.settings import DataConfig
 from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.statistics.fitted import FittedData
 
-__all__ = ["choose_reference", "find_contestants", "load", "predict", "score_unit"]
+__all__ = [
+    "choose_reference",
+    "choose_statistics",
+    "find_contestants",
+    "load",
+    "predict",
+    "score_unit",
+]
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,8 +71,10 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
                 f"({', '.join(BASELINES)} are always evaluated); give the model another one"
             )
     contestants = [_stamped(name, resolved_path(path), "last") for name, _, path in split]
+    contestants.sort(key=_place)  # the order in which they were given changes no figure
     for contestant in contestants:
         _require_value_target(contestant)
+    _require_seeds(contestants)
     first = contestants[0]
     vocabulary = _statistics(first)
     for contestant in contestants[1:]:
@@ -88,12 +98,38 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
 
 
 def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
-    """Return whose statistics define the errors: the first with the default clipping."""
+    """Return whom others are compared with: `random` with the default clipping, if it is there.
+
+    Else another with the default clipping, or anybody; of several the first by name and path.
+    """
     default = DataConfig().clip_quantiles
-    for contestant in contestants:
-        if load(contestant, "cpu").config.data.clip_quantiles == default:
-            return contestant
-    return contestants[0]
+
+    def key(contestant: Contestant) -> tuple[bool, bool, str, str]:
+        clipping = load(contestant, "cpu").config.data.clip_quantiles
+        return clipping != default, *_place(contestant)
+
+    return min(contestants, key=key)
+
+
+def choose_statistics(folder: str, contestants: Sequence[Contestant]) -> CodeStatistics:
+    """Return the statistics that define the errors: those of a folder, or of the reference.
+
+    Raises:
+        ValueError: The folder's vocabulary is not that of the models.
+        FileNotFoundError: It holds no statistics.
+    """
+    own = _statistics(choose_reference(contestants))
+    if not folder:
+        return own
+    given = FittedData.read(resolved_path(folder)).statistics
+    if (given.codes, given.members) != (own.codes, own.members):
+        missing = len(set(own.codes) - set(given.codes))
+        raise ValueError(
+            f"evaluate.statistics={folder} has another vocabulary than the models: "
+            f"{given.num_codes} codes against {own.num_codes}, {missing} of the latter missing; "
+            "give the folder that they were trained with, or one fitted with data.codes_file"
+        )
+    return given
 
 
 def score_unit(
@@ -103,19 +139,19 @@ def score_unit(
     split: str,
     seed: int,
     contestants: Sequence[Contestant],
-    reference: Contestant,
+    statistics: CodeStatistics,
+    ratio: float,
+    sequence_length: int,
     device: str,
 ) -> Sums:
     """Predict the hidden values of one unit by every contestant and baseline, and sum errors."""
-    base = load(reference, "cpu")
-    statistics = base.fitted.statistics
     batches = evaluation_batches(
         source,
         unit,
         statistics,
         split=split,
-        sequence_length=base.config.data.sequence_length,
-        ratio=base.config.mask.ratio,
+        sequence_length=sequence_length,
+        ratio=ratio,
         seed=seed,
     )
     predictors = [
@@ -160,6 +196,25 @@ def _require_value_target(contestant: Contestant) -> None:
             "times, so that its errors compare with no other model's; leave it out, and compare "
             "such runs by what their encoder is worth (probes)"
         )
+
+
+def _place(contestant: Contestant) -> tuple[bool, str, str]:
+    """Return what contestants are sorted by: `random` first, since others are compared with it."""
+    return contestant.name != "random", contestant.name, contestant.path
+
+
+def _require_seeds(contestants: Sequence[Contestant]) -> None:
+    """Refuse runs of one name that are the same run again, as which they would seem certain."""
+    seen: dict[tuple[str, int], Contestant] = {}
+    for contestant in contestants:
+        seed = load(contestant, "cpu").config.seed
+        other = seen.setdefault((contestant.name, seed), contestant)
+        if other is not contestant:
+            raise ValueError(
+                f"evaluate.checkpoints: {contestant.name}={other.path} and "
+                f"{contestant.name}={contestant.path} were trained with the same seed={seed}; "
+                "a repeated name means runs of several seeds: give each run once, or another name"
+            )
 
 
 def _statistics(contestant: Contestant) -> CodeStatistics:

@@ -58,7 +58,7 @@ class Examination:
     sequence_length: int
     ratio: float  # hidden under the uniform mask
     contestants: tuple[Contestant, ...]  # with their last weights
-    reference: Contestant  # errors are in its standard deviations
+    statistics: CodeStatistics  # errors are in its standard deviations
     device: str
 
     @property
@@ -68,12 +68,6 @@ class Examination:
         for place, contestant in enumerate(self.contestants):
             columns.setdefault(contestant.name, []).append(place)
         return columns
-
-    @property
-    def statistics(self) -> CodeStatistics:
-        """Return those of the reference."""
-        statistics: CodeStatistics = load(self.reference, "cpu").fitted.statistics
-        return statistics
 
     def read(self, unit: Unit) -> Measurements:
         """Return a unit's measurements."""

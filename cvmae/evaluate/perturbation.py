@@ -20,9 +20,10 @@ from scipy.special import ndtri
 from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.batches.keys import counter_hash, stream_keys, uniform
 from cvmae.evaluate.baselines import BASELINES
-from cvmae.evaluate.contrasts import Contrast, Figure, contrast, ratio, total_by_subject
+from cvmae.evaluate.contrasts import Contrast, contrast, ratio, total_by_subject
 from cvmae.evaluate.one_target import Examination, TargetErrors, restore_targets
 from cvmae.evaluate.targets import Variant, Window
+from cvmae.evaluate.two_way import Figure
 from cvmae.meds.units import Unit
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics

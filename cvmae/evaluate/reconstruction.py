@@ -30,7 +30,12 @@ __all__ = [
 Predict = Callable[[EvaluationBatch], npt.NDArray[np.floating]]
 
 # Shape letters: B sequences, N measurements, M hidden ones, R (subject, code) pairs, C codes,
-# K methods (runs of models, then baselines).
+# K methods (runs of models, then baselines), X sums.
+
+# What a code needs beside scored values to be averaged with others: one lab of a handful of
+# subjects, or whose values hardly differ, has an R2 of -40 by chance and decides every mean.
+MIN_SUBJECTS = 30
+MIN_DEVIATION = 0.1  # of the scored values, in standard deviations of train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +63,20 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the sums say; NaN where a code has no spread among its scored values."""
+    """What the sums say; NaN where nothing was scored."""
 
     count_C: Ints
     subjects_C: Ints  # subjects with a scored value
-    counted_C: Bools  # codes with enough scored values for macro and comparisons
-    r2_CK: Floats
+    counted_C: Bools  # codes that enter averages over codes and comparisons
+    left_out_C: tuple[str, ...]  # why a code is not counted, "" where it is
+    r2_CK: Floats  # about the mean on train
+    classical_CK: Floats  # R2 about the mean of the scored values
     mean_absolute_error_CK: Floats  # standardised
     root_mean_squared_error_CK: Floats  # standardised
     pooled_K: Floats
-    macro_K: Floats
+    classical_pooled_K: Floats
+    macro_K: Floats  # mean over counted codes
+    median_K: Floats  # over the same
 
 
 def add_batches(
@@ -202,28 +211,58 @@ def average_runs(sums: Sums, names: Sequence[str]) -> tuple[Sums, tuple[str, ...
 
 
 def scores(sums: Sums, *, min_scored: int) -> Scores:
-    """Turn sums into R2 and errors per code, pooled and macro-averaged.
+    """Score every method, pooled over values, averaged over codes, and code by code.
 
-    R2 = 1 - SSE / SST, SST about the mean of each code's scored values. *Pooled* divides the
-    sums over all codes; *macro* is the mean over codes with ``min_scored`` values or more.
+    R2 is 1 - SSE / (sum of z^2): the share of the squared error of the code's mean on train that
+    is taken away. A mean that is fixed beforehand makes it a ratio of two sums over subjects: the
+    code mean scores exactly 0, and resampling subjects does not move what it is measured from.
+
+    Args:
+        sums: Of one set of hidden values.
+        min_scored: Scored values from which a code is counted.
     """
-    columns_RK = np.column_stack([sums.count_R, sums.sum_R, sums.square_R, sums.error_RK])
-    totals_CK = _totals(sums.code_R, columns_RK, sums.num_codes)
-    count_C, error_CK = totals_CK[:, 0], totals_CK[:, 3:]
-    total_C = total_squares(count_C, totals_CK[:, 1], totals_CK[:, 2])
-    r2_CK = r2_per_code(error_CK, total_C)
-    counted_C = (count_C >= min_scored) & (total_C > 0)
+    columns_RX = np.column_stack([sums.count_R, sums.sum_R, sums.square_R, sums.error_RK])
+    totals_CX = _totals(sums.code_R, columns_RX, sums.num_codes)
+    count_C, sum_C, square_C = totals_CX.T[:3]
+    error_CK = totals_CX[:, 3:]
+    pooled_X = totals_CX.sum(axis=0)  # in one go: equal sums stay equal to the last bit
+    about_own_C = total_squares(count_C, sum_C, square_C)
+    subjects_C = np.bincount(sums.code_R, minlength=sums.num_codes)
+    left_out_C = _left_out(count_C, subjects_C, about_own_C, min_scored)
+    counted_C = np.array([not reason for reason in left_out_C])
+    r2_CK = r2_per_code(error_CK, square_C)
     at_least_one = np.where(count_C > 0, count_C, np.nan)[:, None]
-    no_macro = np.full(error_CK.shape[1], np.nan)
+    no_code = np.full(error_CK.shape[1], np.nan)
     return Scores(
         count_C=count_C.astype(np.int64),
-        subjects_C=np.bincount(sums.code_R, minlength=sums.num_codes),
+        subjects_C=subjects_C,
         counted_C=counted_C,
+        left_out_C=left_out_C,
         r2_CK=r2_CK,
+        classical_CK=r2_per_code(error_CK, about_own_C),
         mean_absolute_error_CK=sums.absolute_CK / at_least_one,
         root_mean_squared_error_CK=np.sqrt(error_CK / at_least_one),
-        pooled_K=r2_per_code(error_CK.sum(axis=0), total_C.sum()),
-        macro_K=r2_CK[counted_C].mean(axis=0) if counted_C.any() else no_macro,
+        pooled_K=r2_per_code(pooled_X[3:], pooled_X[2]),
+        classical_pooled_K=r2_per_code(pooled_X[3:], about_own_C.sum()),
+        macro_K=r2_CK[counted_C].mean(axis=0) if counted_C.any() else no_code,
+        median_K=np.median(r2_CK[counted_C], axis=0) if counted_C.any() else no_code,
+    )
+
+
+def _left_out(
+    count_C: Floats, subjects_C: Ints, about_own_C: Floats, min_scored: int
+) -> tuple[str, ...]:
+    """Say of each code why it is left out of averages over codes, "" where it is not."""
+    deviation_C = np.sqrt(np.divide(about_own_C, count_C, out=about_own_C * 0, where=count_C > 0))
+    reasons = (
+        (count_C == 0, "no scored value"),
+        (count_C < min_scored, f"fewer than {min_scored} scored values"),
+        (subjects_C < MIN_SUBJECTS, f"fewer than {MIN_SUBJECTS} subjects"),
+        (deviation_C < MIN_DEVIATION, f"less than {MIN_DEVIATION:g} train deviations of spread"),
+    )
+    return tuple(
+        next((said for applies_C, said in reasons if applies_C[code]), "")
+        for code in range(len(count_C))
     )
 
 

@@ -6,6 +6,7 @@ A new figure is a field of `Results` with a type of its own, from the module tha
 import dataclasses
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,16 @@ from cvmae.evaluate.convergence import Convergence, History, learning_curves
 from cvmae.evaluate.methods import CodeScores, Method, Scored, code_rows, method_rows, score
 from cvmae.evaluate.perturbation import Perturbation
 from cvmae.evaluate.provenance import Provenance
-from cvmae.evaluate.reconstruction import Sums, scores
+from cvmae.evaluate.reconstruction import MIN_SUBJECTS, Scores, Sums, scores
 from cvmae.evaluate.report.headline import Headline, headline
-from cvmae.evaluate.significance import Comparison, Correlation, correlate
+from cvmae.evaluate.seeds import SeedSpread, seed_spreads
+from cvmae.evaluate.significance import Comparison, Correlation, Family, adjusted, correlate
 from cvmae.meds.code_names import short_names
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["Data", "Results", "Settings", "build_results", "to_json"]
+
+INTERPOLATION = BASELINES[-1]  # the one that needs beating: strong where labs are dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class Settings:
     seed: int
     min_scored: int  # scored values from which a code is counted
     bootstrap_samples: int
+    statistics: str  # folder that defines the errors; empty: those of a checkpoint
     mask_ratio: float
     sequence_length: int
 
@@ -54,6 +59,7 @@ class Data:
     num_codes_matched: int
     num_codes_counted: int
     codes_unmatched: tuple[str, ...]
+    codes_left_out: dict[str, int]  # reason -> codes that enter no average over codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +70,10 @@ class Results:
     data: Data
     reference: str  # the model that others are compared with
     methods: tuple[Method, ...]
-    pairs: tuple[Comparison, ...]  # of models; the one of the headline first
+    pairs: tuple[Comparison, ...]  # of models; those that were named beforehand first
     against_reference: tuple[Comparison, ...]  # models and baselines
-    best_against_baseline: Comparison
+    against_interpolation: tuple[Comparison, ...]  # models
+    seeds: tuple[SeedSpread, ...]
     codes: tuple[CodeScores, ...]
     cv_against_r2: dict[str, Correlation]  # by method, over counted codes
     convergence: Convergence
@@ -116,13 +123,7 @@ def build_results(
         notes: What a reader must know first.
     """
     models = list(dict.fromkeys(contestant.name for contestant in contestants))
-    reference = "random" if "random" in models else models[0]
-    # `cv` minus another, not the reverse; and the pair of the paper's claim comes first, since
-    # it makes the headline and the figure per code.
-    others = sorted((n for n in models if n != reference), key=lambda name: name != "cv")
-    pairs = list(itertools.combinations([*others, reference], 2))
-    pairs.sort(key=lambda pair: pair != ("cv", "random"))
-    num_pairs = max(1, len(pairs))
+    reference = "random" if "random" in models else min(models)
     found = score(
         sums,
         contestants,
@@ -130,27 +131,45 @@ def build_results(
         samples=settings.bootstrap_samples,
         seed=settings.seed,
     )
-    methods = method_rows(found, contestants, scores(sums, min_scored=settings.min_scored))
+    runs = scores(sums, min_scored=settings.min_scored)
+    methods = method_rows(found, contestants, runs)
     codes = code_rows(found, statistics, names)
-    compared = tuple(found.versus(first, second, num_pairs) for first, second in pairs)
-    best = found.versus(found.best(models), found.best(BASELINES), num_pairs)
+    pairs = _pairs(found, models, reference)
+    guesses = adjusted([found.versus(name, reference) for name in BASELINES])
+    interpolation = adjusted([found.versus(name, INTERPOLATION) for name in models])
+    spreads = seed_spreads(runs, {name: found.runs[name].columns for name in models})
     return Results(
         settings=settings,
         data=_data(sums, found, statistics),
         reference=reference,
         methods=methods,
-        pairs=compared,
-        against_reference=tuple(
-            found.versus(name, reference, num_pairs) for name in (*others, *BASELINES)
-        ),
-        best_against_baseline=best,
+        pairs=pairs,
+        against_reference=(*(pair for pair in pairs if pair.second == reference), *guesses),
+        against_interpolation=interpolation,
+        seeds=spreads,
         codes=codes,
         cv_against_r2=_correlations(found, statistics),
         convergence=learning_curves(histories, reference),
         notes=(*_too_few(codes, settings.min_scored), *notes),
-        headline=headline(methods, compared, best, [code.code for code in codes]),
+        headline=headline(
+            methods, pairs, interpolation, spreads, reference=reference, codes=statistics.codes
+        ),
         provenance=provenance,
     )
+
+
+def _pairs(found: Scored, models: Sequence[str], reference: str) -> tuple[Comparison, ...]:
+    """Compare every two models, those pairs first that were named before anybody looked."""
+    # `cv` minus another, not the reverse, and the reference always second.
+    names = sorted(models, key=lambda name: (name == reference, name != "cv", name))
+    pairs = list(itertools.combinations(names, 2))
+    pairs.sort(key=lambda pair: (_family(pair) != "primary", pair[1] != "random"))
+    return adjusted([found.versus(*pair, _family(pair)) for pair in pairs])
+
+
+def _family(pair: tuple[str, str]) -> Family:
+    """Each policy against `random`, and `cv` against its control, are what the program asks."""
+    return "primary" if pair[1] == "random" or pair == ("cv", "shuffled_cv") else "further"
 
 
 def to_json(value: Any) -> Any:
@@ -178,9 +197,11 @@ def _too_few(codes: Sequence[CodeScores], min_scored: int) -> list[str]:
     if any(code.counted for code in codes):
         return []
     most = max(code.num_scored for code in codes)
+    subjects = max(code.num_subjects for code in codes)
     return [
-        f"No code has evaluate.min_scored={min_scored} scored values (the most frequent has "
-        f"{most}): lower it to compare code by code; pooled figures stand."
+        f"No code has evaluate.min_scored={min_scored} scored values of {MIN_SUBJECTS} subjects or "
+        f"more (the most frequent has {most}, the most common {subjects} subjects), so nothing is "
+        "compared code by code; pooled figures stand."
     ]
 
 
@@ -197,4 +218,10 @@ def _data(sums: Sums, found: Scored, statistics: CodeStatistics) -> Data:
         num_codes_matched=sums.num_codes - len(absent),
         num_codes_counted=int(found.scores.counted_C.sum()),
         codes_unmatched=tuple(statistics.codes[code] for code in absent),
+        codes_left_out=_reasons(found.scores),
     )
+
+
+def _reasons(found: Scores) -> dict[str, int]:
+    """Count the codes that are left out by why, the most frequent reason first."""
+    return dict(Counter(reason for reason in found.left_out_C if reason).most_common())

@@ -1,74 +1,81 @@
-"""Is a difference between two models more than luck: over codes, and over subjects."""
+"""Two methods compared: what is claimed of them, and what is only described.
+
+Claims rest on runs and subjects at once (`two_way`) and on p that are adjusted for how many were
+asked (`multiplicity`). Win rates, Wilcoxon's test over codes and Cohen's d are shown as the paper
+does, and describe: codes are no sample of anything, and seeds of one policy win them by luck.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import stats
 
 from cvmae.arrays import Bools, Floats
-from cvmae.batches.code_metrics import total_squares
-from cvmae.evaluate.baselines import BASELINES
-from cvmae.evaluate.reconstruction import Sums, r2_per_code
+from cvmae.evaluate.multiplicity import benjamini_hochberg, holm
+from cvmae.evaluate.two_way import Figure, Interval, Over, Runs, estimate
 
 __all__ = [
+    "LEVEL",
     "Comparison",
     "Correlation",
-    "Interval",
-    "Resampled",
+    "Family",
+    "Verdict",
+    "adjusted",
     "cohens_d",
     "compare",
     "correlate",
-    "interval",
-    "resample",
     "wilcoxon_p",
 ]
 
-Interval = tuple[float, float]  # low, high; NaN where nothing was to be resampled
+# primary: named before anybody looked, by Holm; further: everything else, by false discovery rate.
+Family = Literal["primary", "further"]
+Verdict = Literal["better", "worse", "no clear difference", "undecided"]
 
-# Shape letters beside those of `cvmae.arrays`: T resamples, K methods, R (subject, code) pairs.
-
-CONFIDENCE = 0.95
-CHUNK = 100  # resamples at a time: bounds the memory of their weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resampled:
-    """Scores in resamples of the subjects; rows are paired over methods and codes."""
-
-    pooled_TK: Floats
-    macro_TK: Floats
-    r2_TCK: Floats
+LEVEL = 0.05  # of claims after adjustment, and of false discoveries among codes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The first method minus the second: over codes, and over subjects.
+    """The first method minus the second. NaN where there is nothing to compare on.
 
-    A code is *clearly* better where the 95% interval of its R2 difference over resampled
-    subjects excludes zero. NaN where there is no code to compare on.
+    A code is *clearly* better where its own difference is, at a false discovery rate of 5% over
+    the codes of this pair. Differences of R2 are pooled, mean over codes, and of each code.
     """
 
     first: str
     second: str
     kind: Literal["model", "baseline"]  # of the first
+    family: Family
+    num_runs: tuple[int, int]  # 0 of a baseline
+    over: Over  # what the intervals are over
+    verdict: Verdict  # on the first, pooled; undecided: too few seeds to say
+    pooled_difference: float
+    pooled_interval: Interval
+    p: float  # of the pooled difference; NaN where undecided, as the next
+    p_adjusted: float
+    degrees_of_freedom: float
+    macro_difference: float
+    macro_interval: Interval
     num_codes: int
     wins: int
     losses: int
-    win_rate: float
+    ties: int
+    win_rate: float  # of the codes that are won or lost
     clear_wins: int
     clear_losses: int
     wilcoxon_p: float
-    wilcoxon_p_bonferroni: float
     cohens_d: float
-    pooled_difference: float
-    pooled_interval: Interval
-    macro_difference: float
-    macro_interval: Interval
-    difference: tuple[float, ...]  # of R2, of each code, as the next two
+    difference: tuple[float, ...]  # of each code, as all that follow
     difference_low: tuple[float, ...]
     difference_high: tuple[float, ...]
+    difference_p_adjusted: tuple[float, ...]
+
+    @property
+    def num_decided_codes(self) -> int:
+        """Return how many codes are won or lost."""
+        return self.wins + self.losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,53 +85,6 @@ class Correlation:
     r: float
     p: float
     num_codes: int  # finite pairs
-
-
-def resample(sums: Sums, counted_C: Bools, *, samples: int, seed: int) -> Resampled:
-    """Draw subjects with replacement and score every method on each draw.
-
-    Args:
-        sums: Sums per subject and code.
-        counted_C: Codes that enter the macro average.
-        samples: Number of draws.
-        seed: Seed of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    num_codes, num_methods = sums.num_codes, sums.error_RK.shape[1]
-    columns = np.column_stack([sums.count_R, sums.sum_R, sums.square_R, sums.error_RK])
-    # One sparse matrix: a row per subject, a block of C columns per kind of sum.
-    place = sums.code_R[:, None] + num_codes * np.arange(columns.shape[1])[None, :]
-    rows = np.broadcast_to(sums.subject_R[:, None], place.shape)
-    matrix_S = sparse.csr_array(
-        (columns.ravel(), (rows.ravel(), place.ravel())),
-        shape=(sums.num_subjects, num_codes * columns.shape[1]),
-    ).T.tocsr()
-    pooled, macro, per_code = [], [], []
-    shares = np.full(sums.num_subjects, 1.0 / max(sums.num_subjects, 1))
-    for done in range(0, samples, CHUNK):
-        weights = rng.multinomial(sums.num_subjects, shares, size=min(CHUNK, samples - done))
-        flat = (matrix_S @ weights.T.astype(np.float64)).T
-        drawn = flat.reshape(len(weights), 3 + num_methods, num_codes)
-        total_TC = total_squares(drawn[:, 0], drawn[:, 1], drawn[:, 2])
-        error_TCK = np.moveaxis(drawn[:, 3:], 1, 2)
-        r2_TCK = r2_per_code(error_TCK, total_TC)
-        pooled.append(r2_per_code(error_TCK.sum(axis=1), total_TC.sum(axis=1)))
-        per_code.append(r2_TCK)
-        macro.append(_mean(r2_TCK[:, counted_C], axis=1))
-    return Resampled(
-        pooled_TK=np.concatenate(pooled),
-        macro_TK=np.concatenate(macro),
-        r2_TCK=np.concatenate(per_code),
-    )
-
-
-def interval(draws_T: Floats) -> Interval:
-    """Return the central 95% of the draws (NaN where none is finite)."""
-    finite = draws_T[np.isfinite(draws_T)]
-    if not len(finite):
-        return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def wilcoxon_p(difference_C: Floats) -> float:
@@ -154,59 +114,88 @@ def correlate(x_C: Floats, y_C: Floats) -> Correlation:
 
 
 def compare(
-    names: Sequence[str],
-    r2_CK: Floats,
-    pooled_K: Floats,
-    resampled: Resampled,
-    counted_C: Bools,
+    runs: dict[str, Runs],
     *,
+    pooled: Figure,
+    macro: Figure,
+    codes: Sequence[Figure],
+    counted_C: Bools,
     first: str,
     second: str,
-    num_pairs: int,
+    family: Family = "further",
 ) -> Comparison:
-    """Compare two methods: over codes (win rate, Wilcoxon, d), and over subjects (intervals).
+    """Compare two methods; the verdict follows from p as it is, until `adjusted` was called.
 
     Args:
-        names: Of the K methods.
-        r2_CK: R2 of every code and method.
-        pooled_K: Pooled R2 of every method.
-        resampled: The same in resamples of the subjects.
+        runs: Of each name.
+        pooled: R2 of every run over all values.
+        macro: Its mean over counted codes.
+        codes: That of each code.
         counted_C: Codes to compare on.
         first: One of the names.
         second: Another of them.
-        num_pairs: Comparisons that Wilcoxon's p is corrected for.
+        family: Whether the pair was named beforehand.
     """
-    one, other = names.index(first), names.index(second)
-    difference_C = (r2_CK[:, one] - r2_CK[:, other])[counted_C]
-    draws_TC = (resampled.r2_TCK[..., one] - resampled.r2_TCK[..., other])[:, counted_C]
-    bounds_C = np.array([interval(draws) for draws in draws_TC.T]).reshape(-1, 2)
-    wins, p = int((difference_C > 0).sum()), wilcoxon_p(difference_C)
+    one, other = runs[first], runs[second]
+    whole, mean = estimate(pooled, one, other), estimate(macro, one, other)
+    each = [estimate(codes[code], one, other) for code in np.flatnonzero(counted_C).tolist()]
+    difference_C = np.array([code.value for code in each])
+    p_C = benjamini_hochberg([code.p for code in each])
+    wins, losses = int((difference_C > 0).sum()), int((difference_C < 0).sum())
+    clear_C = p_C < LEVEL
     return Comparison(
         first=first,
         second=second,
-        kind="baseline" if first in BASELINES else "model",
-        num_codes=len(difference_C),
+        kind="model" if one.is_trained else "baseline",
+        family=family,
+        num_runs=(_number(one), _number(other)),
+        over=whole.over,
+        verdict=_verdict(whole.p, whole.value),
+        pooled_difference=whole.value,
+        pooled_interval=whole.interval,
+        p=whole.p,
+        p_adjusted=whole.p,
+        degrees_of_freedom=whole.degrees_of_freedom,
+        macro_difference=mean.value,
+        macro_interval=mean.interval,
+        num_codes=len(each),
         wins=wins,
-        losses=int((difference_C < 0).sum()),
-        win_rate=wins / len(difference_C) if len(difference_C) else float("nan"),
-        clear_wins=int((bounds_C[:, 0] > 0).sum()),
-        clear_losses=int((bounds_C[:, 1] < 0).sum()),
-        wilcoxon_p=p,
-        wilcoxon_p_bonferroni=min(1.0, p * num_pairs),
+        losses=losses,
+        ties=len(each) - wins - losses,
+        win_rate=wins / (wins + losses) if wins + losses else float("nan"),
+        clear_wins=int((clear_C & (difference_C > 0)).sum()),
+        clear_losses=int((clear_C & (difference_C < 0)).sum()),
+        wilcoxon_p=wilcoxon_p(difference_C),
         cohens_d=cohens_d(difference_C),
-        pooled_difference=float(pooled_K[one] - pooled_K[other]),
-        pooled_interval=interval(resampled.pooled_TK[:, one] - resampled.pooled_TK[:, other]),
-        macro_difference=float(_mean(difference_C, axis=0)),
-        macro_interval=interval(resampled.macro_TK[:, one] - resampled.macro_TK[:, other]),
         difference=tuple(difference_C.tolist()),
-        difference_low=tuple(bounds_C[:, 0].tolist()),
-        difference_high=tuple(bounds_C[:, 1].tolist()),
+        difference_low=tuple(code.interval[0] for code in each),
+        difference_high=tuple(code.interval[1] for code in each),
+        difference_p_adjusted=tuple(p_C.tolist()),
     )
 
 
-def _mean(values: Floats, axis: int) -> Floats:
-    """Return the mean of the finite values along an axis, NaN (without a warning) for none."""
-    finite = np.isfinite(values)
-    count = finite.sum(axis=axis)
-    total = np.where(finite, values, 0.0).sum(axis=axis)
-    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
+def adjusted(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Adjust p and verdicts for how many are asked: Holm in the family, else false discovery."""
+    p = np.array([pair.p for pair in comparisons])
+    is_primary = np.array([pair.family == "primary" for pair in comparisons], dtype=np.bool_)
+    raised = np.full(len(p), np.nan)
+    raised[is_primary], raised[~is_primary] = (
+        holm(p[is_primary]),
+        benjamini_hochberg(p[~is_primary]),
+    )
+    return tuple(
+        replace(pair, p_adjusted=float(own), verdict=_verdict(own, pair.pooled_difference))
+        for pair, own in zip(comparisons, raised, strict=True)
+    )
+
+
+def _verdict(p: float, difference: float) -> Verdict:
+    if not np.isfinite(p):
+        return "undecided"
+    if p >= LEVEL:
+        return "no clear difference"
+    return "better" if difference > 0 else "worse"
+
+
+def _number(runs: Runs) -> int:
+    return len(runs.columns) if runs.is_trained else 0

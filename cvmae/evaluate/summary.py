@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cvmae.evaluate.methods import Kind
 from cvmae.evaluate.report import wording
 from cvmae.evaluate.results import Results
-from cvmae.evaluate.significance import Interval
+from cvmae.evaluate.two_way import Interval
 
 __all__ = ["SummaryRow", "summary"]
 
@@ -22,12 +22,19 @@ class SummaryRow:
     r2_macro: float
     r2_pooled_best: float  # of the weights with the least tuning error
     won: int | None  # codes won against the reference
-    num_codes: int | None  # of how many
+    num_codes: int | None  # of how many that are won or lost
+    verdict: str = ""  # of pooled R2 against the reference, as readers see it
+    r2_median: float = math.nan  # over the codes of the mean
     epochs_to_reference_best: float | None
     num_reached: int = 0  # of its runs, that reached the reference's best
     num_runs: int = 1
     final_slope: float | None  # tuning error per epoch over the last five
     measurements_per_s: float | None
+
+    @property
+    def codes_won(self) -> str:
+        """Return how many codes are won against the reference; nothing where none is decided."""
+        return f"{self.won} of {self.num_codes}" if self.num_codes else ""
 
     @property
     def epochs_needed(self) -> str:
@@ -55,7 +62,9 @@ def summary(results: Results) -> list[SummaryRow]:
                 r2_macro=method.r2_macro,
                 r2_pooled_best=best.get(method.name, method.r2_pooled),
                 won=pair.wins if pair else None,
-                num_codes=pair.num_codes if pair else None,
+                num_codes=pair.num_decided_codes if pair else None,
+                verdict=wording.verdict(pair) if pair and method.kind == "model" else "",
+                r2_median=method.r2_median,
                 epochs_to_reference_best=curve.epochs_to_reference_best if curve else None,
                 num_reached=curve.num_reached if curve else 0,
                 num_runs=curve.num_runs if curve else 1,

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from cvmae.evaluate.convergence import SCHEDULE_NOTE, WITHIN
 from cvmae.evaluate.report import wording
+from cvmae.evaluate.seeds import MIN_SEEDS, Estimate
 from cvmae.runtime.tables import text_table
-from cvmae.sweep.ranking import MIN_SEEDS, Estimate, Ranked
+from cvmae.sweep.ranking import Ranked
 from cvmae.sweep.summary import Summary
 
 __all__ = ["report"]

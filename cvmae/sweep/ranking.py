@@ -7,26 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from cvmae.evaluate.convergence import Convergence, Curve, learning_curves
+from cvmae.evaluate.seeds import Estimate, estimate_mean
 from cvmae.sweep.axes import axes_of
 from cvmae.sweep.summary import Summary, TrialRecord
 
-__all__ = ["Estimate", "Ranked", "curves", "estimate", "metrics_by_epoch", "rank"]
-
-CONFIDENCE = 0.95
-MIN_SEEDS = 3  # below which an interval would say more than there is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over seeds, and its t interval; no interval for fewer than three seeds."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    num_seeds: int
+__all__ = ["Ranked", "curves", "metrics_by_epoch", "rank"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +33,6 @@ class Ranked:
     reference: str  # the label against which it is timed; "" where there is no random like it
     reference_best: float | None
     curve: Curve
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return mean and 95% t interval of one figure of several seeds.
-
-    It covers the luck of training, not the choice of subjects.
-
-    Example:
-        >>> found = estimate([1.0, 2.0, 3.0])
-        >>> found.mean, round(found.low, 3), round(found.high, 3)
-        (2.0, -0.484, 4.484)
-    """
-    array = np.array(values, np.float64)
-    mean = float(array.mean())
-    if len(array) < MIN_SEEDS:
-        return Estimate(mean=mean, low=None, high=None, num_seeds=len(array))
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * stats.sem(array)
-    return Estimate(
-        mean=mean, low=float(mean - half), high=float(mean + half), num_seeds=len(array)
-    )
 
 
 def rank(summary: Summary) -> list[Ranked]:
@@ -134,8 +101,8 @@ def _ranked(summary: Summary, label: str, num_planned: int, convergence: Converg
         epochs=trials[0].epochs,
         axes=trials[0].axes,
         num_planned=num_planned,
-        last_tuning_mse=estimate([trial.curve["tuning_mse"][-1] for trial in trials]),
-        last_tuning_r2=estimate(
+        last_tuning_mse=estimate_mean([trial.curve["tuning_mse"][-1] for trial in trials]),
+        last_tuning_r2=estimate_mean(
             [trial.curve.get("tuning_r2", (math.nan,))[-1] for trial in trials]
         ),
         minus_random=_difference(trials, finished.get(convergence.reference, ()))
@@ -156,4 +123,4 @@ def _difference(trials: Sequence[TrialRecord], others: Sequence[TrialRecord]) ->
     """Compare trials of the same seed, which begin with the same weights and see the same order."""
     last = {trial.seed: trial.curve["tuning_mse"][-1] for trial in others}
     pairs = [t.curve["tuning_mse"][-1] - last[t.seed] for t in trials if t.seed in last]
-    return estimate(pairs) if pairs else None
+    return estimate_mean(pairs) if pairs else None

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvmae.sweep.ranking import Estimate, Ranked
+from cvmae.evaluate.seeds import Estimate
+from cvmae.sweep.ranking import Ranked
 from cvmae.sweep.summary import Summary, TrialRecord
 
 __all__ = ["ranked_tables", "write_tables"]

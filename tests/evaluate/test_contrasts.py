@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cvmae.evaluate.contrasts import Figure, contrast, fit_slopes, ratio, total_by_subject
+from cvmae.evaluate.contrasts import contrast, fit_slopes, ratio, total_by_subject
+from cvmae.evaluate.two_way import Figure
 
 
 def simulated(rng, *, slope, seeds=3, subjects=80, seed_spread=0.02):
@@ -25,16 +26,16 @@ def test_a_ratio_of_sums_and_its_interval_are_those_of_the_hand():
     # 6/4 = 1.5; influences (a - 1.5 b) / 4: (1 - 1.5)/4, (5 - 4.5)/4.
     figure = ratio(np.array([[1.0], [5.0]]), np.array([[1.0], [3.0]]))
     assert figure.value_K == [1.5]
-    np.testing.assert_allclose(figure.influence_SK[:, 0], [-0.125, 0.125])
+    np.testing.assert_allclose(figure.moved_SK[:, 0], [-0.125, 0.125])
     found = contrast(figure, [0])
     # Two subjects: variance 2 x (2 x 0.125^2), t of one degree of freedom 12.7062.
-    assert found.over_subjects == pytest.approx((1.5 - 12.7062 * 0.25, 1.5 + 12.7062 * 0.25), 1e-4)
+    assert found.interval == pytest.approx((1.5 - 12.7062 * 0.25, 1.5 + 12.7062 * 0.25), 1e-4)
 
 
 def test_a_ratio_over_nothing_is_nan_and_has_no_interval():
     found = contrast(ratio(np.ones((3, 1)), np.zeros((3, 1))), [0])
     assert np.isnan(found.value)
-    assert np.isnan(found.over_subjects).all()
+    assert np.isnan(found.interval).all()
     assert found.verdict == "undecided"
 
 
@@ -51,7 +52,7 @@ def test_slopes_are_those_of_least_squares_with_a_level_for_every_group(rng):
     inverse = np.linalg.inv(design.T @ design)
     scores = [design[subject == s].T @ residual[subject == s, 0] for s in range(10)]
     np.testing.assert_allclose(
-        figures[0].influence_SK[:, 0], [(inverse @ score)[0] for score in scores], atol=1e-12
+        figures[0].moved_SK[:, 0], [(inverse @ score)[0] for score in scores], atol=1e-12
     )
 
 
@@ -74,31 +75,27 @@ def test_a_null_is_called_an_interaction_no_more_often_than_the_level_allows(rng
     found = [simulated(rng, slope=0.0) for _ in range(200)]
     # 5% of 200, and three standard errors of that (3.1) above.
     assert sum(one.verdict in ("above", "below") for one in found) <= 19
-    # Over subjects alone, two runs of one policy look like two policies.
-    alone = sum(not one.over_subjects[0] < 0 < one.over_subjects[1] for one in found)
-    assert alone > 30
 
 
 def test_fewer_than_three_seeds_of_a_policy_decide_nothing(rng):
     found = simulated(rng, slope=-0.5, seeds=2)
-    assert found.over_subjects[1] < 0
+    assert found.interval[1] < 0
+    assert found.over == "subjects"
     assert found.verdict == "undecided"
-    assert found.over_seeds_and_subjects is None
-    assert found.p is None
-    assert found.interval == found.over_subjects
+    assert np.isnan(found.p)
 
 
 def test_seeds_that_disagree_leave_a_difference_open_that_subjects_alone_would_decide():
     influence = np.array([[0.01] * 6, [-0.01] * 6])
     values = np.array([1.0, 5.0, 9.0, 0.0, 0.0, 0.0])
     # Many subjects, so that the part over subjects is next to nothing.
-    figure = Figure(value_K=values, influence_SK=np.tile(influence, (20, 1)))
+    figure = Figure(value_K=values, moved_SK=np.tile(influence, (20, 1)))
     found = contrast(figure, [0, 1, 2], [3, 4, 5])
     assert found.value == 5
-    assert found.over_subjects[0] > 4
+    assert contrast(figure, [0, 1], [3, 4]).interval[0] > 2
     assert found.verdict == "open"
     # Variance of the first policy's mean: 16 / 3 with two degrees of freedom, t 4.3027.
-    assert found.over_seeds_and_subjects[1] == pytest.approx(5 + 4.3027 * np.sqrt(16 / 3), rel=0.01)
+    assert found.interval[1] == pytest.approx(5 + 4.3027 * np.sqrt(16 / 3), rel=0.01)
 
 
 def test_sums_by_subject_leave_nobody_out():

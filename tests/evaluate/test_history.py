@@ -57,7 +57,7 @@ def examined(runs):
         sequence_length=64,
         ratio=0.25,
         contestants=tuple(contestants),
-        reference=contestants[0],
+        statistics=load(contestants[0], "cpu").fitted.statistics,
         device="cpu",
     )
     return examination, dataset
@@ -118,7 +118,9 @@ def test_observed_errors_are_those_of_the_uniform_mask(examined):
             unit,
             **named,
             contestants=examination.contestants,
-            reference=examination.reference,
+            statistics=examination.statistics,
+            ratio=0.25,
+            sequence_length=64,
             device="cpu",
         )
         for unit in units
@@ -127,13 +129,12 @@ def test_observed_errors_are_those_of_the_uniform_mask(examined):
     assert found.num_windows == found.num_found == sums.num_sequences
     np.testing.assert_allclose((found.error_TK**2).sum(axis=0), sums.error_RK.sum(axis=0), 1e-5)
     # The count of prior values, one value at a time.
-    statistics = load(examination.reference, "cpu").fitted.statistics
     expected = []
     for unit in units:
         for batch in evaluation_batches(
             examination.source,
             unit,
-            statistics,
+            examination.statistics,
             split="train",
             sequence_length=64,
             ratio=0.25,

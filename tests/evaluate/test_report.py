@@ -8,149 +8,13 @@ from matplotlib.figure import Figure
 
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.provenance import Hardware, Provenance
 from cvmae.evaluate.reconstruction import Sums
 from cvmae.evaluate.report.figure_style import Drawing
 from cvmae.evaluate.report.figures import FIGURES, draw
 from cvmae.evaluate.report.page import methods_table, write_report
-from cvmae.evaluate.results import Results, Settings, build_results, to_json
+from cvmae.evaluate.results import Results, build_results, to_json
 from cvmae.evaluate.summary import summary
-from cvmae.statistics.code_statistics import CodeStatistics
-
-NUM_CODES, NUM_SUBJECTS, VALUES = 12, 150, 5
-BASELINE_ERRORS = (1.0, 1.1, 0.8)
-SETTINGS = Settings(
-    split="held_out",
-    seed=7,
-    min_scored=100,
-    bootstrap_samples=100,
-    mask_ratio=0.25,
-    sequence_length=512,
-)
-PROVENANCE = Provenance(
-    command="python jobs/evaluate.py",
-    date="2026-11-23T00:00:00+00:00",
-    data="meds",
-    dataset="synthetic hospital",
-    versions={"python": "3.11"},
-    hardware=Hardware(machine="x86_64", num_cpus=2, gpu="none"),
-)
-
-
-def make_statistics(num_codes=NUM_CODES):
-    cv = np.geomspace(0.01, 3, num_codes)
-    ones = np.ones(num_codes)
-    shapes = dict.fromkeys(
-        ("minimum", "maximum", "q25", "median", "q75", "mad", "within_subject_std", "entropy"), ones
-    )
-    codes = tuple(f"LAB//lab {index}//mg/dL" for index in range(num_codes))
-    return CodeStatistics(
-        codes=codes,
-        members=tuple((code,) for code in codes),
-        num_values=np.full(num_codes, 10_000),
-        num_subjects=np.full(num_codes, 900),
-        raw_mean=100 * ones,
-        raw_std=130 * cv,
-        clip_low=-np.inf * ones,
-        clip_high=np.inf * ones,
-        mean=100 * ones,
-        std=100 * cv,
-        **shapes,
-    )
-
-
-def make_results(
-    errors, *, seeds=1, num_codes=NUM_CODES, histories=True, settings=SETTINGS, called=None
-):
-    """Results in which each name's error on every code is scaled as given (by code or alike)."""
-    rng = np.random.default_rng(11)
-    subject, code = (
-        grid.ravel() for grid in np.meshgrid(np.arange(NUM_SUBJECTS), np.arange(num_codes))
-    )
-    target = rng.normal(size=(len(subject), VALUES))
-    shared = rng.normal(size=target.shape)  # what is hard is hard for all
-    names = [name for name in errors for _ in range(seeds)]
-    columns = []
-    for scale in [*(errors[name] for name in names), *BASELINE_ERRORS]:
-        noise = shared + 0.3 * rng.normal(size=target.shape)
-        scale_R = np.broadcast_to(np.asarray(scale, dtype=float), num_codes)[code]
-        columns.append(((scale_R[:, None] * noise) ** 2).sum(axis=1))
-    error = np.stack(columns, axis=1)
-    sums = Sums(
-        num_subjects=NUM_SUBJECTS,
-        num_sequences=NUM_SUBJECTS,
-        num_hidden=target.size + 9,
-        num_twins=9,
-        measurements_C=np.full(num_codes, 4 * target.size // num_codes),
-        subject_R=subject,
-        code_R=code,
-        count_R=np.full(len(subject), float(VALUES)),
-        sum_R=target.sum(axis=1),
-        square_R=(target**2).sum(axis=1),
-        error_RK=error,
-        absolute_CK=np.full((num_codes, error.shape[1]), 1.0),
-    )
-    curve = [
-        {"epoch": e, "tuning_mse": 0.4 + 0.5 / e, "measurements_per_s": 8000.0} for e in range(1, 9)
-    ]
-    return build_results(
-        sums,
-        [Contestant(name=name, path=f"runs/{name}", stamp="") for name in names],
-        statistics=make_statistics(num_codes),
-        names=called or {},
-        histories={name: [curve if histories else []] * seeds for name in errors},
-        settings=settings,
-        provenance=PROVENANCE,
-    )
-
-
-def headline_of(errors, **options):
-    told = make_results(errors, **options).headline
-    return told.title, " ".join(told.sentences)
-
-
-def test_headline_says_that_cv_wins_where_it_wins():
-    title, text = headline_of({"random": 0.7, "cv": 0.6})
-    assert title.startswith("cv restores hidden values better than random: on 12 of 12 labs")
-    assert "12 for cv, 0 for random, 0 undecided" in text
-
-
-def test_headline_says_that_cv_loses_where_it_loses():
-    title, text = headline_of({"random": 0.6, "cv": 0.7})
-    assert title.startswith("random restores hidden values better than cv: on 12 of 12 labs")
-    assert "cv minus random: -0." in text
-
-
-def test_headline_names_no_winner_without_a_difference():
-    title, _ = headline_of({"random": 0.6, "cv": 0.6})
-    assert title == "No clear difference between cv and random"
-
-
-def test_headline_is_split_where_values_and_codes_disagree():
-    # A little better on eleven codes, far worse on one: codes say cv, pooled error random.
-    scale = np.full(NUM_CODES, 0.55)
-    scale[0] = 1.5
-    title, _ = headline_of({"random": 0.6, "cv": scale})
-    assert title.startswith("A split verdict: random is better pooled over values, cv on 11 of 12")
-
-
-def test_headline_says_when_interpolation_beats_the_models():
-    _, text = headline_of({"random": 0.95, "cv": 0.9})
-    assert "behind linear interpolation" in text
-    assert "linear interpolation does better on 12 of 12 labs" in text
-
-
-def test_headline_warns_that_one_run_is_one_run():
-    assert "luck of training" in headline_of({"random": 0.7, "cv": 0.6})[1]
-    seeds = headline_of({"random": 0.7, "cv": 0.6}, seeds=3)[1]
-    assert "luck of training" not in seeds
-    assert "over seeds" in seeds
-
-
-def test_one_model_alone_is_judged_against_the_baselines():
-    title, text = headline_of({"mine": 0.5})
-    assert title.startswith("mine restores hidden values with a pooled R2 of 0.7")
-    assert "ahead of linear interpolation" in text
+from tests.evaluate.made_results import PROVENANCE, SETTINGS, make_results, make_statistics
 
 
 def test_summary_has_a_row_per_policy_and_baseline_best_first():
@@ -176,22 +40,26 @@ def test_methods_table_shows_every_row_and_the_headline():
 
 # What readers of results.json rely on: its keys, in order.
 KEYS = {
-    "": "settings data reference methods pairs against_reference best_against_baseline codes "
+    "": "settings data reference methods pairs against_reference against_interpolation seeds codes "
     "cv_against_r2 convergence notes headline provenance context perturbation",
-    "settings": "split seed min_scored bootstrap_samples mask_ratio sequence_length",
+    "settings": "split seed min_scored bootstrap_samples statistics mask_ratio sequence_length",
     "data": "num_subjects num_sequences num_measurements num_hidden num_twins num_scored num_codes "
-    "num_codes_matched num_codes_counted codes_unmatched",
-    "methods": "name kind of r2_pooled r2_pooled_interval r2_macro r2_macro_interval runs",
+    "num_codes_matched num_codes_counted codes_unmatched codes_left_out",
+    "methods": "name kind of r2_pooled r2_pooled_interval r2_macro r2_macro_interval "
+    "interval_over r2_median r2_pooled_classical runs",
     "runs": "checkpoint r2_pooled r2_macro",
-    "pairs": "first second kind num_codes wins losses win_rate clear_wins clear_losses wilcoxon_p "
-    "wilcoxon_p_bonferroni cohens_d pooled_difference pooled_interval macro_difference "
-    "macro_interval difference difference_low difference_high",
-    "codes": "code name num_scored num_subjects counted mean std cv cv_unclipped r2 r2_interval "
-    "mean_absolute_error root_mean_squared_error",
+    "pairs": "first second kind family num_runs over verdict pooled_difference pooled_interval p "
+    "p_adjusted degrees_of_freedom macro_difference macro_interval num_codes wins losses ties "
+    "win_rate clear_wins clear_losses wilcoxon_p cohens_d difference difference_low "
+    "difference_high difference_p_adjusted",
+    "seeds": "name num_runs standard_deviation largest_difference wins losses",
+    "codes": "code name num_scored num_subjects counted left_out mean std cv cv_unclipped r2 "
+    "r2_interval r2_classical mean_absolute_error root_mean_squared_error",
     "cv_against_r2": "r p num_codes",
     "convergence": "reference names reference_best",
     "curve": "epoch tuning_mse lowest highest num_runs num_reached epochs_to_reference_best "
-    "measurements_to_reference_best hours_to_reference_best epochs_to_reference_best_per_run "
+    "epochs_to_reference_best_interval measurements_to_reference_best hours_to_reference_best "
+    "epochs_to_reference_best_per_run "
     "epochs_to_own_best epochs_to_own_best_per_run final_slope measurements_per_s",
     "headline": "title sentences",
     "provenance": "command date data dataset versions hardware",
@@ -210,7 +78,7 @@ def test_the_keys_of_results_json_are_what_readers_rely_on():
         "curve": tree["convergence"]["names"]["cv"],
         "hardware": tree["provenance"]["hardware"],
         **{key: tree[key] for key in ("settings", "data", "convergence", "headline", "provenance")},
-        **{key: tree[key][0] for key in ("methods", "pairs", "codes")},
+        **{key: tree[key][0] for key in ("methods", "pairs", "seeds", "codes")},
     }
     assert {name: " ".join(value) for name, value in found.items()} == KEYS
 

@@ -8,7 +8,7 @@ from cvmae.evaluate.history import visible_before
 from cvmae.evaluate.perturbation import NOISE, corruptions
 from cvmae.evaluate.targets import Window, find_targets, smallest, window_of
 from cvmae.meds.measurements import Measurements
-from tests.evaluate.test_report import make_statistics
+from tests.evaluate.made_results import make_statistics
 
 A, B, C = range(3)
 

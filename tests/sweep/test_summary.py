@@ -9,8 +9,9 @@ import pytest
 
 from cvmae.config import override
 from cvmae.evaluate.convergence import SCHEDULE_NOTE
+from cvmae.evaluate.seeds import estimate_mean
 from cvmae.sweep.page import report
-from cvmae.sweep.ranking import curves, estimate, metrics_by_epoch, rank
+from cvmae.sweep.ranking import curves, metrics_by_epoch, rank
 from cvmae.sweep.summary import CodeRecord, Summary, read_summary, summarise, write_summary
 from cvmae.sweep.tables import write_tables
 from cvmae.sweep.trials import plan_trials
@@ -142,8 +143,8 @@ def test_a_quartiles_error_weighs_codes_by_their_scored_values():
 
 
 def test_a_mean_has_an_interval_from_three_seeds_on():
-    assert estimate([1.0, 2.0]).low is None
-    found = estimate([1.0, 2.0, 3.0, 4.0])
+    assert estimate_mean([1.0, 2.0]).low is None
+    found = estimate_mean([1.0, 2.0, 3.0, 4.0])
     # t of 3 degrees of freedom is 3.182; the standard error sqrt(5/3)/2.
     assert found.high == pytest.approx(2.5 + 3.182 * math.sqrt(5 / 3) / 2, abs=1e-3)
 

@@ -19,6 +19,7 @@ from cvmae.evaluate.report.figure_style import (
 )
 from cvmae.evaluate.report.wording import noun, number, p_value
 from cvmae.evaluate.results import Results
+from cvmae.evaluate.significance import LEVEL
 from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["draw_codes", "draw_cv_against_r2", "draw_differences"]
@@ -33,9 +34,14 @@ def draw_differences(results: Results) -> Drawing | None:
     if not results.pairs or not results.pairs[0].num_codes:
         return None
     pair, names = results.pairs[0], [code.code for code in results.counted_codes]
-    difference, low, high = (
+    difference, low, high, p = (
         np.array(values, dtype=np.float64)
-        for values in (pair.difference, pair.difference_low, pair.difference_high)
+        for values in (
+            pair.difference,
+            pair.difference_low,
+            pair.difference_high,
+            pair.difference_p_adjusted,
+        )
     )
     order = np.argsort(difference)
     if len(order) > MOST_CODES:  # both ends: gains alone would flatter
@@ -44,7 +50,7 @@ def draw_differences(results: Results) -> Drawing | None:
     figure = Figure(figsize=(8.5, 1.4 + 0.24 * len(order)), layout="constrained")
     axis = figure.subplots()
     for row, code in enumerate(order):
-        clear = low[code] > 0 or high[code] < 0
+        clear = p[code] < LEVEL
         shade = tint[first if difference[code] > 0 else second] if clear else GREY
         axis.plot([low[code], high[code]], [row, row], color=shade, linewidth=1.4)
         axis.plot(
@@ -59,13 +65,17 @@ def draw_differences(results: Results) -> Drawing | None:
     axis.set_title(f"{first} better", loc="right", color=tint[first], **side)
     frame(axis, f"R2 of {first} minus R2 of {second}")
     shown = "" if len(order) == len(names) else f" Shown: both ends of {len(names)} codes."
-    undecided = pair.num_codes - pair.clear_wins - pair.clear_losses
+    hollow = pair.num_codes - pair.clear_wins - pair.clear_losses
+    told = (
+        "All are hollow, since nothing is claimed with fewer than three runs of each."
+        if pair.verdict == "undecided"
+        else f"Coloured: clear at a false discovery rate of 5% ({pair.clear_wins} for {first}, "
+        f"{pair.clear_losses} for {second}); hollow: not clear ({hollow})."
+    )
     return Drawing(
         name="differences",
         title=f"{noun(names).capitalize()} that {first} restores better, and worse, than {second}",
-        caption=f"One dot per code with its 95% interval over resampled subjects. Coloured: the "
-        f"interval excludes zero ({pair.clear_wins} for {first}, {pair.clear_losses} for "
-        f"{second}); hollow: undecided ({undecided}).{shown}",
+        caption=f"One dot per code with its 95% interval over {pair.over}. {told}{shown}",
         figure=figure,
     )
 

@@ -50,11 +50,12 @@ def draw_scores(results: Results) -> Drawing:
     return Drawing(
         name="scores",
         title="How well hidden values are restored",
-        caption="Dots are R2 (1 is perfect, 0 is the code's mean), whiskers 95% intervals over "
-        "resampled subjects; grey methods need no training."
+        caption="Dots are R2 (1 is perfect, 0 is the code's mean on train), whiskers 95% intervals "
+        "over subjects, and over seeds where there are three runs; grey methods need no training."
         + (
             f" The right panel magnifies what policies differ by: right of the line is better "
-            f"than {results.reference}, and a whisker that crosses it shows no difference."
+            f"than {results.reference}; a whisker that crosses it shows no difference, and a "
+            "dotted one leaves out the luck of training (fewer than three runs) and claims nothing."
             if others
             else ""
         ),
@@ -73,7 +74,8 @@ def _reference_differences(
             (0.16, "values", "o", pair.pooled_difference, pair.pooled_interval),
             (-0.16, "codes", "s", pair.macro_difference, pair.macro_interval),
         ):
-            axis.plot([low, high], [row + offset] * 2, color=tint, linewidth=1.6)
+            style = ":" if pair.verdict == "undecided" else "-"
+            axis.plot([low, high], [row + offset] * 2, style, color=tint, linewidth=1.6)
             axis.plot(value, row + offset, marker, color=tint, markersize=5)
             axis.annotate(
                 f"{over} {signed(value)}",

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from cvmae.evaluate.methods import Method
 from cvmae.evaluate.report import wording
+from cvmae.evaluate.seeds import MIN_SEEDS, SeedSpread
 from cvmae.evaluate.significance import Comparison
 
 __all__ = ["Headline", "headline"]
-
-LEVEL = 0.05  # of the Wilcoxon test after Bonferroni
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,52 +22,57 @@ class Headline:
 def headline(
     methods: Sequence[Method],
     pairs: Sequence[Comparison],
-    best: Comparison,
+    against_interpolation: Sequence[Comparison],
+    seeds: Sequence[SeedSpread],
+    *,
+    reference: str,
     codes: Sequence[str],
 ) -> Headline:
     """Return a title and sentences computed from the results, whoever won.
 
-    The title compares the first pair (`cv` with `random` where both are there) on two counts:
-    pooled R2 (does the interval of the difference exclude zero?) and codes (Wilcoxon after
-    Bonferroni). Where the two disagree or one is open, it says so.
+    The title says of every model how it compares with the reference, by the adjusted p of pooled
+    R2; of models with too few seeds it says that nothing is decided.
 
     Args:
         methods: All of them.
         pairs: Of models; empty where there is one model.
-        best: The best model against the best baseline.
+        against_interpolation: Models against linear interpolation.
+        seeds: What seeds alone make.
+        reference: The model that others are compared with.
         codes: Of the vocabulary.
     """
     noun = wording.noun(codes)
     models = [method for method in methods if method.kind == "model"]
-    title = _verdict(pairs[0], noun) if pairs else _single(models[0])
-    evidence = [_evidence(pair, noun) for pair in pairs[:1]]
-    by_name = {method.name: method for method in methods}
-    context = _context(models, by_name[best.first], by_name[best.second], best, noun)
-    return Headline(title=title, sentences=(*evidence, context, *_seeds(models)))
+    against = [pair for pair in pairs if pair.second == reference]
+    told = [pair for pair in pairs if pair.second == reference or pair.family == "primary"]
+    sentences = [
+        _measure(noun),
+        *(_evidence(pair, noun) for pair in told),
+        *_undecided(told),
+        *_seeds(seeds, noun),
+        _context(against_interpolation, methods, noun),
+    ]
+    title = _title(against, reference) if against else _single(models[0])
+    return Headline(title=title, sentences=tuple(sentences))
 
 
-def _verdict(pair: Comparison, noun: str) -> str:
-    """Say who won in one sentence."""
-    first, second = pair.first, pair.second
-    low, high = pair.pooled_interval
-    pooled = int(low > 0) - int(high < 0)
-    decided = pair.wilcoxon_p_bonferroni < LEVEL
-    codes = (int(pair.wins > pair.losses) - int(pair.wins < pair.losses)) * decided
-    count = f"{max(pair.wins, pair.losses)} of {pair.num_codes} {noun}"
-    if pooled == codes == 0:
-        return f"No clear difference between {first} and {second}"
-    winner, loser = (first, second) if pooled + codes >= 0 else (second, first)
-    if pooled == codes:
-        return f"{winner} restores hidden values better than {loser}: on {count}, and pooled"
-    if pooled and codes:
-        by_values, by_codes = (first, second) if pooled > 0 else (second, first)
-        return f"A split verdict: {by_values} is better pooled over values, {by_codes} on {count}"
-    if pooled:
-        return (
-            f"{winner} is better than {loser} pooled over all values, "
-            f"but {noun} one by one are undecided"
-        )
-    return f"{winner} is better than {loser} on {count}, but pooled over all values it is open"
+def _title(against: Sequence[Comparison], reference: str) -> str:
+    """Say of every model how it compares with the reference."""
+    named = {
+        verdict: wording.listed([pair.first for pair in against if pair.verdict == verdict])
+        for verdict in ("better", "worse", "no clear difference", "undecided")
+    }
+    restore = "restores" if sum(pair.verdict == "better" for pair in against) == 1 else "restore"
+    found = [
+        f"{named['better']} {restore} hidden values better than {reference}",
+        f"{reference} restores hidden values better than {named['worse']}",
+        f"no clear difference between {named['no clear difference']} and {reference}",
+        f"undecided: {named['undecided']} against {reference}, with fewer than {MIN_SEEDS} runs "
+        "(seeds) each",
+    ]
+    title = "; ".join(said for said, names in zip(found, named.values(), strict=True) if names)
+    starts_with_a_name = named["better"] or named["worse"]
+    return title if starts_with_a_name else title[:1].upper() + title[1:]
 
 
 def _single(model: Method) -> str:
@@ -77,53 +81,82 @@ def _single(model: Method) -> str:
     )
 
 
+def _measure(noun: str) -> str:
+    return (
+        f"R2 is the share of the squared error of guessing each {noun[:-1]}'s mean that is gone: 1 "
+        "restores every hidden value, 0 is as good as that mean (of the training split)."
+    )
+
+
 def _evidence(pair: Comparison, noun: str) -> str:
     first, second = pair.first, pair.second
-    undecided = pair.num_codes - pair.clear_wins - pair.clear_losses
-    return (
+    decided = pair.verdict != "undecided"
+    by = "Holm" if pair.family == "primary" else "false discovery rate"
+    claim = f"{wording.p_value(pair.p_adjusted)} after {by}" if decided else "undecided"
+    text = (
         f"Pooled R2 of {first} minus {second}: {wording.signed(pair.pooled_difference)} "
-        f"(95% interval {wording.spread(pair.pooled_interval)}, over resampled subjects). "
-        f"{first} wins {pair.wins} of {pair.num_codes} {noun} (Wilcoxon "
-        f"{wording.p_value(pair.wilcoxon_p_bonferroni)} after Bonferroni, Cohen's d "
-        f"{wording.number(pair.cohens_d, 2)}); {noun} whose own interval excludes zero: "
-        f"{pair.clear_wins} for {first}, {pair.clear_losses} for {second}, "
-        f"{undecided} undecided."
+        f"(95% interval {wording.spread(pair.pooled_interval)} over {pair.over}; {claim})."
     )
-
-
-def _context(
-    models: Sequence[Method], leader: Method, guess: Method, best: Comparison, noun: str
-) -> str:
-    """Say who leads, and how far a guess without training gets."""
-    low, high = best.pooled_interval
-    standing = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
-    leads = f"{leader.name} has the highest pooled R2 of the policies" if models[1:] else "It"
+    if not pair.num_decided_codes:
+        return text
+    text += f" {first} is ahead on {pair.wins} of {pair.num_decided_codes} {noun}"
+    if not decided:
+        return f"{text}."
+    leads = pair.wins - pair.losses
+    if leads * pair.pooled_difference < 0 and pair.verdict != "no clear difference":
+        text += f", so that most {noun} say the opposite of the pooled figure"
     return (
-        f"{leads}{',' if models[1:] else ' is, at'} {wording.number(leader.r2_pooled)}"
-        f"{', and is' if models[1:] else ','} {standing} {guess.name}, the best guess without "
-        f"any training ({wording.number(guess.r2_pooled)}; difference "
-        f"{wording.signed(best.pooled_difference)}, 95% interval "
-        f"{wording.spread(best.pooled_interval)}). Code by code, {guess.name} does better on "
-        f"{best.losses} of {best.num_codes} {noun}."
+        f"{text}; one by one, {pair.clear_wins} clearly better and {pair.clear_losses} clearly "
+        "worse."
     )
 
 
-def _seeds(models: Sequence[Method]) -> list[str]:
-    """Say what the intervals cover, or how far seeds lie apart."""
-    num_runs = [len(model.runs) for model in models]
-    if models[1:] and min(num_runs) == 1:
-        return [
-            "One run a policy: intervals cover the choice of subjects, not the luck of training, "
-            "so small differences need more seeds."
-        ]
-    if max(num_runs) > 1:
-        spreads = [
-            f"{model.name} {wording.spread(_range([run.r2_pooled for run in model.runs]))}"
-            for model in models
-        ]
-        return [f"Pooled R2 over seeds: {', '.join(spreads)}."]
-    return []
+def _undecided(told: Sequence[Comparison]) -> list[str]:
+    """Say why nothing is claimed, where nothing is."""
+    open_pairs = [pair for pair in told if pair.verdict == "undecided"]
+    if not open_pairs:
+        return []
+    runs = {
+        name: number
+        for pair in open_pairs
+        for name, number in zip((pair.first, pair.second), pair.num_runs, strict=True)
+        if 0 < number < MIN_SEEDS
+    }
+    counted = wording.listed([f"{name} has {number}" for name, number in runs.items()])
+    return [
+        f"A claim about a policy needs {MIN_SEEDS} runs (seeds) of it or more, since seeds of one "
+        f"policy differ, too; {counted}. Intervals over subjects alone leave out the luck of "
+        "training."
+    ]
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
+def _seeds(seeds: Sequence[SeedSpread], noun: str) -> list[str]:
+    """Say what seeds alone make, beside which differences between policies are to be read."""
+    if not seeds:
+        return []
+    spreads = [
+        f"{one.name} by up to {wording.number(one.largest_difference)}"
+        + (f" and {one.wins} {noun} to {one.losses}" if one.wins + one.losses else "")
+        + f" ({one.num_runs} runs)"
+        for one in seeds
+    ]
+    return [f"Runs that differ in nothing but their seed lie apart, too: {', '.join(spreads)}."]
+
+
+def _context(against: Sequence[Comparison], methods: Sequence[Method], noun: str) -> str:
+    """Say how far a guess without training gets, and how far ahead of it each model is."""
+    guess = next(method for method in methods if method.name == against[0].second)
+    ahead = [
+        f"{pair.first} {wording.signed(pair.pooled_difference)} "
+        f"({wording.spread(pair.pooled_interval)}"
+        + (
+            f"; ahead on {pair.wins} of {pair.num_decided_codes} {noun})"
+            if pair.num_decided_codes
+            else ")"
+        )
+        for pair in against
+    ]
+    return (
+        f"{guess.name.capitalize()}, which needs no training, has a pooled R2 of "
+        f"{wording.number(guess.r2_pooled)}; minus it: {', '.join(ahead)}."
+    )

@@ -28,7 +28,9 @@ def methods_table(results: Results) -> str:
         "R2 pooled",
         "95% interval",
         "R2 macro",
+        "R2 median",
         f"{_noun(results)} won vs {reference}",
+        f"against {reference}",
         f"epochs to 1% of {reference}'s best",
         "last 5 epochs' slope",
         "measurements/s",
@@ -37,24 +39,30 @@ def methods_table(results: Results) -> str:
     scope = (
         f"{results.settings.split}: {wording.count(data.num_scored)} hidden values of "
         f"{wording.count(data.num_subjects)} subjects, {data.num_codes_matched} of "
-        f"{data.num_codes} codes found, {data.num_codes_counted} with at least "
-        f"{results.settings.min_scored} values; {wording.count(data.num_twins)} hidden "
-        "values with a twin at the same time not scored"
+        f"{data.num_codes} codes found, {data.num_codes_counted} counted one by one"
+        f"{_left_out(results)}; {wording.count(data.num_twins)} hidden values with a twin at the "
+        "same time not scored"
     )
     told = results.headline
     text = [scope, "", table, "", *results.notes, told.title + ".", *told.sentences]
     return "\n".join(line.rstrip() for line in text)
 
 
+def _left_out(results: Results) -> str:
+    reasons = [f"{number} with {why}" for why, number in results.data.codes_left_out.items()]
+    return f" (not: {', '.join(reasons)})" if reasons else ""
+
+
 def _cells(row: SummaryRow) -> tuple[str, ...]:
-    won = "" if row.won is None else f"{row.won} of {row.num_codes}"
     trained = row.kind == "model"
     return (
         row.policy,
         wording.number(row.r2_pooled),
         wording.spread(row.r2_pooled_interval),
         wording.number(row.r2_macro),
-        won,
+        wording.number(row.r2_median),
+        row.codes_won,
+        row.verdict,
         row.epochs_needed,
         wording.signed(row.final_slope, 4) if trained else "",
         wording.count(row.measurements_per_s) if trained else "",

@@ -1,9 +1,22 @@
 """Numbers and names as readers see them, in figures, tables and sentences alike."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["count", "epochs", "noun", "number", "p_value", "signed", "significant", "spread"]
+from cvmae.evaluate.significance import Comparison
+
+__all__ = [
+    "count",
+    "epochs",
+    "listed",
+    "noun",
+    "number",
+    "p_value",
+    "signed",
+    "significant",
+    "spread",
+    "verdict",
+]
 
 ABSENT = "-"
 
@@ -74,3 +87,21 @@ def p_value(value: float | None) -> str:
 def noun(codes: Iterable[str]) -> str:
     """Return what to call the codes: labs, where all of them are laboratory codes."""
     return "labs" if all(code.startswith("LAB//") for code in codes) else "codes"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does.
+
+    Example:
+        >>> listed(["cv"]), listed(["cv", "variance", "entropy"])
+        ('cv', 'cv, variance and entropy')
+    """
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if names[1:] else names)
+
+
+def verdict(pair: Comparison) -> str:
+    """Write what is claimed of a pair with its adjusted p, or why nothing is."""
+    if pair.verdict == "undecided":
+        few = [number for number in pair.num_runs if number]
+        return f"undecided ({listed([str(number) for number in few])} runs)"
+    return f"{pair.verdict} ({p_value(pair.p_adjusted)})"
