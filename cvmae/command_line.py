@@ -64,6 +64,11 @@ VERBS: dict[str, Verb] = {
         function="cvmae.infer.embed_set:embed",
         resumes=True,
     ),
+    "convert": Verb(
+        does="write a public source as a MEDS data set",
+        function="cvmae.convert.convert:convert",
+        tree="cvmae.convert.settings:ConvertConfig",
+    ),
     "synthesize": Verb(
         does="write a synthetic hospital as a MEDS data set",
         function="cvmae.synthetic.hospital:write_hospital",

@@ -12,10 +12,23 @@ import numpy.typing as npt
 
 from cvmae.arrays import Floats
 
-__all__ = ["counter_hash", "stream_keys", "uniform"]
+__all__ = ["UInts", "counter_hash", "stream_keys", "uniform"]
 
 UInts = npt.NDArray[np.uint32]
-Stream = Literal["mask", "count", "crop", "order", "tie", "deal", "shuffle", "target"]
+Stream = Literal[
+    "mask",
+    "count",
+    "crop",
+    "order",
+    "tie",
+    "deal",
+    "shuffle",
+    "choice",
+    "noise",
+    "control",
+    "target",
+    "split",
+]
 
 _STREAMS: dict[str, int] = {
     "mask": 1,
@@ -25,7 +38,11 @@ _STREAMS: dict[str, int] = {
     "tie": 5,
     "deal": 6,
     "shuffle": 7,
+    "choice": 8,  # of what an evaluation looks at
+    "noise": 9,
+    "control": 10,
     "target": 11,
+    "split": 12,
 }
 _MASK64 = (1 << 64) - 1
 

@@ -18,6 +18,7 @@ from cvmae.evaluate.column_results import (
     prepare_columns,
 )
 from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.context import measure_context
 from cvmae.evaluate.convergence import History
 from cvmae.evaluate.downstream.downstream import score_downstream
 from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
@@ -29,6 +30,8 @@ from cvmae.evaluate.models import (
     score_unit,
 )
 from cvmae.evaluate.notes import reading_notes
+from cvmae.evaluate.one_target import Examination
+from cvmae.evaluate.perturbation import measure_perturbation
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import Sums
 from cvmae.evaluate.report.downstream_section import downstream_table
@@ -38,10 +41,10 @@ from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.labels import read_tasks
-from cvmae.meds.units import plan_units
+from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
-from cvmae.settings import EvaluateConfig
+from cvmae.settings import EvaluateConfig, ScalingConfig
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
@@ -112,6 +115,17 @@ def _compare_models(config: Config, folder: str) -> Results:
         notes=reading_notes(contestants, reference, statistics, histories, config),
     )
     results = add_columns(results, question, all_sums, contestants, statistics)
+    examination = Examination(
+        source=dataset.source,
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        sequence_length=config.evaluate.sequence_length,
+        ratio=config.evaluate.mask_ratio,
+        contestants=tuple(c for c in contestants if c.which == "last"),
+        statistics=statistics,
+        device=score.keywords["device"],
+    )
+    results = _with_history(results, examination, units, config.scaling)
     found, predictions = score_downstream(tasks, contestants, dataset, statistics, config)
     results = replace(results, downstream=found)
     _write(results, predictions, config, folder)
@@ -137,6 +151,18 @@ def _settings(asked: EvaluateConfig) -> Settings:
         statistics=asked.statistics,
         mask_ratio=asked.mask_ratio,
         sequence_length=asked.sequence_length,
+    )
+
+
+def _with_history(
+    results: Results, examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
+) -> Results:
+    """Add what the models make of a patient's history."""
+    measured = examination, units, scaling
+    return replace(
+        results,
+        context=measure_context(*measured, reference=results.reference),
+        perturbation=measure_perturbation(*measured, reference=results.reference),
     )
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.columns import CodeColumns, ColumnScores
 from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.context import Context
 from cvmae.evaluate.convergence import Convergence, History, learning_curves
 from cvmae.evaluate.downstream.results import Downstream
 from cvmae.evaluate.methods import CodeScores, Method, Scored, code_rows, method_rows, score
+from cvmae.evaluate.perturbation import Perturbation
 from cvmae.evaluate.provenance import Provenance
 from cvmae.evaluate.reconstruction import MIN_SUBJECTS, Scores, Sums, scores
 from cvmae.evaluate.report.headline import Headline, headline
@@ -87,6 +89,8 @@ class Results:
     code_columns: tuple[CodeColumns, ...] = ()
     volatility: Volatility | None = None
     near_copies: NearCopies | None = None
+    context: Context | None = None  # None: nothing to restore, or not measured, as the next
+    perturbation: Perturbation | None = None
 
     @property
     def models(self) -> tuple[Method, ...]:

@@ -42,7 +42,7 @@ def test_methods_table_shows_every_row_and_the_headline():
 KEYS = {
     "": "settings data reference methods pairs against_reference against_interpolation seeds codes "
     "cv_against_r2 convergence notes headline provenance downstream columns code_columns "
-    "volatility near_copies",
+    "volatility near_copies context perturbation",
     "settings": "split seed min_scored bootstrap_samples statistics mask_ratio sequence_length",
     "data": "num_subjects num_sequences num_measurements num_hidden num_twins num_scored num_codes "
     "num_codes_matched num_codes_counted codes_unmatched codes_left_out",
@@ -152,26 +152,26 @@ def test_an_r2_of_zero_ranks_above_a_negative_one():
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithContext(Results):
-    context: tuple[float, ...]
+class WithWeather(Results):
+    weather: tuple[float, ...]
 
 
-def draw_context(results):
+def draw_weather(results):
     figure = Figure(figsize=(2, 2))
-    figure.subplots().plot(results.context)
-    return Drawing(name="context", title="Context", caption="More is better.", figure=figure)
+    figure.subplots().plot(results.weather)
+    return Drawing(name="weather", title="Weather", caption="More is better.", figure=figure)
 
 
 def test_a_new_figure_needs_a_field_and_a_drawing_to_be_in_results_json_and_report(
     monkeypatch, tmp_path
 ):
-    results = WithContext(**vars(make_results({"random": 0.7})), context=(0.1, 0.2))
-    monkeypatch.setattr("cvmae.evaluate.report.figures.FIGURES", (*FIGURES, draw_context))
+    results = WithWeather(**vars(make_results({"random": 0.7})), weather=(0.1, 0.2))
+    monkeypatch.setattr("cvmae.evaluate.report.figures.FIGURES", (*FIGURES, draw_weather))
     page = write_report(results, tmp_path).read_text(encoding="utf-8")
-    assert to_json(results)["context"] == [0.1, 0.2]
-    assert '<figure id="context">' in page
+    assert to_json(results)["weather"] == [0.1, 0.2]
+    assert '<figure id="weather">' in page
     assert "More is better." in page
-    assert (tmp_path / "figures" / "context.png").is_file()
+    assert (tmp_path / "figures" / "weather.png").is_file()
 
 
 @pytest.mark.parametrize("errors", [{"mine": 0.5}, {"random": 0.7, "cv": 0.6}])

@@ -10,6 +10,7 @@ from cvmae.evaluate.report.figures_codes import (
     draw_differences,
 )
 from cvmae.evaluate.report.figures_columns import draw_columns, draw_pairs, draw_quartiles
+from cvmae.evaluate.report.figures_context import draw_context, draw_perturbation, draw_truncated
 from cvmae.evaluate.report.figures_curves import draw_curves
 from cvmae.evaluate.report.figures_downstream import draw_calibration, draw_probes
 from cvmae.evaluate.report.figures_scores import draw_scores
@@ -32,6 +33,9 @@ FIGURES: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_curves,
     draw_probes,
     draw_calibration,
+    draw_context,
+    draw_truncated,
+    draw_perturbation,
 )
 
 

@@ -1,12 +1,12 @@
 """The results as a table for the terminal and as one HTML file."""
 
 import base64
-import importlib.resources
 import math
 from pathlib import Path
 
 import jinja2
 
+from cvmae.evaluate.contrasts import Contrast
 from cvmae.evaluate.methods import CodeScores
 from cvmae.evaluate.report import wording
 from cvmae.evaluate.report.downstream_section import downstream_section
@@ -75,7 +75,6 @@ def write_report(results: Results, folder: str | Path) -> Path:
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = [_embedded(*pair) for pair in write_figures(results, folder / "figures")]
-    template = importlib.resources.files("cvmae.evaluate.report").joinpath(REPORT)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cvmae.evaluate", "report"),
         autoescape=True,
@@ -85,7 +84,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
     )
     environment.globals.update({name: getattr(wording, name) for name in wording.__all__})
     models = [method.name for method in results.models]
-    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+    page = environment.get_template(REPORT).render(
         results=results,
         rows=summary(results),
         figures=figures,
@@ -96,6 +95,8 @@ def write_report(results: Results, folder: str | Path) -> Path:
         best_weights=any(method.kind == "best weights" for method in results.methods),
         colours=colours(results),
         downstream=downstream_section(results.downstream, environment),
+        contrast=_contrast,
+        plain=_plain,
     )
     path = folder / REPORT
     path.write_text(page, encoding="utf-8")
@@ -111,6 +112,16 @@ def _embedded(drawing: Drawing, path: Path) -> dict[str, str]:
         "image": f"data:image/png;base64,{image}",
         "width": f"{drawing.figure.get_figwidth() * 96:.0f}",
     }
+
+
+def _plain(found: Contrast, digits: int = 3) -> str:
+    return f"{wording.signed(found.value, digits)} ({wording.spread(found.interval, digits)})"
+
+
+def _contrast(found: Contrast, digits: int = 3) -> str:
+    """Return a difference between policies, marked where its seeds do not decide it."""
+    undecided = "; undecided" if found.verdict == "undecided" else ""
+    return _plain(found, digits).removesuffix(")") + f"{undecided})"
 
 
 def _noun(results: Results) -> str:

@@ -1,0 +1,1 @@
+"""A public source -> a MEDS data set."""
