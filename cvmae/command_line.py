@@ -64,6 +64,11 @@ VERBS: dict[str, Verb] = {
         function="cvmae.convert.convert:convert",
         tree="cvmae.convert.settings:ConvertConfig",
     ),
+    "embed": Verb(
+        does="write an embedding for each subject and time",
+        function="cvmae.infer.embed_set:embed",
+        resumes=True,
+    ),
     "synthesize": Verb(
         does="write a synthetic hospital as a MEDS data set",
         function="cvmae.synthetic.hospital:write_hospital",

@@ -381,6 +381,8 @@ class EvaluateConfig:
     """Scored values that a code needs to enter macro averages and comparisons."""
     bootstrap_samples: int = 1000
     """Resamples of subjects for intervals."""
+    labels: str = ""
+    """Folder of MEDS label sets, one a task, for probes of the frozen encoders; empty: none."""
 
     def __post_init__(self) -> None:
         for entry in self.checkpoints:

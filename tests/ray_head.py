@@ -25,7 +25,11 @@ class RayHead:
 
 @contextmanager
 def start_head(num_cpus: int = 8) -> Iterator[RayHead]:
-    """Start a head with as many logical CPUs as the jobs give a local Ray, and end it."""
+    """Start a head with as many logical CPUs as the jobs give a local Ray, and end it.
+
+    Its job agent listens on a port of its own: one of another Ray of this machine, or of another
+    node, would keep it from taking jobs.
+    """
     port, dashboard_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets live in it
         head = subprocess.Popen(
@@ -33,6 +37,7 @@ def start_head(num_cpus: int = 8) -> Iterator[RayHead]:
                 str(BIN / "ray"), "start", "--head", "--block", f"--num-cpus={num_cpus}",
                 f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}",
                 "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
+                f"--dashboard-agent-listen-port={free_port()}",
                 f"--object-store-memory={512 << 20}",
             ],
             env=outside(),
@@ -57,6 +62,7 @@ def start_node(head: RayHead, num_cpus: int) -> Iterator[None]:
             [
                 str(BIN / "ray"), "start", f"--address={head.address}", "--block",
                 f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}",
+                f"--dashboard-agent-listen-port={free_port()}",
                 f"--object-store-memory={256 << 20}",
             ],
             env=outside(),
@@ -67,6 +73,21 @@ def start_node(head: RayHead, num_cpus: int) -> Iterator[None]:
             yield
         finally:
             _end(node)
+
+
+def await_job_agent(head: RayHead) -> None:
+    """Wait until a head takes jobs: the dashboard answers some seconds before the job agent."""
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            JobSubmissionClient(head.jobs).submit_job(entrypoint="true")
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def outside() -> dict[str, str]:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.data.code_statistics import statistics_rows
+from benchmarks.data.embedding import embedding_rows
 from benchmarks.data.memory import memory_rows
 from benchmarks.data.ray_data import ray_rows
 from benchmarks.data.shards import shard_rows
@@ -25,6 +26,7 @@ PARTS: dict[str, Part] = {
     "shards": shard_rows,
     "ray": ray_rows,
     "memory": memory_rows,
+    "embed": embedding_rows,
 }
 NEEDS_PROC = ("ray", "memory")  # processes are measured through Linux's /proc
 

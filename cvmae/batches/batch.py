@@ -56,11 +56,17 @@ class Batch:
 
     def hidden_places(self) -> Tensor:
         """Return the place of each hidden measurement in its sequence, from 0, shape [M]."""
-        row_M = torch.arange(self.num_hidden, device=self.hidden_M.device)
+        return self._places(self.hidden_M, self.hidden_offsets_B)
+
+    def visible_places(self) -> Tensor:
+        """Return the place of each visible measurement in its sequence, from 0, shape [V]."""
+        return self._places(self.visible_V, self.visible_offsets_B)
+
+    def _places(self, index_N: Tensor, own_offsets_B: Tensor) -> Tensor:
+        row_N = torch.arange(len(index_N), device=index_N.device)
         # No repetition, whose length a device would have to be asked for.
-        ends_B = self.hidden_offsets_B[1:].long()
-        sequence_M = torch.bucketize(row_M, ends_B, right=True)
-        return self.hidden_M - self.offsets_B[sequence_M]
+        sequence_N = torch.bucketize(row_N, own_offsets_B[1:].long(), right=True)
+        return index_N - self.offsets_B[sequence_N]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Copy the tensors to a device; host lengths stay on the host."""

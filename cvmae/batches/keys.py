@@ -40,7 +40,7 @@ _STREAMS: dict[str, int] = {
     "choice": 8,  # of what an evaluation looks at
     "noise": 9,
     "control": 10,
-    "split": 11,
+    "split": 12,
 }
 _MASK64 = (1 << 64) - 1
 

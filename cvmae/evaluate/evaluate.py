@@ -14,6 +14,9 @@ from cvmae.config import Config, write_config
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.context import measure_context
 from cvmae.evaluate.convergence import History
+from cvmae.evaluate.downstream.candidates import Reading
+from cvmae.evaluate.downstream.downstream import score_downstream
+from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
     choose_reference,
     choose_statistics,
@@ -26,15 +29,17 @@ from cvmae.evaluate.one_target import Examination
 from cvmae.evaluate.perturbation import measure_perturbation
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import merge
+from cvmae.evaluate.report.downstream_section import downstream_table
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
-from cvmae.meds.dataset import open_dataset
+from cvmae.meds.dataset import Source, open_dataset
+from cvmae.meds.labels import read_tasks
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
-from cvmae.settings import ScalingConfig
+from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
@@ -49,7 +54,9 @@ def evaluate(config: Config) -> str:
         A table for the terminal, which ends with where the report is.
     """
     results = compare_models(config)
-    return f"{methods_table(results)}\n\nReport: {join(absolute_output(config.output_dir), REPORT)}"
+    place = f"Report: {join(absolute_output(config.output_dir), REPORT)}"
+    tables = [methods_table(results), downstream_table(results.downstream), place]
+    return "\n\n".join(filter(None, tables))
 
 
 def compare_models(config: Config) -> Results:
@@ -70,9 +77,11 @@ def _compare_models(config: Config, folder: str) -> Results:
     root = config.data.root or load(reference, "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
+    tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
     in_process = config.scaling.num_workers == 0
     if not in_process:
         start_ray(config.scaling)
+    device = "cuda" if in_process and torch.cuda.is_available() else "cpu"
     score = functools.partial(
         score_unit,
         source=dataset.source,
@@ -82,7 +91,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         statistics=statistics,
         ratio=config.evaluate.mask_ratio,
         sequence_length=config.evaluate.sequence_length,
-        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+        device=device,
     )
     units = plan_units(dataset, config.data.unit_rows)
     sums = merge(map_units(score, units, config.scaling, "evaluate"))
@@ -99,39 +108,60 @@ def _compare_models(config: Config, folder: str) -> Results:
         statistics=statistics,
         names=code_names(dataset.root, statistics.codes),
         histories=histories,
-        settings=Settings(
-            split=config.evaluate.split,
-            seed=config.evaluate.seed,
-            min_scored=config.evaluate.min_scored,
-            bootstrap_samples=config.evaluate.bootstrap_samples,
-            statistics=config.evaluate.statistics,
-            mask_ratio=config.evaluate.mask_ratio,
-            sequence_length=config.evaluate.sequence_length,
-        ),
+        settings=_settings(config),
         provenance=provenance(dataset.root),
         notes=reading_notes(contestants, reference, statistics, histories, config),
     )
-    examination = Examination(
-        source=dataset.source,
-        split=config.evaluate.split,
-        seed=config.evaluate.seed,
-        sequence_length=results.settings.sequence_length,
-        ratio=results.settings.mask_ratio,
-        contestants=tuple(c for c in contestants if c.which == "last"),
-        statistics=statistics,
-        device=score.keywords["device"],
-    )
-    results = _with_history(results, examination, units, config.scaling)
-    _write(results, config, folder)
+    results = _with_history(results, dataset.source, units, contestants, statistics, config, device)
+    predictions: list[Predictions] = []
+    if tasks:
+        reading = Reading(
+            dataset=dataset,
+            statistics=statistics,
+            scaling=config.scaling,
+            unit_rows=config.data.unit_rows,
+            device=device,
+        )
+        downstream, predictions = score_downstream(tasks, contestants, reading, config.evaluate)
+        results = replace(results, downstream=downstream)
+    _write(results, predictions, config, folder)
     give_to_runs(run_results(results, contestants), folder)
     return results
 
 
+def _settings(config: Config) -> Settings:
+    return Settings(
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        min_scored=config.evaluate.min_scored,
+        bootstrap_samples=config.evaluate.bootstrap_samples,
+        statistics=config.evaluate.statistics,
+        mask_ratio=config.evaluate.mask_ratio,
+        sequence_length=config.evaluate.sequence_length,
+    )
+
+
 def _with_history(
-    results: Results, examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
+    results: Results,
+    source: Source,
+    units: Sequence[Unit],
+    contestants: Sequence[Contestant],
+    statistics: CodeStatistics,
+    config: Config,
+    device: str,
 ) -> Results:
     """Add what the models make of a patient's history."""
-    measured = examination, units, scaling
+    examination = Examination(
+        source=source,
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        sequence_length=config.evaluate.sequence_length,
+        ratio=config.evaluate.mask_ratio,
+        contestants=tuple(c for c in contestants if c.which == "last"),
+        statistics=statistics,
+        device=device,
+    )
+    measured = examination, units, config.scaling
     return replace(
         results,
         context=measure_context(*measured, reference=results.reference),
@@ -148,13 +178,17 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
     return histories
 
 
-def _write(results: Results, config: Config, target: str) -> None:
+def _write(
+    results: Results, predictions: Sequence[Predictions], config: Config, target: str
+) -> None:
     with written(target) as folder:
         (folder / "figures").mkdir(parents=True)
         write_config(config, folder / "config.yaml")
         text = json.dumps(to_json(results), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         pq.write_table(_codes_table(results), folder / "codes.parquet")
+        for prediction in predictions:
+            write_predictions(folder, prediction)
         write_report(results, folder)
 
 

@@ -17,6 +17,7 @@ from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.context import Context
 from cvmae.evaluate.convergence import Convergence, History, learning_curves
+from cvmae.evaluate.downstream.results import Downstream
 from cvmae.evaluate.methods import CodeScores, Method, Scored, code_rows, method_rows, score
 from cvmae.evaluate.perturbation import Perturbation
 from cvmae.evaluate.provenance import Provenance
@@ -82,6 +83,7 @@ class Results:
     provenance: Provenance
     context: Context | None = None  # None: nothing to restore, or not measured, as the next
     perturbation: Perturbation | None = None
+    downstream: Downstream | None = None  # where there are label sets
 
     @property
     def models(self) -> tuple[Method, ...]:

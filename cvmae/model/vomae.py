@@ -106,7 +106,9 @@ class VOMAE(nn.Module):
         """Contextualise what the encoder reads, shape [V, D]."""
         if self.encoder_input == "visible_only":
             columns = batch.code_index_N, batch.hours_N, batch.value_N
-            terms = self._embed(*columns, batch.visible_V)
+            whole = self.target == "measurement"  # the decoder asks by place, so places are shown
+            places = batch.visible_places() if whole else None
+            terms = self._embed(*columns, batch.visible_V, places)
         else:
             terms = self._embed_all(batch)
         num_V, offsets_B = self._encoded(batch)
@@ -116,9 +118,18 @@ class VOMAE(nn.Module):
         return self._finish_encoder(terms)
 
     def decode(
-        self, batch: Batch, encoded_VD: Tensor, *, ask_all: bool = False, whole: bool = False
+        self,
+        batch: Batch,
+        encoded_VD: Tensor,
+        *,
+        ask_all: bool = False,
+        whole: bool = False,
+        read: Batch | None = None,
     ) -> Tensor:
-        """Predict what is asked for from the encoder's output; see `forward`."""
+        """Predict what is asked for from the encoder's output; see `forward`.
+
+        `read` is the batch that was encoded, where it is another one of as many sequences.
+        """
         num_M, asked_offsets_B = batch.num_hidden_B, batch.hidden_offsets_B
         if self.target == "measurement":
             terms = self._embed_places(batch.hidden_places())
@@ -128,7 +139,7 @@ class VOMAE(nn.Module):
             num_M, asked_offsets_B = batch.num_visible_B + num_M, batch.offsets_B
         else:
             terms = self._embed_query(batch.code_index_N, batch.hours_N, batch.hidden_M)
-        num_V, offsets_B = self._encoded(batch)
+        num_V, offsets_B = self._encoded(read or batch)
         plan = plan_attention(num_M, num_V, asked_offsets_B, offsets_B, longest=self.longest)
         for layer in self.decoder:
             terms = self._run(layer, terms, plan, encoded_VD)
@@ -140,8 +151,17 @@ class VOMAE(nn.Module):
             return batch.num_visible_B, batch.visible_offsets_B
         return batch.num_visible_B + batch.num_hidden_B, batch.offsets_B
 
-    def _embed(self, code_N: Tensor, hours_N: Tensor, value_N: Tensor, index_V: Tensor) -> Residual:
+    def _embed(
+        self,
+        code_N: Tensor,
+        hours_N: Tensor,
+        value_N: Tensor,
+        index_V: Tensor,
+        place_V: Tensor | None,
+    ) -> Residual:
         code_VD, time_VD = self._embed_code_and_time(code_N[index_V], hours_N[index_V])
+        if place_V is not None:
+            time_VD = time_VD + self.place_embedding(place_V.float())
         value_VD, bias = product(self.value_embedding, value_N[index_V, None])
         return Residual(code_VD + time_VD, value_VD, bias)
 

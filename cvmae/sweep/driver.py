@@ -23,6 +23,7 @@ from cvmae.sweep.tables import ranked_tables, write_tables
 from cvmae.sweep.trials import (
     Status,
     Trial,
+    is_marked_stopped,
     mark_stopped,
     plan_trials,
     progress_of,
@@ -30,7 +31,13 @@ from cvmae.sweep.trials import (
     trial_status,
 )
 from cvmae.tracking.dataset import describe_dataset
-from cvmae.tracking.store import close_run, name_store, open_tracker, prepare_store
+from cvmae.tracking.store import (
+    close_run,
+    name_store,
+    open_tracker,
+    prepare_store,
+    run_status,
+)
 from cvmae.tracking.tracker import Status as TrackingStatus
 from cvmae.tracking.tracker import Tracker
 from cvmae.train.mask_table import (
@@ -42,6 +49,7 @@ from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
 from cvmae.train.run_folder import TRIALS, begin_folder, run_folder
 from cvmae.train.streams import make_plan
+from cvmae.train.weights_file import keep_weights
 
 __all__ = ["sweep"]
 
@@ -79,6 +87,10 @@ def _sweep(config: Config) -> str:
     data = fit_data(config, dataset)
     _require_weights(waiting, data)
     begin_folder(config, "sweep")
+    for trial in waiting:  # what a trial hides by is there on nodes that have no such file, too
+        with _named(trial):
+            has_begun = status[trial.name] != "new"
+            keep_weights(trial.config, data.fitted.statistics.codes, has_begun=has_begun)
     logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
     _warn_of_others(config, trials)
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
@@ -181,8 +193,12 @@ def _described(config: Config) -> str:
 
 def _logged(config: Config) -> dict[str, object]:
     """Return what a list of sweeps shows of this one."""
-    settings = ("policies", "epochs", "seeds", "axes", "scheduler")
-    return {f"sweep.{name}": getattr(config.sweep, name) for name in settings}
+    names = ("policies", "epochs", "seeds", "axes", "scheduler")
+    settings = {f"sweep.{name}": getattr(config.sweep, name) for name in names}
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
 
 
 def _begun(trials: Sequence[Trial], status: Mapping[str, Status]) -> dict[str, int]:
@@ -219,7 +235,13 @@ def _run(attempt: Attempt) -> dict[str, str]:
 
 
 def _close_stopped(parent_run_id: str, trial: Trial, epoch: int) -> None:
-    """Mark a trial that a scheduler has stopped, and end its run, which its process cannot."""
+    """Mark a trial that a scheduler has stopped, and end its run, which its process cannot.
+
+    It is done again when that process is gone: it may have taken the loss of its workers for a
+    failure, and have said so.
+    """
+    if is_marked_stopped(trial) and run_status(trial.config) == "KILLED":
+        return
     why = f"by sweep.scheduler {trial.config.sweep.scheduler} after epoch {epoch}"
     mark_stopped(trial, why)
     tracker = open_tracker(trial.config, run_name=trial.name, parent_run_id=parent_run_id)

@@ -51,9 +51,12 @@ def draw(summary: Summary, ranked: Sequence[Ranked]) -> Iterator[tuple[str, Figu
             yield name, drawn
 
 
-def _styles(ranked: Sequence[Ranked]) -> dict[str, dict[str, Any]]:
-    """Return a colour for each label, and a stroke that tells it from others of its colour."""
-    tint, styles = name_colours([one.label for one in ranked]), {}
+def _styles(summary: Summary) -> dict[str, dict[str, Any]]:
+    """Return a colour for each label, and a stroke that tells it from others of its colour.
+
+    In the order of the grid, which later trials do not change, as they do the ranking.
+    """
+    tint, styles = name_colours(summary.labels()), {}
     strokes = {colour: itertools.cycle(("-", "--", ":", "-.")) for colour in tint.values()}
     for label, colour in tint.items():
         styles[label] = {"color": colour, "linestyle": next(strokes[colour])}
@@ -63,7 +66,7 @@ def _styles(ranked: Sequence[Ranked]) -> dict[str, dict[str, Any]]:
 def _convergence(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
     """Draw mean tuning errors against epochs, with the least and greatest of several seeds."""
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
-    axis, style = figure.subplots(), _styles(ranked)
+    axis, style = figure.subplots(), _styles(summary)
     for one in ranked:
         curve = one.curve
         name = f"{one.label} ({curve.num_runs})"
@@ -77,11 +80,13 @@ def _convergence(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
                 alpha=0.15 if len(ranked) < 6 else 0.06,
                 linewidth=0,
             )
-    for target in sorted({one.reference_best for one in ranked if one.reference_best}):
-        axis.axhline(WITHIN * target, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+    targets = {WITHIN * one.reference_best for one in ranked if one.reference_best}
+    for target in sorted(targets):
+        axis.axhline(target, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
     later = [error for one in ranked for error in one.curve.highest[1:]]
     if len(later) > 4:  # a first epoch far above would leave no room for the rest
-        top = 1.05 * max(later) - 0.05 * min(later)
+        shown = [*later, *targets]
+        top = 1.05 * max(shown) - 0.05 * min(shown)
         axis.set_ylim(top=min(axis.get_ylim()[1], top))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylabel("Squared error on tuning (standardised)")
@@ -93,7 +98,7 @@ def _convergence(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
 def _ranked_error(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
     """Draw each label's last tuning error: its seeds, their mean, its interval."""
     figure = Figure(figsize=(8.5, 1.4 + 0.32 * len(ranked)), layout="constrained")
-    axis, style = figure.subplots(), _styles(ranked)
+    axis, style = figure.subplots(), _styles(summary)
     finished = summary.finished()
     for place, one in enumerate(ranked):
         found, colour = one.last_tuning_mse, style[one.label]["color"]
@@ -111,7 +116,7 @@ def _ranked_error(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
 def _by_quartile(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
     """Draw who restores stable codes and who volatile ones."""
     figure = Figure(figsize=(8.5, 4.2), layout="constrained")
-    axis, style = figure.subplots(), _styles(ranked)
+    axis, style = figure.subplots(), _styles(summary)
     for one in ranked:
         axis.plot(
             range(1, 5),
@@ -132,13 +137,17 @@ def _share_hidden(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
     """Draw how often each code was hidden in the last epoch, codes by their CV."""
     order = sorted(range(len(summary.codes)), key=lambda place: summary.codes[place].cv)
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
-    axis, style = figure.subplots(), _styles(ranked)
+    axis, style = figure.subplots(), _styles(summary)
     finished = summary.finished()
     for one in ranked:
         rates = [trial.codes["mask_rate"] for trial in finished[one.label] if trial.codes]
-        if rates:
-            mean_C = np.mean(rates, axis=0)[order]
-            axis.plot(mean_C, **style[one.label], marker=".", linewidth=1, label=one.label)
+        if rates and one.policy != "shuffled_cv":
+            rates = [np.mean(rates, axis=0)]
+        for number, rate_C in enumerate(rates):  # each seed has shuffled other codes
+            label = "" if number else one.label
+            axis.plot(
+                np.array(rate_C)[order], **style[one.label], marker=".", linewidth=1, label=label
+            )
     if len(order) <= MOST_CODES:
         names = short_names([code.code for code in summary.codes], {}, unit=False)
         ticks = [names[summary.codes[place].code] for place in order]

@@ -72,7 +72,7 @@ def _convergence(ranked: Sequence[Ranked]) -> str:
             )
         )
     header = (
-        "policy and axes", "epochs", "measurements", "hours", "epochs to own best", "last slope",
+        "policy and axes", "epochs", "measurements", "hours", "to 1% of own best", "last slope",
     )  # fmt: skip
     targets = {
         f"{WITHIN * one.reference_best:.4f} ({one.reference})"

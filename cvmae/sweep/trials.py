@@ -28,6 +28,7 @@ __all__ = [
     "Status",
     "Trial",
     "grid",
+    "is_marked_stopped",
     "mark_stopped",
     "plan_trials",
     "progress_of",
@@ -120,7 +121,9 @@ def plan_trials(config: Config) -> list[Trial]:
 def _require_once(setting: str, values: tuple[Any, ...]) -> None:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise ValueError(f"{setting}={values!r} names {twice[0]!r} twice: name it once")
+        raise ValueError(
+            f"{setting}={' '.join(map(str, values))} names {twice[0]} twice: name it once"
+        )
 
 
 def _parsed(config: Config, cell: dict[str, Any]) -> Config:
@@ -166,7 +169,12 @@ def trial_status(trial: Trial) -> Status:
         return "new"
     if progress_of(str(folder)).is_finished(trial.config):
         return "finished"
-    return "stopped" if is_file(folder / STOPPED) else "unfinished"
+    return "stopped" if is_marked_stopped(trial) else "unfinished"
+
+
+def is_marked_stopped(trial: Trial) -> bool:
+    """Tell whether the trial was stopped on purpose."""
+    return is_file(Path(trial.config.output_dir) / STOPPED)
 
 
 def mark_stopped(trial: Trial, why: str) -> None:

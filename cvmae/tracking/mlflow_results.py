@@ -42,10 +42,17 @@ def send_metrics(config: Config, key: str, metrics: Mapping[str, float], epoch: 
     return str(run.data.tags.get(PARENT_TAG, run_id))
 
 
-def send_files(config: Config, run_id: str, folder: str) -> None:
-    """Add the files of an evaluation to a run's artifacts, in a folder of the same name."""
-    name = Path(folder).name
+def send_files(config: Config, run_id: str, folder: str, *, leave_out: str) -> None:
+    """Add the files of an evaluation to a run's artifacts, in a folder of the same name.
+
+    Args:
+        config: Of the run.
+        run_id: Of the run.
+        folder: That of the evaluation.
+        leave_out: Name of what in it is not added.
+    """
+    client = MlflowClient(tracking_uri=config.tracking.uri)
     with local_copy(folder) as path:
-        MlflowClient(tracking_uri=config.tracking.uri).log_artifacts(
-            run_id, str(path), f"evaluations/{name}"
-        )
+        for entry in sorted(Path(path).iterdir()):
+            if entry.name != leave_out:
+                client.log_artifact(run_id, str(entry), f"evaluations/{Path(folder).name}")

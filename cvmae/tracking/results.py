@@ -14,9 +14,11 @@ from cvmae.tracking.journal import ABOUT, Journal
 from cvmae.tracking.origin import first_line
 from cvmae.tracking.store import before_mlflow, moved, name_store, store_uri
 
-__all__ = ["RunResult", "give_to_runs"]
+__all__ = ["PRIVATE", "RunResult", "give_to_runs"]
 
 logger = logging.getLogger("cvmae")
+
+PRIVATE = "predictions"  # a folder of an evaluation that names subjects, and stays where it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def _give(result: RunResult, folder: str, has_files: set[str]) -> None:
 
     target = send_metrics(config, Journal(run_dir).about.key, result.metrics, result.epoch)
     if target not in has_files:
-        send_files(config, target, folder)
+        send_files(config, target, folder, leave_out=PRIVATE)
         has_files.add(target)
 
 

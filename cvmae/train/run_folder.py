@@ -92,7 +92,10 @@ def begin_folder(config: Config, kind: Kind = "run") -> None:
 def _require_held(folder: str, kind: Kind) -> None:
     """Refuse to resume where no run or sweep has begun."""
     if not is_file(join(folder, "config.yaml")):
-        raise FileNotFoundError(f"--resume {folder}: no config.yaml there, so no {kind}")
+        raise FileNotFoundError(
+            f"--resume {folder}: no config.yaml there, so no {kind} has begun: give its settings "
+            f"again with --output_dir {folder}; statistics that are there are used"
+        )
     if (held := _held(names(folder))) != kind:
         raise ValueError(f"--resume {folder}: it holds {_what(held, kind)}")
 

@@ -60,6 +60,10 @@ GOALS = {
         "memory: largest data worker, growth with tenfold data": 1.10,
         "memory: all of Ray's processes, growth with tenfold data": 1.10,
     },
+    "embed": {
+        "embed: speed of a pool of two actors, its start included, over one process, wall": 0.7,
+        "embed: numbers that the pool changes": 0,
+    },
 }
 # What the plan's inputs begin with.
 PREFIXES = {part: f"{part}:" for part in GOALS} | {"streaming": "hospital:"}
@@ -67,7 +71,8 @@ ON_RAY = [pytest.mark.ray, pytest.mark.survival]
 
 
 @pytest.mark.parametrize(
-    "part", [pytest.param(p, marks=ON_RAY if p in ("ray", "memory") else ()) for p in PARTS]
+    "part",
+    [pytest.param(p, marks=ON_RAY if p in ("ray", "memory", "embed") else ()) for p in PARTS],
 )
 def test_a_part_gives_its_goals_and_positive_figures(part, small_hospital, folder, monkeypatch):
     monkeypatch.delenv("CVMAE_REAL_DATA", raising=False)

@@ -1,13 +1,12 @@
 """``ray job submit --working-dir .`` on a cluster, as users type it."""
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from cvmae.checkpoint import find_checkpoint, load_state
-from tests.ray_head import BIN, RayHead, outside
+from tests.ray_head import BIN, RayHead, await_job_agent, outside
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
@@ -16,16 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def submit(head: RayHead, *entrypoint: str) -> "subprocess.CompletedProcess[str]":
-    deadline = time.monotonic() + 120
-    while True:
-        done = _submit_once(head, *entrypoint)
-        # The dashboard answers some seconds before the head's job agent does.
-        if "No available agent" not in done.stderr or time.monotonic() > deadline:
-            return done
-        time.sleep(2)
-
-
-def _submit_once(head: RayHead, *entrypoint: str) -> "subprocess.CompletedProcess[str]":
+    await_job_agent(head)
     return subprocess.run(
         [str(BIN / "ray"), "job", "submit", "--address", head.jobs, "--working-dir", ".", "--",
          *entrypoint],

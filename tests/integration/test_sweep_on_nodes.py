@@ -10,7 +10,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ray_head import BIN, RayHead, outside, start_head, start_node
+from tests.ray_head import BIN, RayHead, await_job_agent, outside, start_head, start_node
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.survival]
@@ -23,6 +23,7 @@ FROM_RAY = re.compile(r"^\x1b?\S*\((\w+ )?pid=\d+|^\((autoscaler|raylet)")
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[RayHead]:
     with start_head(num_cpus=4) as head, start_node(head, num_cpus=4):
+        await_job_agent(head)
         yield head
 
 

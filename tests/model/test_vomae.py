@@ -318,6 +318,27 @@ def test_a_hidden_measurement_is_asked_for_by_its_place_in_the_sequence(rng):
         assert (model.decode(later, model.encode(batch)) != found).all()
 
 
+def test_an_encoder_of_measurements_reads_their_places_beside_the_hidden_ones(rng):
+    """Else a place that is asked for could not be told from the next."""
+    batch = random_batch(rng, [30, 12, 9], [10, 0, 4])
+    starts = np.repeat([0, 30, 42], [20, 12, 5])
+    places = batch.visible_V.numpy() - starts
+    np.testing.assert_array_equal(batch.visible_places().numpy(), places)
+    # Exchanging a visible and a hidden measurement that are alike moves places and nothing else.
+    visible, hidden = batch.visible_V[0].item(), batch.hidden_M[0].item()
+    moved = replace(
+        batch,
+        visible_V=torch.where(batch.visible_V == visible, hidden, batch.visible_V),
+        hidden_M=torch.where(batch.hidden_M == hidden, visible, batch.hidden_M),
+    )
+    for column in ("code_index_N", "hours_N", "value_N"):
+        getattr(batch, column)[hidden] = getattr(batch, column)[visible]
+    for target, is_same in (("measurement", False), ("value", True)):
+        model = build_model(CONFIG, NUM_CODES, seed=0, target=target)
+        with torch.no_grad():
+            assert torch.equal(model.encode(moved), model.encode(batch)) == is_same
+
+
 def test_a_target_of_measurements_leaves_the_weights_of_values_as_they_are():
     """All but what is drawn after the layers' weights, of which there are more."""
     value, measurement = (

@@ -186,7 +186,7 @@ def test_without_random_there_is_no_target_and_the_page_says_so():
     found = summary(*seeds("cv", 0.5))
     told = report(found, rank(found))
     assert "No target: there is no finished random to be met" in told
-    assert "epochs to own best" in told
+    assert "to 1% of own best" in told
 
 
 def test_a_page_says_what_must_be_known_to_read_it():

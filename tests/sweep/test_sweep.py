@@ -76,8 +76,8 @@ def test_the_resolved_settings_are_written_before_the_first_trial(config, pretra
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sweep.seeds": [1, 1]}, r"sweep\.seeds=\(1, 1\) names 1 twice"),
-        ({"sweep.policies": ["cv", "cv"]}, r"sweep\.policies=.* names 'cv' twice"),
+        ({"sweep.seeds": [1, 1]}, r"sweep\.seeds=1 1 names 1 twice"),
+        ({"sweep.policies": ["cv", "cv"]}, r"sweep\.policies=cv cv names cv twice"),
         ({"sweep.epochs": [2, 0]}, r"train\.epochs=0 is not allowed"),
         ({"output_dir": ""}, "output_dir is empty"),
         ({"train.accumulation_steps": 9}, r"accumulation_steps=9 is more than the 8 lanes"),
@@ -324,16 +324,6 @@ def test_a_sweeps_run_is_called_by_what_it_tries(config, pretrained):
     assert about["dataset"]["name"] == "meds"
 
 
-def test_a_policy_that_lacks_a_weight_is_refused_before_any_trial_begins(tiny, tmp_path):
-    weights = tmp_path / "weights.csv"
-    weights.write_text("code,weight\nnone of them,1\n", encoding="utf-8")
-    changes = {"sweep.policies": ["random", "table"], "mask.weights_file": str(weights)}
-    with pytest.raises(ValueError, match=r"the trial table_epochs2_seed\d+: .*weights\.csv"):
-        driver.sweep(override(tiny, changes))
-    left = {path.name for path in Path(tiny.output_dir).iterdir()}
-    assert left <= {"statistics", "mlflow.db"}  # as good as new
-
-
 def test_a_ratio_that_short_sequences_cannot_meet_is_said_once_a_sweep(tiny, monkeypatch, caplog):
     monkeypatch.setattr(driver, "_run", lambda attempt: {})
     changes = {
@@ -343,12 +333,6 @@ def test_a_ratio_that_short_sequences_cannot_meet_is_said_once_a_sweep(tiny, mon
     driver.sweep(override(tiny, changes | {"mask.anneal_epochs": 9}))
     assert caplog.text.count("mask.ratio=0.95 cannot be met by sequences of fewer than") == 1
     assert caplog.text.count("mask.anneal_epochs=9 is not below train.epochs=2") == 1
-
-
-def test_a_file_that_a_trial_lacks_is_named_with_the_trial(config, pretrained):
-    changes = {"sweep.policies": ["random", "table"], "mask.weights_file": "/none.csv"}
-    with pytest.raises(FileNotFoundError, match=r"the trial table_epochs2_seed7: .*/none\.csv"):
-        driver.sweep(override(config, changes))
 
 
 def test_ray_is_not_imported_before_its_environment_is_prepared(config, monkeypatch):

@@ -13,6 +13,9 @@ def evaluation(tmp_path):
     folder = tmp_path / "evaluation"
     folder.mkdir()
     (folder / "report.html").write_text("<p>")
+    for name in ("figures/a.png", "predictions/task/names_subjects.parquet"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("")
     return str(folder)
 
 
@@ -41,7 +44,12 @@ def test_scores_go_to_each_run_and_files_once_to_the_sweep_above(
     points = [read_points(store, run.mlflow_id, "held_out_r2_pooled") for run in runs]
     assert points == [[(3, 0.5)], [(2, 0.25)]]
     folder = "evaluations/evaluation"
-    assert read_files(store, sweep.mlflow_id, folder) == [f"{folder}/report.html"]
+    # Predictions name subjects.
+    assert read_files(store, sweep.mlflow_id, folder) == [
+        f"{folder}/figures",
+        f"{folder}/report.html",
+    ]
+    assert read_files(store, sweep.mlflow_id, f"{folder}/figures") == [f"{folder}/figures/a.png"]
     assert read_files(store, runs[0].mlflow_id, folder) == []
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 

@@ -11,6 +11,7 @@ from cvmae.evaluate.report.figures_codes import (
 )
 from cvmae.evaluate.report.figures_context import draw_context, draw_perturbation, draw_truncated
 from cvmae.evaluate.report.figures_curves import draw_curves
+from cvmae.evaluate.report.figures_downstream import draw_calibration, draw_probes
 from cvmae.evaluate.report.figures_scores import draw_scores
 from cvmae.evaluate.results import Results
 from cvmae.runtime.figures import attempted
@@ -29,6 +30,8 @@ FIGURES: tuple[Callable[[Results], Drawing | None], ...] = (
     draw_context,
     draw_truncated,
     draw_perturbation,
+    draw_probes,
+    draw_calibration,
 )
 
 

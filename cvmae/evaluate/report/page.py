@@ -9,6 +9,7 @@ import jinja2
 from cvmae.evaluate.contrasts import Contrast
 from cvmae.evaluate.methods import CodeScores
 from cvmae.evaluate.report import wording
+from cvmae.evaluate.report.downstream_section import downstream_section
 from cvmae.evaluate.report.figure_style import Drawing, colours
 from cvmae.evaluate.report.figures import write_figures
 from cvmae.evaluate.results import Results
@@ -95,6 +96,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         colours=colours(results),
         contrast=_contrast,
         plain=_plain,
+        downstream=downstream_section(results.downstream, environment),
     )
     path = folder / REPORT
     path.write_text(page, encoding="utf-8")

@@ -1,0 +1,196 @@
+"""Every way to predict a task: features of each model, of untrained ones and by hand, fitted."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from meds.schema import train_split, tuning_split
+
+from cvmae.arrays import Bools, Float32s, Floats
+from cvmae.checkpoint import Loaded
+from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.downstream.hand_features import hand_features
+from cvmae.evaluate.downstream.probes import Learner, Probe, fit_boosting, fit_linear
+from cvmae.evaluate.downstream.results import MethodKind
+from cvmae.evaluate.models import load
+from cvmae.infer.embed import POOLINGS, Pooling, embed_labels, untrained
+from cvmae.meds.dataset import Dataset
+from cvmae.meds.labels import Labels
+from cvmae.settings import ScalingConfig
+from cvmae.statistics.code_statistics import CodeStatistics
+
+__all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "fit_candidates"]
+
+# Shape letters: L labels, D features.
+
+PUBLISHED: Pooling = "mean"  # features of the paper's probes
+HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
+BY_HAND, BESIDE = "hand-made", "mean + hand-made"
+MOST_UNTRAINED = 3  # seeds
+
+logger = logging.getLogger("cvmae")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """How a data set is read."""
+
+    dataset: Dataset
+    statistics: CodeStatistics  # scale and clipping of hand-made features
+    scaling: ScalingConfig
+    unit_rows: int
+    device: str  # where models are, in this process
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One way to predict; several probes are seeds of it."""
+
+    method: str
+    kind: MethodKind
+    features: str
+    learner: Learner
+    probes: list[Probe] = field(default_factory=list)
+
+    @property
+    def tuning_loss(self) -> float:
+        """Return the mean over seeds."""
+        return float(np.mean([probe.tuning_loss for probe in self.probes]))
+
+    @property
+    def num_seeds(self) -> int | None:
+        """Return how many runs there are; None where nothing is random."""
+        return None if self.kind == "hand-made" else len(self.probes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fit:
+    """What every probe of a task is fitted to."""
+
+    outcome_L: Floats
+    train_L: Bools
+    tuning_L: Bools
+    boolean: bool
+
+    def linear(self, features_LD: Float32s) -> Probe:
+        return fit_linear(
+            features_LD, self.outcome_L, self.train_L, self.tuning_L, boolean=self.boolean
+        )
+
+    def boosting(self, features_LD: Float32s, seed: int) -> Probe:
+        return fit_boosting(
+            features_LD,
+            self.outcome_L,
+            self.train_L,
+            self.tuning_L,
+            boolean=self.boolean,
+            seed=seed,
+        )
+
+
+def fit_candidates(
+    labels: Labels,
+    outcome_L: Floats,
+    within: Mapping[str, Bools],
+    contestants: Sequence[Contestant],
+    reading: Reading,
+    *,
+    seed: int,
+) -> list[Candidate]:
+    """Fit every probe of a task: of each model, of an untrained one, and on hand-made features.
+
+    Args:
+        labels: Of the task.
+        outcome_L: What is fitted: the labels' values, numbers less their mean on train.
+        within: Which labels are of each split.
+        contestants: The models; repeated names are seeds. The untrained model has the settings of
+            the first.
+        reading: How the data set is read.
+        seed: Of what is random in trees.
+    """
+    fit = _Fit(
+        outcome_L=outcome_L,
+        train_L=within[train_split],
+        tuning_L=within[tuning_split],
+        boolean=labels.kind == "boolean",
+    )
+    hand_LD = hand_features(
+        reading.dataset,
+        labels,
+        reading.statistics,
+        scaling=reading.scaling,
+        unit_rows=reading.unit_rows,
+    )
+    found: dict[tuple[str, str], Candidate] = {}
+    trees = fit.boosting(hand_LD, seed)
+    for probe in (fit.linear(hand_LD), trees):
+        key = (HAND_MADE, probe.learner)
+        found[key] = _candidate(HAND_MADE, "hand-made", BY_HAND, probe)
+    for contestant in contestants:
+        logger.info("probes of %s (%s)", contestant.name, labels.name)
+        _add_model(
+            found,
+            contestant.name,
+            "model",
+            load(contestant, reading.device),
+            labels,
+            hand_LD,
+            reading,
+            fit,
+        )
+    base = load(contestants[0], reading.device)
+    names = [contestant.name for contestant in contestants]
+    for number in range(min(MOST_UNTRAINED, max(map(names.count, names)))):
+        _add_model(
+            found, UNTRAINED, "untrained", untrained(base, number), labels, hand_LD, reading, fit
+        )
+    return list(found.values())
+
+
+def _add_model(
+    found: dict[tuple[str, str], Candidate],
+    method: str,
+    kind: MethodKind,
+    model: Loaded,
+    labels: Labels,
+    hand_LD: Float32s,
+    reading: Reading,
+    fit: _Fit,
+) -> None:
+    """Fit the probes of one model and add them as a seed of its method."""
+    for features, features_LD in _features(model, labels, hand_LD, reading).items():
+        probe = fit.linear(features_LD)
+        if (method, features) in found:
+            found[method, features].probes.append(probe)
+        else:
+            found[method, features] = _candidate(method, kind, features, probe)
+
+
+def _features(
+    model: Loaded, labels: Labels, hand_LD: Float32s, reading: Reading
+) -> dict[str, Float32s]:
+    """Return features by name; the last one says which labels have no row before them."""
+    # A model that was not told codes cannot be asked for them.
+    poolings: Sequence[Pooling] = POOLINGS if model.model.target == "value" else (PUBLISHED,)
+    embedded = embed_labels(
+        model,
+        reading.dataset,
+        labels,
+        poolings=poolings,
+        scaling=reading.scaling,
+        unit_rows=reading.unit_rows,
+    )
+    without_L1 = ~embedded.has_rows_L[:, None]
+    features: dict[str, Float32s] = {name: embedded.embedding_LD[name] for name in poolings}
+    features[BESIDE] = np.concatenate([features[PUBLISHED], hand_LD], axis=1)
+    return {
+        name: np.concatenate([features_LD, without_L1], axis=1, dtype=np.float32)
+        for name, features_LD in features.items()
+    }
+
+
+def _candidate(method: str, kind: MethodKind, features: str, probe: Probe) -> Candidate:
+    return Candidate(
+        method=method, kind=kind, features=features, learner=probe.learner, probes=[probe]
+    )

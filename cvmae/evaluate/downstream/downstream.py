@@ -1,0 +1,122 @@
+"""What encoders are worth on every label set: probes fitted, scored and compared."""
+
+import re
+from collections.abc import Sequence
+
+from meds.schema import train_split, tuning_split
+
+from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.downstream.candidates import Candidate, Reading, fit_candidates
+from cvmae.evaluate.downstream.predictions import Predictions
+from cvmae.evaluate.downstream.results import Downstream, Task
+from cvmae.evaluate.downstream.rows import differences, probe_rows, subgroups
+from cvmae.evaluate.downstream.scored import Outcomes, score_labels
+from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
+from cvmae.evaluate.downstream.tasks import labels_in_splits, support
+from cvmae.evaluate.seeds import MIN_SEEDS
+from cvmae.meds.labels import Labels
+from cvmae.settings import EvaluateConfig
+from cvmae.tracking.results import PRIVATE
+
+__all__ = ["score_downstream"]
+
+READMISSION_NOTE = (
+    "General readmission cannot be studied in MIMIC-IV: it holds the patients of one hospital who "
+    "came to its emergency department or an intensive care unit at some time, so that whoever "
+    "returns as an emergency is in it because of the return, whoever stays away after a planned "
+    "admission is not, and admissions elsewhere are unknown. There, a readmission task ranks "
+    "models within that population, and says nothing of how often patients return."
+)
+
+
+def score_downstream(
+    tasks: Sequence[Labels],
+    contestants: Sequence[Contestant],
+    reading: Reading,
+    config: EvaluateConfig,
+) -> tuple[Downstream, list[Predictions]]:
+    """Fit probes on train, choose on tuning, and score them on the split of the evaluation.
+
+    Args:
+        tasks: Label sets.
+        contestants: Models; those of best weights are left out.
+        reading: How the data set is read.
+        config: Split, resamples and seed.
+
+    Returns:
+        What is reported, and the predictions of every probe of boolean tasks.
+    """
+    models = [contestant for contestant in contestants if contestant.which == "last"]
+    facts = read_facts(reading.dataset, scaling=reading.scaling, unit_rows=reading.unit_rows)
+    scored = [_score_task(labels, models, reading, config, facts) for labels in tasks]
+    found = tuple(task for task, _ in scored)
+    return (
+        Downstream(split=config.split, tasks=found, notes=_notes(found, models, config.split)),
+        [prediction for _, own in scored for prediction in own],
+    )
+
+
+def _score_task(
+    labels: Labels,
+    models: Sequence[Contestant],
+    reading: Reading,
+    config: EvaluateConfig,
+    facts: Facts,
+) -> tuple[Task, list[Predictions]]:
+    within = labels_in_splits(labels, reading.dataset.members)
+    found = support(labels, within, config.split)
+    if not found.is_learned:
+        return Task(support=found, probes=(), differences=(), subgroups=()), []
+    boolean = labels.kind == "boolean"
+    middle = 0.0 if boolean else float(labels.value_L[within[train_split]].mean())
+    outcomes = Outcomes(
+        outcome_L=labels.value_L - middle, subject_id_L=labels.subject_id_L, boolean=boolean
+    )
+    candidates = fit_candidates(
+        labels, outcomes.outcome_L, within, models, reading, seed=config.seed
+    )
+    resampling = {"samples": config.bootstrap_samples, "seed": config.seed}
+    scored = score_labels(
+        candidates, outcomes, within[config.split], undefined=found.not_scored, **resampling
+    )
+    names = list(dict.fromkeys(model.name for model in models))
+    task = Task(
+        support=found,
+        probes=probe_rows(scored),
+        differences=differences(scored, names, "random" if "random" in names else names[0]),
+        subgroups=subgroups(scored, label_groups(facts, labels), **resampling),
+    )
+    return task, [
+        Predictions(
+            path=_file(labels.name, candidate, number),
+            labels=labels,
+            scored_L=scored.chosen_L,
+            chance_L=probe.predicted_L,
+        )
+        for candidate in (candidates if boolean else ())
+        for number, probe in enumerate(candidate.probes)
+    ]
+
+
+def _file(task: str, candidate: Candidate, seed: int) -> str:
+    parts = (candidate.method, candidate.features, candidate.learner)
+    name = "_".join(dict.fromkeys(re.sub(r"[^\w.+-]+", "-", part) for part in parts))
+    return f"{PRIVATE}/{task}/{name}_{seed}.parquet"
+
+
+def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> tuple[str, ...]:
+    notes = []
+    names = [model.name for model in models]
+    few = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
+    if any(names.count(name) < MIN_SEEDS for name in names):
+        notes.append(
+            f"Fewer than {MIN_SEEDS} seeds of a policy decide nothing about it, since seeds of "
+            f"one policy differ as policies do: seeds here are {', '.join(few)}."
+        )
+    if split == tuning_split:
+        notes.append(
+            "Scores are on tuning, on which strengths and features were chosen: they flatter."
+        )
+    if any("readmission" in task.support.name for task in tasks):
+        notes.append(READMISSION_NOTE)
+    return tuple(notes)

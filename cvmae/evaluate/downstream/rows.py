@@ -1,0 +1,213 @@
+"""Fitted probes -> scores with intervals, differences, and scores by subgroup."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cvmae.arrays import Bools, Floats
+from cvmae.evaluate.downstream.candidates import HAND_MADE, UNTRAINED, Candidate
+from cvmae.evaluate.downstream.over_seeds import estimate, verdict
+from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score, Subgroup
+from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored, score_labels
+from cvmae.evaluate.downstream.scores import CalibrationBin, calibration_curve, calibration_line
+from cvmae.evaluate.downstream.subject_groups import Groups
+
+__all__ = ["SMALLEST_CELL", "differences", "probe_rows", "subgroups"]
+
+# Shape letters: L labels.
+
+SMALLEST_CELL = 20  # subjects; fewer are not shown by themselves
+COMPARED = {True: ("auroc", "auprc"), False: ("r2", "rank_correlation")}
+
+
+def probe_rows(scored: Scored) -> tuple[ProbeRow, ...]:
+    """Return a row for each candidate, in order."""
+    best = set(_best_places(scored.candidates).values())
+    return tuple(
+        _probe_row(scored, place, is_chosen=place in best)
+        for place in range(len(scored.candidates))
+    )
+
+
+def differences(scored: Scored, names: Sequence[str], reference: str) -> tuple[Difference, ...]:
+    """Compare ways to predict: each model with the reference, untrained ones and hand-made ones.
+
+    With the same features on both sides, and with those that each side has chosen on tuning.
+
+    Args:
+        scored: All candidates.
+        names: Of the models.
+        reference: One of them.
+    """
+    if scored.undefined:
+        return ()
+    return tuple(
+        _difference(scored, first, second, score)
+        for first, second in _pairs(scored.candidates, names, reference)
+        for score in COMPARED[scored.outcomes.boolean]
+    )
+
+
+def subgroups(scored: Scored, groups: Groups, *, samples: int, seed: int) -> tuple[Subgroup, ...]:
+    """Score what each method has chosen by subgroup; groups of few subjects are not shown.
+
+    Where the others' numbers would tell how few, the smallest of these has no number either.
+
+    Args:
+        scored: All labels that are scored.
+        groups: Level of every label, by kind.
+        samples: Resamples of each group's subjects.
+        seed: Of them.
+    """
+    shown = [scored.candidates[place] for place in _best_places(scored.candidates).values()]
+    found: list[Subgroup] = []
+    for kind, level_L in groups.items():
+        own = [
+            _subgroup(scored, shown, kind, level, level_L == level, samples=samples, seed=seed)
+            for level in sorted(set(level_L[scored.chosen_L]))
+        ]
+        told = sum(group.num_subjects or 0 for group in own)
+        if 0 < scored.num_subjects - told < SMALLEST_CELL and told:
+            _, place = min((group.num_subjects or told, n) for n, group in enumerate(own))
+            own[place] = replace(own[place], num_labels=None, num_subjects=None, num_positives=None)
+        found += own
+    return tuple(found)
+
+
+def _subgroup(
+    scored: Scored,
+    shown: Sequence[Candidate],
+    kind: str,
+    level: str,
+    within_L: Bools,
+    *,
+    samples: int,
+    seed: int,
+) -> Subgroup:
+    own_L = scored.chosen_L & within_L
+    outcome_L = scored.outcomes.outcome_L[own_L]
+    num_subjects = len(np.unique(scored.outcomes.subject_id_L[own_L]))
+    boolean = scored.outcomes.boolean
+    if num_subjects < SMALLEST_CELL:
+        return Subgroup(
+            kind=kind,
+            level=level,
+            suppressed=True,
+            num_labels=None,
+            num_subjects=None,
+            num_positives=None,
+            scores={},
+        )
+    part = score_labels(
+        shown,
+        scored.outcomes,
+        own_L,
+        undefined="" if len(np.unique(outcome_L)) > 1 else "its labels are of one class",
+        samples=samples,
+        seed=seed,
+    )
+    score = COMPARED[boolean][0]
+    return Subgroup(
+        kind=kind,
+        level=level,
+        suppressed=False,
+        num_labels=len(outcome_L),
+        num_subjects=num_subjects,
+        num_positives=int(outcome_L.sum()) if boolean else None,
+        scores={
+            candidate.method: part.score(place, score) for place, candidate in enumerate(shown)
+        },
+    )
+
+
+def _probe_row(scored: Scored, place: int, *, is_chosen: bool) -> ProbeRow:
+    candidate = scored.candidates[place]
+    scores = {name: scored.score(place, name) for own, name in scored.score_K if own == place}
+    curve: tuple[CalibrationBin, ...] = ()
+    if scored.outcomes.boolean:
+        outcome_L = scored.outcomes.outcome_L[scored.chosen_L]
+        predictions = [probe.predicted_L[scored.chosen_L] for probe in candidate.probes]
+        scores |= _calibration(outcome_L, predictions)
+        num_seeds = len(predictions)
+        curve = calibration_curve(
+            np.tile(outcome_L, num_seeds),
+            np.concatenate(predictions),
+            smallest=SMALLEST_CELL * num_seeds,
+        )
+    return ProbeRow(
+        method=candidate.method,
+        kind=candidate.kind,
+        features=candidate.features,
+        learner=candidate.learner,
+        chosen=is_chosen,
+        strengths=tuple(probe.strength for probe in candidate.probes),
+        tuning_loss=candidate.tuning_loss,
+        scores=scores,
+        calibration=curve,
+    )
+
+
+def _best_places(candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Return which candidate of each method is best on tuning; of hand-made ones, the linear."""
+    best: dict[str, int] = {}
+    for place, candidate in enumerate(candidates):
+        if candidate.learner == "gradient boosting":
+            continue
+        now = best.get(candidate.method)
+        if now is None or candidate.tuning_loss < candidates[now].tuning_loss:
+            best[candidate.method] = place
+    return best
+
+
+def _pairs(
+    candidates: Sequence[Candidate], names: Sequence[str], reference: str
+) -> Iterator[tuple[int, int]]:
+    """Yield places of what is compared, each pair once."""
+    best = _best_places(candidates)
+    alike: dict[str, dict[str, int]] = {}  # features -> method -> place
+    for place, candidate in enumerate(candidates):
+        if candidate.kind != "hand-made":
+            alike.setdefault(candidate.features, {})[candidate.method] = place
+    pairs = []
+    for place_of in (*alike.values(), best):
+        own = [name for name in names if name in place_of]
+        others = [name for name in own if name != reference and reference in place_of]
+        pairs += [(place_of[name], place_of[reference]) for name in others]
+        pairs += [(place_of[name], place_of[UNTRAINED]) for name in own if UNTRAINED in place_of]
+    pairs += [(best[name], best[HAND_MADE]) for name in names]
+    yield from dict.fromkeys(pairs)
+
+
+def _difference(scored: Scored, first: int, second: int, score: str) -> Difference:
+    one, other = scored.candidates[first], scored.candidates[second]
+    sides = [scored.side(first, score, 1.0), scored.side(second, score, -1.0)]
+    found = estimate(sides, scored.num_subjects)
+    num_seeds = (one.num_seeds, other.num_seeds)
+    return Difference(
+        first=one.method,
+        second=other.method,
+        first_features=one.features,
+        second_features=other.features,
+        score=score,
+        value=found.value,
+        interval=found.interval,
+        num_seeds=num_seeds,
+        verdict=verdict(found, num_seeds),
+    )
+
+
+def _calibration(outcome_L: Floats, predictions: Sequence[Floats]) -> dict[str, Score]:
+    lines = np.array([calibration_line(outcome_L, chance_L) for chance_L in predictions])
+    reason = "labels of one class, or predictions that are alike or separate them"
+    return {
+        name: Score(
+            value=float(values.mean()),
+            interval=NO_INTERVAL,
+            seeds=tuple(values.tolist()),
+            undefined="" if np.isfinite(values).all() else reason,
+        )
+        for name, values in zip(
+            ("calibration_slope", "calibration_intercept"), lines.T, strict=True
+        )
+    }

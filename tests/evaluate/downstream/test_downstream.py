@@ -1,0 +1,225 @@
+"""One evaluation of small models on tasks whose answer is known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.config import PRESETS, override
+from cvmae.evaluate.evaluate import evaluate
+from cvmae.statistics.fit import fit_statistics
+from cvmae.train.pretrain import pretrain
+from tests.meds_writer import table_of
+
+HOUR = 3_600_000_000
+ASKED = 20 * HOUR  # prediction_time, but for task `known`
+TRAIN, TUNING, ALL = 200, 280, 400
+SPLIT_OF = {
+    subject: "train" if subject < TRAIN else "tuning" if subject < TUNING else "held_out"
+    for subject in range(ALL)
+}
+COLUMN = {"boolean": ("boolean_value", pa.bool_()), "number": ("float_value", pa.float64())}
+
+
+def write_set(root: Path) -> None:
+    """Write subjects whose label is planted in a row a microsecond after the prediction."""
+    rng = np.random.default_rng(3)
+    outcome_S = rng.random(ALL) < 0.4
+    shards, means = [], []
+    for subject in range(ALL):
+        value_N = rng.normal(10, 2, 15)
+        means.append(value_N[::3].mean())
+        sex = "X" if subject >= ALL - 7 else "FM"[subject % 2]
+        shards.append((subject, None, f"GENDER//{sex}", None))
+        shards += [
+            (subject, n * HOUR, f"LAB//{'abc'[n % 3]}", float(value))
+            for n, value in enumerate(value_N)
+        ]
+        planted = 10 + (4 if outcome_S[subject] else -4) + rng.normal()
+        shards.append((subject, ASKED + 1, "LAB//a", float(planted)))
+    (root / "data").mkdir(parents=True)
+    (root / "metadata").mkdir()
+    pq.write_table(table_of(shards), root / "data" / "0.parquet", row_group_size=1000)
+    splits = {"subject_id": list(SPLIT_OF), "split": list(SPLIT_OF.values())}
+    pq.write_table(pa.table(splits), root / "metadata" / "subject_splits.parquet")
+    write_labels(root, "later", ASKED, outcome_S)
+    write_labels(root, "known", ASKED + 1, outcome_S)
+    write_labels(root, "number", ASKED, np.array(means) + 0.2 * rng.normal(size=ALL), "number")
+    never_S = outcome_S & (np.arange(ALL) < TUNING)
+    write_labels(root, "readmission_alike", ASKED, never_S)
+
+
+def write_labels(root, task, time, value_S, kind="boolean"):
+    name, value_type = COLUMN[kind]
+    table = {
+        "subject_id": pa.array(range(ALL), pa.int64()),
+        "prediction_time": pa.array([time] * ALL, pa.timestamp("us")),
+        name: pa.array(value_S.tolist(), value_type),
+    }
+    (root / "labels" / task).mkdir(parents=True)
+    pq.write_table(pa.table(table), root / "labels" / task / "0.parquet")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """The folder of an evaluation, and what it printed."""
+    folder = tmp_path_factory.mktemp("downstream")
+    write_set(folder / "meds")
+    shared = override(
+        PRESETS["tiny"],
+        {
+            "data.root": folder / "meds",
+            "data.min_count": 2,
+            "scaling.num_workers": 0,
+            "train.epochs": 1,
+            "output_dir": folder / "statistics",
+        },
+    )
+    fit_statistics(shared)
+    shared = override(shared, {"data.statistics": folder / "statistics"})
+    runs = []
+    for name, policy, seed in (("random", "random", 0), ("random", "random", 1), ("cv", "cv", 0)):
+        output = folder / f"{name}{seed}"
+        pretrain(override(shared, {"mask.policy": policy, "seed": seed, "output_dir": output}))
+        runs.append(f"{name}={output}")
+    given = {
+        "evaluate.checkpoints": runs,
+        "evaluate.labels": folder / "meds" / "labels",
+        "evaluate.bootstrap_samples": 100,
+        "evaluate.min_scored": 10,
+        "output_dir": folder / "out",
+    }
+    return folder / "out", evaluate(override(shared, given))
+
+
+@pytest.fixture(scope="module")
+def tasks(evaluated):
+    downstream = json.loads((evaluated[0] / "results.json").read_text())["downstream"]
+    return {task["support"]["name"]: task for task in downstream["tasks"]}
+
+
+def scores_of(task, score):
+    return {
+        (row["method"], row["features"], row["learner"]): row["scores"][score]["value"]
+        for row in task["probes"]
+    }
+
+
+def test_every_way_to_predict_is_there(tasks):
+    features = ("mean", "mean+decoded", "mean + hand-made")
+    assert set(scores_of(tasks["known"], "auroc")) == {
+        ("hand-made features", "hand-made", "logistic regression"),
+        ("hand-made features", "hand-made", "gradient boosting"),
+        *(
+            (method, name, "logistic regression")
+            for method in ("random", "cv", "untrained encoder")
+            for name in features
+        ),
+    }
+    chosen = [row["method"] for row in tasks["known"]["probes"] if row["chosen"]]
+    assert sorted(chosen) == ["cv", "hand-made features", "random", "untrained encoder"]
+
+
+def test_what_is_known_at_the_prediction_is_found(tasks):
+    found = scores_of(tasks["known"], "auroc")
+    for key, value in found.items():
+        # One value of sixteen in a mean moves it less than a feature of its own.
+        assert value > (0.7 if key[1] == "mean" else 0.95), key
+
+
+def test_what_comes_a_microsecond_later_is_not_seen(tasks):
+    # 4 standard errors of an AUROC of some 48 positive and 72 negative labels.
+    for key, value in scores_of(tasks["later"], "auroc").items():
+        assert abs(value - 0.5) < 0.22, key
+
+
+def test_numbers_have_r2_and_rank_correlation(tasks):
+    found = tasks["number"]
+    hand_made = ("hand-made features", "hand-made", "ridge regression")
+    assert scores_of(found, "r2")[hand_made] > 0.8
+    assert scores_of(found, "rank_correlation")[hand_made] > 0.9
+    assert found["support"]["splits"]["held_out"]["num_positives"] is None
+
+
+def test_n_and_positives_stand_beside_scores_and_undefined_ones_say_why(evaluated, tasks):
+    counts = tasks["readmission_alike"]["support"]["splits"]["held_out"]
+    assert counts == {"num_labels": 120, "num_subjects": 120, "num_positives": 0}
+    row = tasks["readmission_alike"]["probes"][0]
+    assert row["scores"]["auroc"]["value"] is None
+    assert row["scores"]["auroc"]["undefined"] == "held_out has no positive label among 120"
+    assert row["scores"]["brier"]["value"] > 0
+    assert tasks["readmission_alike"]["differences"] == []
+    out, printed = evaluated
+    page = (out / "report.html").read_text()
+    for text in (printed, page):
+        assert "held_out has no positive label among 120" in text
+        assert "General readmission cannot be studied in MIMIC-IV" in text
+    assert "nan" not in printed
+
+
+def test_two_seeds_decide_nothing_against_one_of_another_policy(tasks):
+    pairs = {
+        (pair["first"], pair["second"]): pair["verdict"] for pair in tasks["known"]["differences"]
+    }
+    assert pairs["cv", "random"] == "undecided"
+    assert pairs["random", "hand-made features"] == "undecided"
+    features = [
+        (pair["first_features"], pair["second_features"])
+        for pair in tasks["known"]["differences"]
+        if (pair["first"], pair["second"], pair["score"]) == ("cv", "random", "auroc")
+    ]
+    for name in ("mean", "mean+decoded", "mean + hand-made"):
+        assert features.count((name, name)) == 1
+
+
+def test_small_groups_are_not_shown(evaluated, tasks):
+    groups = {group["level"]: group for group in tasks["known"]["subgroups"]}
+    assert groups["X"] == {
+        "kind": "GENDER",
+        "level": "X",
+        "suppressed": True,
+        "num_labels": None,
+        "num_subjects": None,
+        "num_positives": None,
+        "scores": {},
+    }
+    # With the numbers of both, that of X would follow from n.
+    assert sorted(groups[sex]["num_subjects"] or 0 for sex in "FM") == [0, 57]
+    assert groups["F"]["scores"]["hand-made features"]["value"] > 0.9
+    assert "fewer than 20 subjects" in (evaluated[0] / "report.html").read_text()
+
+
+def test_figures_of_predictions_are_drawn(evaluated):
+    names = {path.name for path in (evaluated[0] / "figures").iterdir()}
+    assert {"probes.png", "calibration.png"} <= names
+
+
+def test_predictions_pass_the_command_of_meds_evaluation(evaluated, tasks, tmp_path):
+    files = sorted((evaluated[0] / "predictions" / "known").iterdir())
+    assert len(files) == 2 + 3 * (3 + 2)
+    assert not (evaluated[0] / "predictions" / "number").exists()
+    path = next(
+        p for p in files if p.name == "hand-made-features_hand-made_logistic-regression_0.parquet"
+    )
+    scores = tmp_path / "scores.json"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "meds_evaluation",
+            f"predictions_path={path}",
+            f"output_file={scores}",
+            f"hydra.run.dir={tmp_path}",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    told = json.loads(scores.read_text())["samples_equally_weighted"]
+    key = ("hand-made features", "hand-made", "logistic regression")
+    for name, ours in (("roc_auc_score", "auroc"), ("brier_score", "brier")):
+        assert told[name] == pytest.approx(scores_of(tasks["known"], ours)[key], abs=1e-5)
