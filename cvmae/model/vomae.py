@@ -118,9 +118,18 @@ class VOMAE(nn.Module):
         return self._finish_encoder(terms)
 
     def decode(
-        self, batch: Batch, encoded_VD: Tensor, *, ask_all: bool = False, whole: bool = False
+        self,
+        batch: Batch,
+        encoded_VD: Tensor,
+        *,
+        ask_all: bool = False,
+        whole: bool = False,
+        read: Batch | None = None,
     ) -> Tensor:
-        """Predict what is asked for from the encoder's output; see `forward`."""
+        """Predict what is asked for from the encoder's output; see `forward`.
+
+        `read` is the batch that was encoded, where it is another one of as many sequences.
+        """
         num_M, asked_offsets_B = batch.num_hidden_B, batch.hidden_offsets_B
         if self.target == "measurement":
             terms = self._embed_places(batch.hidden_places())
@@ -130,7 +139,7 @@ class VOMAE(nn.Module):
             num_M, asked_offsets_B = batch.num_visible_B + num_M, batch.offsets_B
         else:
             terms = self._embed_query(batch.code_index_N, batch.hours_N, batch.hidden_M)
-        num_V, offsets_B = self._encoded(batch)
+        num_V, offsets_B = self._encoded(read or batch)
         plan = plan_attention(num_M, num_V, asked_offsets_B, offsets_B, longest=self.longest)
         for layer in self.decoder:
             terms = self._run(layer, terms, plan, encoded_VD)

@@ -18,7 +18,7 @@ from ray.data.block import BlockMetadata
 
 from cvmae.runtime.ray_hooks import task_attempt
 
-__all__ = ["CURSOR", "map_on_ray", "task_dataset", "task_tables"]
+__all__ = ["CURSOR", "in_order", "map_on_ray", "task_dataset", "task_tables"]
 
 # Importing ray.data has set it to report the plan and the end of every execution.
 logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -74,14 +74,19 @@ def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
             yield partial(_result_table, shared, item, number)
 
     dataset = task_dataset(plan)
+    yield from in_order(task_tables(dataset, dataset.context), len(items))
+
+
+def in_order(tables: Iterable[pa.Table], num_results: int) -> Iterator[Any]:
+    """Yield the results that rows hold, and see that each comes when it is due."""
     expected = 0
-    for table in task_tables(dataset, dataset.context):
+    for table in tables:
         if table["number"][0].as_py() != expected:
             raise RuntimeError(f"result {table['number'][0]} came where {expected} was next")
         expected += 1
         yield pickle.loads(table["result"][0].as_py())
-    if expected != len(items):
-        raise RuntimeError(f"{expected} of {len(items)} results came back from Ray Data")
+    if expected != num_results:
+        raise RuntimeError(f"{expected} of {num_results} results came back from Ray Data")
 
 
 def task_dataset(plan: Callable[[Any], Iterable[Callable[[], pa.Table]]]) -> ray.data.Dataset:
