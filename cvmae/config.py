@@ -23,6 +23,7 @@ from cvmae.settings import (
     DataConfig,
     DeepspeedConfig,
     EvaluateConfig,
+    FinetuneConfig,
     MaskConfig,
     ModelConfig,
     OptimConfig,
@@ -70,6 +71,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:
         num_workers = self.scaling.num_workers

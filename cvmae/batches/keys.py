@@ -15,7 +15,7 @@ from cvmae.arrays import Floats
 __all__ = ["counter_hash", "stream_keys", "uniform"]
 
 UInts = npt.NDArray[np.uint32]
-Stream = Literal["mask", "count", "crop", "order", "tie", "deal", "shuffle"]
+Stream = Literal["mask", "count", "crop", "order", "tie", "deal", "shuffle", "label"]
 
 _STREAMS: dict[str, int] = {
     "mask": 1,
@@ -25,6 +25,7 @@ _STREAMS: dict[str, int] = {
     "tie": 5,
     "deal": 6,
     "shuffle": 7,
+    "label": 8,
 }
 _MASK64 = (1 << 64) - 1
 
