@@ -64,6 +64,11 @@ VERBS: dict[str, Verb] = {
         does="compare models on the same hidden values, and write a report",
         function="cvmae.evaluate.evaluate:evaluate",
     ),
+    "embed": Verb(
+        does="write an embedding for each subject and time",
+        function="cvmae.infer.embed_set:embed",
+        resumes=True,
+    ),
     "synthesize": Verb(
         does="write a synthetic hospital as a MEDS data set",
         function="cvmae.synthetic.hospital:write_hospital",

@@ -23,7 +23,6 @@ from cvmae.settings import (
     DataConfig,
     DeepspeedConfig,
     EvaluateConfig,
-    FinetuneConfig,
     MaskConfig,
     ModelConfig,
     OptimConfig,
@@ -33,6 +32,7 @@ from cvmae.settings import (
     TrainConfig,
     require,
 )
+from cvmae.settings_of_use import FinetuneConfig, InferConfig
 
 __all__ = [
     "PRESETS",
@@ -72,6 +72,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:
         num_workers = self.scaling.num_workers

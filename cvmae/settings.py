@@ -10,7 +10,6 @@ __all__ = [
     "DataConfig",
     "DeepspeedConfig",
     "EvaluateConfig",
-    "FinetuneConfig",
     "MaskConfig",
     "MaskTarget",
     "ModelConfig",
@@ -367,32 +366,6 @@ class SweepConfig:
         require(len(self.policies) > 0, "sweep.policies", self.policies, "at least one policy")
         for name in ("max_trials", "max_epochs", "max_hours", "max_concurrent"):
             _at_least(f"sweep.{name}", getattr(self, name), 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Training the encoder of a pretrained model with labels."""
-
-    checkpoint: str = ""
-    """Run folder (or a checkpoint) of the pretrained model, whose sizes, vocabulary, statistics
-    and window are taken."""
-    labels: str = ""
-    """Boolean labels: a parquet file of MEDS's label schema, or a folder of such files."""
-    from_scratch: bool = False
-    """Begin with fresh weights instead of the checkpoint's: what pretraining is worth."""
-    epochs: int = 5
-    """Passes over the labels of train."""
-    batch_labels: int = 64
-    """Labels a step, over all workers."""
-    lr: float = 3e-4
-    """Peak learning rate, after a warm-up and before a cosine down to zero."""
-    choose_by: Literal["auroc", "loss"] = "auroc"
-    """What an epoch is chosen by, on tuning: the highest AUROC or the least cross-entropy."""
-
-    def __post_init__(self) -> None:
-        _at_least("finetune.epochs", self.epochs, 1)
-        _at_least("finetune.batch_labels", self.batch_labels, 1)
-        require(0 < self.lr < float("inf"), "finetune.lr", self.lr, "a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)

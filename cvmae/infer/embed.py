@@ -29,6 +29,8 @@ __all__ = [
     "embed_labels",
     "embed_moments",
     "embed_tasks",
+    "may_hold",
+    "ready",
     "untrained",
 ]
 
@@ -109,7 +111,7 @@ def embed_tasks(
         refuse_pooling(model, poolings)
     subject_S = np.unique(np.concatenate([labels.subject_id_L for labels in tasks]))
     source = Source(root=dataset.root, members={ASKED: subject_S})
-    units = [unit for unit in plan_units(dataset, unit_rows) if _may_hold(unit, subject_S)]
+    units = [unit for unit in plan_units(dataset, unit_rows) if may_hold(unit, subject_S)]
     vocabularies = {m.fitted.statistics.members: m.fitted.statistics for m in models}
     for statistics in vocabularies.values():
         require_common_code(source, units, statistics, ASKED)
@@ -165,9 +167,7 @@ class _UnitEmbedder:
     ) -> tuple[Ints, Embeddings]:
         subject_S = np.sort(measurements.subject_id_S)
         index_L = np.flatnonzero(is_among(subject_S, moments.subject_id_L))
-        own = Moments(
-            subject_id_L=moments.subject_id_L[index_L], time_us_L=moments.time_us_L[index_L]
-        )
+        own = moments.take(index_L)
         return index_L, embed_moments(model, measurements, own, self._poolings)
 
 
@@ -217,7 +217,7 @@ def _fill(embeddings: Embeddings, index_L: Ints, part: Embeddings) -> None:
         embedding_LD[index_L] = part.embedding_LD[pooling]
 
 
-def _may_hold(unit: Unit, subject_S: Ints) -> bool:
+def may_hold(unit: Unit, subject_S: Ints) -> bool:
     """Tell whether a unit may hold rows of a subject, who ascend."""
     return any(
         np.searchsorted(subject_S, piece.first_subject)

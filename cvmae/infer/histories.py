@@ -5,6 +5,7 @@ Rows are cut at the time first, and only then is a window taken: nothing later c
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -43,6 +44,12 @@ class Moments:
     def num_moments(self) -> int:
         """Return L."""
         return len(self.subject_id_L)
+
+    def take(self, chosen_L: Ints | Bools) -> Self:
+        """Return some of them."""
+        return type(self)(
+            subject_id_L=self.subject_id_L[chosen_L], time_us_L=self.time_us_L[chosen_L]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

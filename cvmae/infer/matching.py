@@ -2,19 +2,77 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from cvmae.arrays import Floats, Ints
+from cvmae.infer.unit_files import CodeSums
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_unit
 from cvmae.meds.rows import Lookup
 from cvmae.meds.units import Unit
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["require_common_code"]
+__all__ = ["Matching", "matching_lines", "require_common_code"]
+
+# Shape letters: C codes.
 
 SHOWN = 3  # codes that a message shows
+FAR = 0.5  # standard deviations of train by which a mean is called far off
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matching:
+    """Which codes of a vocabulary a data set has, and where their values lie."""
+
+    codes: tuple[str, ...]
+    count_C: Ints
+    shift_C: Floats  # of the mean, in standard deviations of train; NaN without a value
+    spread_C: Floats  # standard deviation over that of train; NaN without a value
+
+    @classmethod
+    def of(cls, sums: CodeSums, statistics: CodeStatistics) -> Self:
+        """Compare a data set's sums with train, whose standardised values have mean 0 and std 1."""
+        count_C = np.where(sums.count_C > 0, sums.count_C, np.nan)
+        mean_C = sums.sum_C / count_C
+        variance_C = np.maximum(sums.square_C / count_C - mean_C**2, 0)
+        return cls(
+            codes=statistics.codes,
+            count_C=sums.count_C.astype(np.int64),
+            shift_C=mean_C,
+            spread_C=np.sqrt(variance_C),
+        )
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """Return an entry for each code, as JSON holds it."""
+        return [
+            {
+                "code": code,
+                "values": int(self.count_C[place]),
+                "mean_shift": float(self.shift_C[place]) if self.count_C[place] else None,
+                "std_ratio": float(self.spread_C[place]) if self.count_C[place] else None,
+            }
+            for place, code in enumerate(self.codes)
+        ]
+
+
+def matching_lines(matching: Matching) -> list[str]:
+    """Return what was matched, and the codes whose values lie elsewhere than in training."""
+    codes, count_C, shift_C = matching.codes, matching.count_C, matching.shift_C
+    absent = [codes[place] for place in np.flatnonzero(count_C == 0)]
+    line = f"{len(codes) - len(absent)} of the model's {len(codes)} codes have values"
+    far = np.flatnonzero(np.nan_to_num(np.abs(shift_C)) >= FAR)
+    return [
+        f"{line}; none: {_beginning(absent)}" if absent else line,
+        *(
+            f"  {codes[place]}: mean {shift_C[place]:+.2f} standard deviations off that of train, "
+            f"deviation {matching.spread_C[place]:.2f} times train's ({count_C[place]:,} values): "
+            "another unit or other patients?"
+            for place in far[np.argsort(-np.abs(shift_C[far]), kind="stable")]
+        ),
+    ]
 
 
 @dataclass

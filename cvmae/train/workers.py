@@ -66,15 +66,8 @@ def train_on_ray(
 ) -> None:
     """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
 
-    A lost worker is replaced and the group goes on from the run folder's last checkpoint.
-
-    Args:
-        config: Of the run.
-        data: What is trained on.
-        run_name: What progress lines begin with.
-        key: `Tracker.key` of the driver's.
-        parent_run_id: Tracking run of the sweep that this run belongs to.
-        labelled: What is learnt from where the run is a fine-tuning; no row is read then.
+    A lost worker is replaced and the group goes on from the run folder's last checkpoint. Where
+    there is labelled data, the run is a fine-tuning on it, and no row is read.
 
     Raises:
         ChildProcessError: Workers failed more than `scaling.max_failures` times.
@@ -87,25 +80,17 @@ def train_on_ray(
     # from which the loop resumes, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
     to_tune = _callbacks_of_tune()
-    trainer = InterruptibleTrainer(
-        _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
-        train_loop_config={
-            "job": _Job(
-                config=config,
-                data=data,
-                run_name=run_name,
-                key=key,
-                parent_run_id=parent_run_id,
-                attempt=attempt,
-                is_trial=bool(to_tune),
-                labelled=labelled,
-            )
-        },
-        datasets={} if labelled else {"train": _bricks_of(config, data)},
-        dataset_config=DataConfig(datasets_to_split=[]),
-        scaling_config=_scaling(config.scaling),
-        run_config=_run_config(config, attempt, to_tune),
+    job = _Job(
+        config=config,
+        data=data,
+        run_name=run_name,
+        key=key,
+        parent_run_id=parent_run_id,
+        attempt=attempt,
+        is_trial=bool(to_tune),
+        labelled=labelled,
     )
+    trainer = _trainer(job, to_tune)
     try:
         stop = partial(put_note, attempt)
         with (
@@ -143,9 +128,20 @@ class _Job:
     labelled: LabelledData | None
 
 
-def _bricks_of(config: Config, data: TrainingData) -> ray.data.Dataset:
-    plan = make_plan(config, data)
-    return brick_dataset(plan.unweighted_reader, plan.train_order, plan.units)
+def _trainer(job: _Job, to_tune: Sequence[Any]) -> InterruptibleTrainer:
+    datasets: dict[str, Any] = {}
+    if job.labelled is None:
+        plan = make_plan(job.config, job.data)
+        train_order, units = plan.train_order, plan.units
+        datasets["train"] = brick_dataset(plan.unweighted_reader, train_order, units)
+    return InterruptibleTrainer(
+        _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
+        train_loop_config={"job": job},
+        datasets=datasets,
+        dataset_config=DataConfig(datasets_to_split=[]),
+        scaling_config=_scaling(job.config.scaling),
+        run_config=_run_config(job.config, job.attempt, to_tune),
+    )
 
 
 class _WaitingLine(UserCallback):
@@ -283,7 +279,7 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
 
 
 def _lessons(job: _Job) -> Lessons:
-    if job.labelled:
+    if job.labelled is not None:
         return Finetuning(job.config, job.data.fitted, job.labelled)
     shard = ray.train.get_dataset_shard("train")
 

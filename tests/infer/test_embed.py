@@ -9,7 +9,7 @@ import torch
 from cvmae.infer.embed import POOLINGS, embed_labels, embed_tasks, untrained
 from cvmae.meds.dataset import open_dataset
 from cvmae.settings import ScalingConfig
-from tests.infer.conftest import labels_of
+from tests.small_model import labels_of
 
 IN_PROCESS = ScalingConfig(num_workers=0)
 HOUR = 3_600_000_000

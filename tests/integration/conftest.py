@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from tests.batches.numbered_rows import Case, Written, write_many
+from tests.small_model import loaded, model_of
+
+__all__ = ["loaded", "model_of"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,298 @@
+"""The verb `embed`: a whole data set through a frozen model, unit by unit, to files."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
+from cvmae.config import Config, resolved_path, write_config
+from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready
+from cvmae.infer.histories import Moments
+from cvmae.infer.matching import Matching, matching_lines, require_common_code
+from cvmae.infer.pooling import Pooling, refuse_pooling, width_of
+from cvmae.infer.unit_files import (
+    FOLDER,
+    CodeSums,
+    read_unit_file,
+    unit_file,
+    units_there,
+    write_unit_file,
+)
+from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.meds.labels import read_tasks
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_unit_and_subjects
+from cvmae.meds.refused import RefusedDataError
+from cvmae.meds.splits import is_among
+from cvmae.meds.units import Unit, plan_units
+from cvmae.runtime.map_units import map_with
+from cvmae.runtime.start_ray import start_ray
+from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
+from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set, require_new
+from cvmae.storage.places import map_reads
+
+__all__ = ["embed"]
+
+logger = logging.getLogger("cvmae")
+
+FACTS, REPORT, NOTE = "embed.json", "report.json", "PATIENT_DATA.txt"
+WITHOUT_ROWS = "without_rows.parquet"
+NOTICE = """\
+The files below embeddings/ are patient data: subject ids, times, and numbers made from patients'
+measurements, from which some of these can be guessed back. They stay under the terms of the data
+set that they were made from: share and keep them as you would that data set.
+"""
+
+Numbered = tuple[int, Unit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is embedded, and where to."""
+
+    folder: str
+    model: Loaded
+    pooling: Pooling
+    source: Source
+    units: Sequence[Numbered]
+    moments: Moments | None  # None: each subject at its last measurement
+
+
+def embed(config: Config) -> str:
+    """Write an embedding for each subject and prediction time, or each subject's last measurement.
+
+    Returns:
+        What was written, and how the data set and the model's vocabulary agree.
+
+    Raises:
+        ValueError: A setting is missing, the folder is not new or holds the embeddings of other
+            settings or data, or the model knows no code of the data set.
+        FileNotFoundError: The model, the labels or the data set are not there.
+        ChildProcessError: A unit took the process that worked on it down, again and again.
+    """
+    if not config.infer.checkpoint:
+        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+    with _held_folder(config) as config:
+        return _embed(config)
+
+
+def _embed(config: Config) -> str:
+    in_process = config.scaling.num_workers == 0
+    on_gpu = in_process and torch.cuda.is_available()
+    path = config.infer.checkpoint
+    stamp = checkpoint_stamp(path)
+    model = load_model(path, "cuda" if on_gpu else "cpu")
+    if checkpoint_stamp(path) != stamp:
+        raise ValueError(
+            f"infer.checkpoint={path}: another checkpoint was written there meanwhile; wait for "
+            "the run to end, or give one checkpoint of it (checkpoints/step_*)"
+        )
+    refuse_pooling(model, [config.infer.pooling])
+    dataset = open_dataset(config.data.root or model.config.data.root)
+    refuse_in_data_set(config.output_dir, dataset.root)
+    moments = _asked(config.infer.labels)
+    job = _plan(config, model, dataset, moments)
+    require_common_code(job.source, [u for _, u in job.units], model.fitted.statistics, ASKED)
+    _begin(config, _facts(config, stamp, dataset, moments))
+    there = units_there(job.folder, [number for number, _ in job.units])
+    waiting = [item for item in job.units if item[0] not in there]
+    logger.info("%d units to embed, %d are there", len(waiting), len(there))
+    if waiting and not in_process:
+        start_ray(config.scaling)
+    device = "cuda" if config.scaling.use_gpu and not in_process else ""
+    setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
+    for _ in map_with(setup, waiting, config.scaling, "embed"):
+        pass
+    return _finish(job)
+
+
+@contextmanager
+def _held_folder(config: Config) -> Iterator[Config]:
+    """Hold the output folder; yield settings of absolute paths."""
+    folder = absolute_output(config.output_dir)
+    if config.resume and absolute_output(config.resume, "resume") != folder:
+        raise ValueError(
+            f"--resume {config.resume} continues in its own folder: leave out --output_dir"
+        )
+    check = _require_begun if config.resume else _require_new
+    root = resolved_path(config.data.root)
+    with output_folder(folder, "embed", data_root=root, check=check):
+        remove_aside(join(folder, FOLDER))
+        infer = replace(
+            config.infer,
+            checkpoint=resolved_path(config.infer.checkpoint),
+            labels=resolved_path(config.infer.labels),
+        )
+        data = replace(config.data, root=root)
+        yield replace(config, output_dir=folder, data=data, infer=infer)
+
+
+def _require_new(folder: str) -> None:
+    require_new(
+        folder,
+        unfinished=lambda name: name in (FACTS, NOTE),
+        advice=lambda found: (
+            f": choose a new folder, or go on with what is there by --resume {folder}"
+            if FACTS in found
+            else ": choose a new folder"
+        ),
+    )
+
+
+def _require_begun(folder: str) -> None:
+    if not is_file(join(folder, FACTS)):
+        raise FileNotFoundError(f"--resume {folder}: no {FACTS} there, so no embeddings")
+
+
+def _asked(labels: str) -> Moments | None:
+    """Return every subject and time that some label set has, once and in order."""
+    if not labels:
+        return None
+    tasks = read_tasks(labels)
+    subject_L = np.concatenate([task.subject_id_L for task in tasks])
+    time_L = np.concatenate([task.time_us_L for task in tasks])
+    order_L = np.lexsort((time_L, subject_L))
+    moments = Moments(subject_id_L=subject_L, time_us_L=time_L).take(order_L)
+    new_L = np.ones(len(order_L), np.bool_)
+    new_L[1:] = (np.diff(moments.subject_id_L) != 0) | (np.diff(moments.time_us_L) != 0)
+    return moments.take(new_L)
+
+
+def _plan(config: Config, model: Loaded, dataset: Dataset, moments: Moments | None) -> _Job:
+    if moments is None:
+        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
+    else:
+        subject_S = np.unique(moments.subject_id_L)
+    units = enumerate(plan_units(dataset, config.data.unit_rows))
+    return _Job(
+        folder=config.output_dir,
+        model=model,
+        pooling=config.infer.pooling,
+        source=Source(root=dataset.root, members={ASKED: subject_S}),
+        units=[(number, unit) for number, unit in units if may_hold(unit, subject_S)],
+        moments=moments,
+    )
+
+
+def _facts(config: Config, stamp: str, dataset: Dataset, moments: Moments | None) -> dict[str, Any]:
+    """Return what files of one job must share."""
+    asked = b"" if moments is None else moments.subject_id_L.tobytes() + moments.time_us_L.tobytes()
+    return {
+        "infer.checkpoint": stamp,
+        "infer.labels": hashlib.sha256(asked).hexdigest(),
+        "infer.pooling": config.infer.pooling,
+        "data.root": dataset.fingerprint,
+        "data.unit_rows": config.data.unit_rows,
+    }
+
+
+def _begin(config: Config, facts: Mapping[str, Any]) -> None:
+    """Write what the folder holds; where that is written already, see that it is the same."""
+    path = join(config.output_dir, FACTS)
+    if config.resume:
+        with local_copy(path) as copy:
+            before: dict[str, Any] = json.loads(copy.read_text("utf-8"))
+        now = json.loads(json.dumps(facts))
+        if differing := [name for name in now if before.get(name) != now[name]]:
+            raise ValueError(
+                f"--resume {config.output_dir}: what is there was made with another "
+                f"{' and '.join(differing)}: give the same (of a run that trains on, the "
+                "checkpoint that was used: checkpoints/step_*), or choose a new folder"
+            )
+        return
+    for name, text in ((FACTS, json.dumps(facts, indent=1)), (NOTE, NOTICE)):
+        with written(join(config.output_dir, name)) as aside:
+            aside.write_text(text, encoding="utf-8")
+    with written(join(config.output_dir, "config.yaml")) as aside:  # last: --resume asks for it
+        write_config(config, aside)
+
+
+class _UnitWriter:
+    """Embeds units and writes their files, with a model that is prepared once a process."""
+
+    def __init__(self, *, job: _Job, device: str) -> None:
+        self._job, self._model = job, ready(job.model, device)
+
+    def __call__(self, item: Numbered) -> None:
+        number, unit = item
+        job, statistics = self._job, self._model.fitted.statistics
+        measurements, _, subject_S = read_unit_and_subjects(
+            job.source, unit, statistics.lookup, ASKED
+        )
+        if job.moments is None:
+            own = _last_moments(measurements)
+        else:
+            own = job.moments.take(is_among(np.sort(subject_S), job.moments.subject_id_L))
+        embeddings = embed_moments(self._model, measurements, own, [job.pooling])
+        write_unit_file(
+            join(job.folder, FOLDER, unit_file(number)),
+            own,
+            embeddings.embedding_LD[job.pooling],
+            embeddings.has_rows_L,
+            CodeSums.of(measurements, statistics),
+        )
+
+
+def _last_moments(measurements: Measurements) -> Moments:
+    order_S = np.argsort(measurements.subject_id_S, kind="stable")
+    last_S = measurements.time_us_N[measurements.offsets_S[1:] - 1]
+    return Moments(subject_id_L=measurements.subject_id_S[order_S], time_us_L=last_S[order_S])
+
+
+def _finish(job: _Job) -> str:
+    """Look at what all units have written, and write what follows from it."""
+    folder = join(job.folder, FOLDER)
+    asked_S = job.source.members[ASKED]
+    found_S = np.zeros(len(asked_S), np.bool_)
+    paths = [join(folder, unit_file(number)) for number, _ in job.units]
+    sums, num_rows = [], 0
+    for subject_L, part in map_reads(job.folder, read_unit_file, paths):
+        place_S = np.searchsorted(asked_S, np.unique(subject_L))
+        if found_S[place_S].any():
+            raise RefusedDataError(
+                "a subject has rows in two files",
+                "MEDS needs all rows of a subject in one file: check the data with "
+                "jobs/validate.py",
+            )
+        found_S[place_S] = True
+        sums.append(part)
+        num_rows += len(subject_L)
+    num_absent = _write_absent(job, found_S, join(folder, WITHOUT_ROWS)) if job.moments else 0
+    matching = Matching.of(CodeSums.total(sums), job.model.fitted.statistics)
+    report = {
+        "embeddings": num_rows + num_absent,
+        "width": width_of(job.model, job.pooling),
+        "subjects_not_in_the_data": int(np.count_nonzero(~found_S)),
+        "codes": matching.as_rows(),
+    }
+    with written(join(job.folder, REPORT)) as aside:
+        aside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return "\n".join(
+        [
+            *matching_lines(matching),
+            f"{num_rows + num_absent:,} embeddings of {report['width']} numbers, "
+            f"{num_absent:,} of them of subjects without any row: {folder}",
+            f"They are patient data: see {join(job.folder, NOTE)}",
+        ]
+    )
+
+
+def _write_absent(job: _Job, found_S: np.ndarray, path: str) -> int:
+    """Write zeros for the moments of subjects that no file has, and return how many they are."""
+    assert job.moments is not None, "without labels nobody is asked for who has no rows"
+    absent_S = job.source.members[ASKED][~found_S]
+    own = job.moments.take(is_among(absent_S, job.moments.subject_id_L))
+    if not own.num_moments:
+        return 0
+    width = width_of(job.model, job.pooling)
+    nothing_LD = np.zeros((own.num_moments, width), np.float32)
+    write_unit_file(path, own, nothing_LD, np.zeros(own.num_moments, np.bool_), None)
+    return own.num_moments

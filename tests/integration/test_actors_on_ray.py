@@ -1,0 +1,67 @@
+"""Units worked off by processes that prepare once: here as in a pool of Ray."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cvmae.infer.embed import POOLINGS, embed_labels
+from cvmae.meds.dataset import open_dataset
+from cvmae.runtime.map_units import map_with
+from cvmae.settings import ScalingConfig
+from tests.integration.units import Doubler
+from tests.small_model import labels_of
+
+ray = pytest.importorskip("ray")
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
+
+TWO = ScalingConfig(num_workers=2)
+
+
+def run(tmp_path, units, **given):
+    setup = partial(Doubler, str(tmp_path), **given)
+    return [value for value, _ in map_with(setup, units, TWO, "double")]
+
+
+def lines(tmp_path, kind):
+    return (tmp_path / kind).read_text("ascii").split()
+
+
+def test_every_unit_comes_in_order_and_processes_prepare_once(tmp_path):
+    assert run(tmp_path, range(12)) == list(range(0, 24, 2))
+    assert sorted(map(int, lines(tmp_path, "unit"))) == list(range(12))
+    made = lines(tmp_path, "made")
+    assert len(made) == len(set(made)) <= 2
+
+
+def test_a_unit_whose_process_dies_is_worked_off_by_the_next(tmp_path):
+    assert run(tmp_path, range(6), kills=3, times=2) == list(range(0, 12, 2))
+    assert lines(tmp_path, "unit").count("3") == 3
+
+
+def test_a_unit_that_kills_every_process_is_given_up_after_three_and_named(tmp_path):
+    with pytest.raises(ChildProcessError, match=r"^unit 3 \(from 0\) took .* down 3 times"):
+        run(tmp_path, range(6), kills=3)
+    assert lines(tmp_path, "unit").count("3") == 3
+
+
+def test_what_a_unit_refuses_is_refused_once_and_in_its_words(tmp_path):
+    with pytest.raises(ValueError, match=r"^2 is refused$"):
+        run(tmp_path, range(6), refuses=2)
+    assert lines(tmp_path, "unit").count("2") == 1
+
+
+def test_embeddings_are_those_of_the_calling_process_bit_for_bit(hospital, loaded):
+    table = pq.read_table(Path(hospital) / "metadata" / "subject_splits.parquet")
+    labels = labels_of(*((s, 10**18, 0) for s in table["subject_id"].to_pylist()))
+    here, there = (
+        embed_labels(
+            loaded, open_dataset(hospital), labels, poolings=POOLINGS, scaling=s, unit_rows=500
+        )
+        for s in (ScalingConfig(num_workers=0), TWO)
+    )
+    assert here.has_rows_L.all()
+    for pooling in POOLINGS:
+        assert np.array_equal(here.embedding_LD[pooling], there.embedding_LD[pooling])
