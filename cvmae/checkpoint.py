@@ -23,7 +23,8 @@ from torch import Tensor
 
 from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.config import Config, read_config, write_config
-from cvmae.model.vomae import VOMAE, build_model
+from cvmae.model.finetuned import FinetunedVOMAE
+from cvmae.model.vomae import VOMAE
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.fitted import FittedData
 from cvmae.storage.folders import (
@@ -63,6 +64,7 @@ CONFIG, PROGRESS, STATISTICS = "config.yaml", "progress.json", "statistics"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 FORMAT = "cvmae checkpoint 1"
 CHECKPOINTS = "checkpoints"  # the folder of a run in which each has one of its own
+COST = "tuning_cost"  # what the best epoch has least of, where that is not the tuning error
 STEP_FOLDER = re.compile(r"step_\d{8}")
 
 
@@ -203,8 +205,7 @@ def load_model(
         config = read_config(folder / CONFIG)
         fitted = FittedData.read(folder / STATISTICS)
         progress = read_progress(folder)
-        num_codes = fitted.statistics.num_codes
-        model = build_model(config.model, num_codes, config.seed, config.mask.target)
+        model = _model_of(config, fitted.statistics.num_codes)
         model.load_state_dict(load_file(folder / MODEL, device="cpu"))
     return Loaded(model=model.to(device).eval(), config=config, fitted=fitted, progress=progress)
 
@@ -238,6 +239,13 @@ def clear_rubbish(run_folder: str | Path) -> None:
     remove_aside(join(run_folder, CHECKPOINTS))
 
 
+def _model_of(config: Config, num_codes: int) -> VOMAE:
+    """Return a model of a run's kind, with whatever weights."""
+    kind = FinetunedVOMAE if config.finetune.checkpoint else VOMAE
+    with torch.random.fork_rng(devices=[]):
+        return kind(config.model, num_codes, config.mask.target)
+
+
 def _misfit(folder: Path, path: str | Path) -> str:
     """Say whether weights are of another model than the run's, or than the settings beside them."""
     config = join(path, CONFIG)
@@ -252,7 +260,7 @@ def _misfit(folder: Path, path: str | Path) -> str:
 def misshapen(folder: Path, config: Config, num_codes: int) -> str:
     """Say which weight of a checkpoint has not the shape that a model needs; '' where all have."""
     with torch.device("meta"):
-        model = VOMAE(config.model, num_codes, config.mask.target)
+        model = _model_of(config, num_codes)
         expected = {k: list(v.shape) for k, v in model.state_dict().items()}
     with safe_open(folder / MODEL, "pt") as file:
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -303,9 +311,13 @@ def _name(global_step: float) -> str:
 
 
 def _best(progress: Progress, steps: Sequence[str]) -> str:
-    """Return the step of the epoch with the least tuning error, of those that are there."""
+    """Return the step of the epoch that tuning speaks for most, of those that are there."""
     epochs = [epoch for epoch in progress.history if _name(epoch["step"]) in steps]
-    return _name(min(epochs, key=lambda epoch: epoch["tuning_mse"])["step"]) if epochs else ""
+    return _name(min(epochs, key=_cost)["step"]) if epochs else ""
+
+
+def _cost(epoch: Mapping[str, float]) -> float:
+    return epoch[COST] if COST in epoch else epoch["tuning_mse"]
 
 
 def _progress_at(folder: str | Path) -> Progress:

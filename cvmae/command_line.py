@@ -55,6 +55,11 @@ VERBS: dict[str, Verb] = {
         function="cvmae.sweep.driver:sweep",
         resumes=True,
     ),
+    "finetune": Verb(
+        does="train a pretrained encoder and a head with labels, and predict held_out",
+        function="cvmae.train.finetune:finetune",
+        resumes=True,
+    ),
     "evaluate": Verb(
         does="compare models on the same hidden values, and write a report",
         function="cvmae.evaluate.evaluate:evaluate",

@@ -32,7 +32,7 @@ from cvmae.settings import (
     TrainConfig,
     require,
 )
-from cvmae.settings_of_use import InferConfig
+from cvmae.settings_of_use import FinetuneConfig, InferConfig
 
 __all__ = [
     "PRESETS",
@@ -71,6 +71,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["InferConfig"]
+from cvmae.settings import require
+
+__all__ = ["FinetuneConfig", "InferConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +20,30 @@ class InferConfig:
     pooling: Literal["mean", "mean+decoded"] = "mean+decoded"
     """What an embedding is: the mean of the encoder's output over the last data.sequence_length
     measurements, as published; or beside it what the decoder restores for each code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Training the encoder of a pretrained model with labels."""
+
+    checkpoint: str = ""
+    """Run folder (or a checkpoint) of the pretrained model, whose sizes, vocabulary, statistics
+    and window are taken."""
+    labels: str = ""
+    """Boolean labels: a parquet file of MEDS's label schema, or a folder of such files."""
+    from_scratch: bool = False
+    """Begin with fresh weights instead of the checkpoint's: what pretraining is worth."""
+    epochs: int = 5
+    """Passes over the labels of train."""
+    batch_labels: int = 64
+    """Labels a step, over all workers."""
+    lr: float = 3e-4
+    """Peak learning rate, after a warm-up and before a cosine down to zero."""
+    choose_by: Literal["auroc", "loss"] = "auroc"
+    """What an epoch is chosen by, on tuning: the highest AUROC or the least cross-entropy."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_labels"):
+            value = getattr(self, name)
+            require(value >= 1, f"finetune.{name}", value, "at least 1")
+        require(0 < self.lr < float("inf"), "finetune.lr", self.lr, "a positive number")

@@ -23,6 +23,7 @@ from cvmae.config import PRESETS, Config, flatten
 from cvmae.settings import DataConfig, ScalingConfig
 from cvmae.validate.validate import check
 from tests.pages import COMMANDS, PAGES, README, ROOT, job_and_flags, logical_lines
+from tests.train.planted import planted_labels, write_labels
 
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 # Jobs with a small tree of settings of their own; all others take a Config.
@@ -164,7 +165,10 @@ def from_a_data_frame(hospital, tmp_path, monkeypatch):
     shards = [pq.read_table(path).to_pandas() for path in Path(hospital).glob("data/**/*.parquet")]
     columns = ["subject_id", "time", "code", "numeric_value"]
     pd.concat(shards)[columns].sample(frac=1, random_state=0).to_csv("labs.csv", index=False)
-    return run_snippet(tmp_path)
+    root = run_snippet(tmp_path)
+    for task in dict.fromkeys(re.findall(r"\$DATA/labels/(\w+)", " ".join(COMMANDS))):
+        write_labels(Path(root, "labels", task, "0.parquet"), planted_labels(root))
+    return root
 
 
 def test_what_the_snippet_writes_is_accepted(from_a_data_frame):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.planted import planted_labels, write_labels
+
 PROGRAM = """
 import sys
 
@@ -20,14 +22,17 @@ from cvmae.statistics.fit import fit_statistics
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.infer.embed_set import embed
 from cvmae.sweep.driver import sweep
+from cvmae.train.finetune import finetune
 from cvmae.train.pretrain import pretrain
 
-root, out = sys.argv[1:]
+root, labels, out = sys.argv[1:]
 common = ["--base", "tiny", "--data.root", root, "--scaling.num_workers", "0",
           "--data.min_count", "2"]
 runs = [
     (fit_statistics, ["--output_dir", f"{out}/statistics"]),
     (pretrain, ["--data.statistics", f"{out}/statistics", "--output_dir", f"{out}/cv"]),
+    (finetune, ["--finetune.checkpoint", f"{out}/cv", "--finetune.labels", labels,
+                "--finetune.epochs", "1", "--output_dir", f"{out}/labels"]),
     (sweep, ["--sweep.policies", "random", "cv", "--output_dir", f"{out}/sweep"]),
     (
         evaluate,
@@ -44,8 +49,9 @@ for verb, flags in runs:
 
 @pytest.mark.slow
 def test_all_verbs_run_with_the_cluster_packages_blocked(hospital, tmp_path):
+    labels = write_labels(tmp_path / "high.parquet", planted_labels(hospital))
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, hospital, str(tmp_path)],
+        [sys.executable, "-c", PROGRAM, hospital, labels, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -53,5 +59,6 @@ def test_all_verbs_run_with_the_cluster_packages_blocked(hospital, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "cv" / "metrics.parquet").is_file()
     assert (tmp_path / "embeddings" / "report.json").is_file()
+    assert (tmp_path / "labels" / "predictions.parquet").is_file()
     assert (tmp_path / "evaluation" / "report.html").is_file()
     assert list(Path(tmp_path / "sweep" / "trials").iterdir())

@@ -150,6 +150,7 @@ def _input_wait(folder: Path, device: torch.device, sizes: Sizes) -> tuple[float
     from benchmarks.hospitals import synthetic_hospital
     from cvmae.batches.bricks import stream_bricks
     from cvmae.train.loop import train
+    from cvmae.train.pretraining import Pretraining
 
     prepared = prepare(synthetic_hospital(folder, sizes.input_rows))
     plan, history = prepared.plan, []
@@ -162,12 +163,15 @@ def _input_wait(folder: Path, device: torch.device, sizes: Sizes) -> tuple[float
         model=sizes.input_model,
         train=replace(prepared.config.train, epochs=sizes.input_epochs),
     )
-    train(
+    lessons = Pretraining(
         config,
         prepared.data,
-        bricks=lambda epoch, step, _: stream_bricks(
+        lambda epoch, step, _: stream_bricks(
             plan.train_reader, plan.train_order, plan.units, epoch=epoch, step=step
         ),
+    )
+    train(
+        lessons,
         report=lambda metrics, _: history.append(metrics),
         ask=lambda: "",
         device=device,

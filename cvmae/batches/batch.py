@@ -14,7 +14,7 @@ from cvmae import compiled
 from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.batches.cells import Cell
 
-__all__ = ["Batch", "join_cells", "make_batch"]
+__all__ = ["Batch", "LabelledBatch", "join_cells", "make_batch", "with_labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ class Batch:
     def num_hidden(self) -> int:
         """Return M."""
         return len(self.hidden_M)
+
+    @property
+    def num_answers(self) -> int:
+        """Return how many errors a loss sums up: one a hidden value."""
+        return self.num_hidden
 
     def hidden_places(self) -> Tensor:
         """Return the place of each hidden measurement in its sequence, from 0, shape [M]."""
@@ -97,6 +102,24 @@ class Batch:
             hasher.update(f"{item.name}{array.dtype}{array.shape}".encode())
             hasher.update(array.tobytes())
         return hasher.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch(Batch):
+    """Sequences that are all visible, and of each what followed; a sequence may be empty."""
+
+    label_B: Tensor  # float32, 0 or 1
+
+    @property
+    def num_answers(self) -> int:
+        """Return how many errors a loss sums up: one a label."""
+        return len(self.label_B)
+
+
+def with_labels(batch: Batch, label_B: Float32s) -> LabelledBatch:
+    """Put a label to each sequence of a batch."""
+    columns: dict[str, Any] = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    return LabelledBatch(**columns, label_B=torch.from_numpy(label_B))
 
 
 def make_batch(

@@ -28,6 +28,7 @@ Stream = Literal[
     "control",
     "target",
     "split",
+    "label",
 ]
 
 _STREAMS: dict[str, int] = {
@@ -43,6 +44,7 @@ _STREAMS: dict[str, int] = {
     "control": 10,
     "target": 11,
     "split": 12,
+    "label": 13,
 }
 _MASK64 = (1 << 64) - 1
 

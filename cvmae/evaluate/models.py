@@ -194,7 +194,13 @@ def _stamped(name: str, path: str, which: Literal["last", "best"]) -> Contestant
 
 
 def _require_value_target(contestant: Contestant) -> None:
-    target = load(contestant, "cpu").config.mask.target
+    config = load(contestant, "cpu").config
+    target = config.mask.target
+    if config.finetune.checkpoint:
+        raise ValueError(
+            f"evaluate.checkpoints={contestant.name}={contestant.path} was fine-tuned to predict "
+            "labels, and restores no values: give the model that it began with"
+        )
     if target != "value":
         raise ValueError(
             f"evaluate.checkpoints={contestant.name}={contestant.path} was trained with "

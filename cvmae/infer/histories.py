@@ -11,13 +11,21 @@ import numpy as np
 
 from cvmae.arrays import Bools, Ints
 from cvmae.batches.batch import Batch, join_cells, make_batch
-from cvmae.batches.cells import make_cell
+from cvmae.batches.cells import Cell, make_cell
 from cvmae.batches.masking import FixedMask
 from cvmae.batches.sequences import Sequences
 from cvmae.meds.measurements import Measurements
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["HistoryBatch", "Moments", "ask_every_code", "history_batches", "num_until"]
+__all__ = [
+    "HistoryBatch",
+    "Moments",
+    "ask_every_code",
+    "history_batches",
+    "last_windows",
+    "num_until",
+    "visible_cell",
+]
 
 # Shape letters: L moments (a subject and a time), S subjects, N measurements, B sequences.
 
@@ -63,34 +71,50 @@ def history_batches(
 ) -> Iterator[HistoryBatch]:
     """Yield what was known at each moment, in order, each batch of at most `max_measurements`.
 
-    A history is the last `sequence_length` measurements at or before the moment; a moment before
-    the subject's first, or of a subject without any, has none and is left out. A history longer
-    than `max_measurements` forms a batch of its own.
+    A history is one of `last_windows`; one longer than `max_measurements` forms a batch of its own.
     """
-    begin_L, num_L = num_until(measurements, moments)
-    known_K = np.flatnonzero(num_L)
-    length_K = np.minimum(num_L[known_K], sequence_length)
-    position_K = num_L[known_K] - length_K
-    windows = Sequences(
-        subject_id_W=moments.subject_id_L[known_K],
-        start_W=begin_L[known_K] + position_K,
-        length_W=length_K,
-        first_position_W=position_K,
-    )
-    nothing = FixedMask(hidden_M=np.zeros(len(measurements.time_us_N), np.bool_))
-    ends_K = np.cumsum(length_K)
+    known_K, windows = last_windows(measurements, moments, sequence_length)
+    ends_K = np.cumsum(windows.length_W)
     first = 0
     while first < len(known_K):
         budget = max_measurements + (ends_K[first - 1] if first else 0)
         last = max(first + 1, int(np.searchsorted(ends_K, budget, side="right")))
         own = windows.take(np.arange(first, last))
         yield HistoryBatch(
-            batch=join_cells([make_cell(measurements, own, statistics, nothing)]),
+            batch=join_cells([visible_cell(measurements, own, statistics)]),
             moment_B=known_K[first:last],
             elapsed_us_B=moments.time_us_L[known_K[first:last]]
             - measurements.time_us_N[own.start_W],
         )
         first = last
+
+
+def last_windows(
+    measurements: Measurements, moments: Moments, sequence_length: int
+) -> tuple[Ints, Sequences]:
+    """Return the moments of which something was known, and a window for each.
+
+    It is of the last `sequence_length` measurements at or before the moment; a moment before the
+    subject's first, or of a subject without any, has none and is left out.
+    """
+    begin_L, num_L = num_until(measurements, moments)
+    known_K = np.flatnonzero(num_L)
+    length_K = np.minimum(num_L[known_K], sequence_length)
+    position_K = num_L[known_K] - length_K
+    return known_K, Sequences(
+        subject_id_W=moments.subject_id_L[known_K],
+        start_W=begin_L[known_K] + position_K,
+        length_W=length_K,
+        first_position_W=position_K,
+    )
+
+
+def visible_cell(
+    measurements: Measurements, windows: Sequences, statistics: CodeStatistics
+) -> Cell:
+    """Standardise the measurements of some windows; none is hidden."""
+    nothing = FixedMask(hidden_M=np.zeros(len(measurements.time_us_N), np.bool_))
+    return make_cell(measurements, windows, statistics, nothing)
 
 
 def num_until(measurements: Measurements, moments: Moments) -> tuple[Ints, Ints]:

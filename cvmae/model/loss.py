@@ -1,14 +1,14 @@
 """Summed errors of what the decoder is asked for, and their scale on one of several ranks."""
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from cvmae.batches.batch import Batch
+from cvmae.batches.batch import Batch, LabelledBatch
 from cvmae.batches.code_metrics import FIXED_POINT
 from cvmae.model.static import StaticBatch
 from cvmae.settings import MaskTarget
 
-__all__ = ["add_code_errors", "hidden_error", "measurement_error", "rank_loss"]
+__all__ = ["add_code_errors", "hidden_error", "label_error", "measurement_error", "rank_loss"]
 
 LARGEST = 2.0**20  # squared error of a value as it is counted: sums of billions stay in 64 bits
 
@@ -84,6 +84,17 @@ def measurement_error(asked: Tensor, batch: Batch) -> Tensor:
     time_error_M = (asked[:, 1].float() - gap_M.log1p()).square()
     code_M = batch.code_index_N[batch.hidden_M].long()
     return cross_entropy(asked[:, 2:].float(), code_M, reduction="none") + time_error_M
+
+
+def label_error(model: nn.Module, batch: LabelledBatch) -> Tensor:
+    """Return the summed cross-entropy of a batch's labels, which may be none.
+
+    Args:
+        model: Gives the log-odds of each sequence's label.
+        batch: Any.
+    """
+    logit_B = model(batch).float()
+    return binary_cross_entropy_with_logits(logit_B, batch.label_B, reduction="sum")
 
 
 def rank_loss(error_sum: Tensor, global_count: Tensor, world_size: int) -> Tensor:

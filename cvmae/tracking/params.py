@@ -20,6 +20,7 @@ SILENT = (
     "tracking.",
     "sweep.",
     "evaluate.",
+    "finetune.",
 )
 PRESET_SECTIONS = ("model.", "optim.", "train.")  # what a preset sets
 

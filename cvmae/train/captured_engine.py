@@ -125,7 +125,7 @@ class CapturedEngine(ReplicatedEngine):
     def _run(self, static: StaticBatch) -> None:
         """Add the gradients and the error of a batch to those of the step."""
         with self._autocast():
-            error = self._hidden_error(self.model, static.batch, static)
+            error = self._summed_error(self.model, static.batch, static)
         add_each(self._grads, torch.autograd.grad(error * self._scale, self._parameters))
         self._error += error.detach()
 

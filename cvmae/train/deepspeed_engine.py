@@ -62,7 +62,7 @@ class DeepspeedEngine(Engine):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate(global_step)
         for batch in micro_batches:
-            error_sum = self._hidden_error(self._engine, batch)
+            error_sum = self._summed_error(self._engine, batch)
             loss = rank_loss(error_sum, global_count, world_size())
             self._engine.backward(loss, scale_wrt_gas=False)
             self._engine.step()  # updates after the last micro-batch only

@@ -9,7 +9,7 @@ from torch import Tensor
 from cvmae.batches.batch import Batch
 from cvmae.runtime.read_ahead import read_ahead
 
-__all__ = ["on_device"]
+__all__ = ["Step", "on_device"]
 
 Step = list[Batch]
 

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cvmae.arrays import Ints
-from cvmae.batches.batch import Batch
+from cvmae.batches.batch import Batch, LabelledBatch
 from cvmae.config import Config
-from cvmae.model.loss import hidden_error
+from cvmae.model.loss import hidden_error, label_error
 from cvmae.model.static import StaticBatch
 from cvmae.runtime.ranks import world_size
 from cvmae.train.peak import Peak, peak_of
@@ -54,10 +54,10 @@ class Engine(ABC):
         """Update the weights once from all ranks' micro-batches of a step (collective).
 
         Returns:
-            Summed error and count of hidden values on this rank, left on the device; sums over
-            ranks give the loss that is minimised as their ratio. Where errors are weighted, the
-            sum of weights stands for the count; that of visible values is scaled to be part of
-            the ratio.
+            Summed error and count of hidden values (or labels) on this rank, left on the device;
+            sums over ranks give the loss that is minimised as their ratio. Where errors are
+            weighted, the sum of weights stands for the count; that of visible values is scaled to
+            be part of the ratio.
         """
 
     def code_errors(self, *, start_anew: bool = False) -> Ints:
@@ -69,7 +69,7 @@ class Engine(ABC):
 
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
-        """Return predictions of the hidden values, shape [M], in float32 (collective)."""
+        """Return predictions of hidden values, [M], or of labels, [B], in float32 (collective)."""
 
     @abstractmethod
     def state(self) -> tuple[State, State]:
@@ -104,10 +104,12 @@ class Engine(ABC):
         first = self._first_bad_step.item()
         return self._last_step if math.isinf(first) else int(first)
 
-    def _hidden_error(
+    def _summed_error(
         self, model: nn.Module, batch: Batch, static: StaticBatch | None = None
     ) -> Tensor:
         """Return the summed error of a batch as the run weighs it, and note errors by code."""
+        if isinstance(batch, LabelledBatch):
+            return label_error(model, batch)
         error, _ = hidden_error(
             model,
             batch,
@@ -121,9 +123,9 @@ class Engine(ABC):
     def _counts(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Return what a step's errors are divided by, of this rank and of all.
 
-        The number of hidden values, or the sum of their weights.
+        The number of hidden values or of labels, or the sum of the weights of values.
         """
-        count = self._full(sum(batch.num_hidden for batch in micro_batches))
+        count = self._full(sum(batch.num_answers for batch in micro_batches))
         weights = [b.error_weight_M for b in micro_batches if b.error_weight_M is not None]
         if weights:
             count = torch.cat(weights).double().sum()

@@ -1,5 +1,6 @@
 """What is kept of a finished run: its learning curves, and the last epoch of each code."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cvmae.checkpoint import Progress, read_progress
@@ -8,7 +9,7 @@ from cvmae.storage.folders import is_file, join
 from cvmae.tracking.tracker import Tracker
 from cvmae.train.epoch_report import CODE_METRICS, last_epoch
 
-__all__ = ["draw_run"]
+__all__ = ["draw_finetuning", "draw_run"]
 
 BLUE, GREY = "#0072b2", "#999999"  # Okabe and Ito: safe for colour blindness
 
@@ -19,7 +20,12 @@ def draw_run(config: Config, tracker: Tracker) -> None:
 
     with attempted("figure learning_curves"):
         progress = read_progress(config.output_dir)
-        tracker.log_figure(_learning_curves(progress), "learning_curves")
+        curves = {
+            "train_loss": "train, under the policy's mask",
+            "tuning_mse": "tuning, under the fixed uniform mask",
+        }
+        figure = _learning_curves(progress, curves, "mean squared error on z")
+        tracker.log_figure(figure, "learning_curves")
     codes = join(config.output_dir, CODE_METRICS)
     with attempted("table code_metrics"):
         if is_file(codes):
@@ -28,18 +34,25 @@ def draw_run(config: Config, tracker: Tracker) -> None:
             tracker.log_table(rows.drop_columns(["epoch"]).to_pydict(), "code_metrics")
 
 
-def _learning_curves(progress: Progress) -> Any:
+def draw_finetuning(config: Config, tracker: Tracker) -> None:
+    """Keep learning curves of a finished fine-tuning with its tracking."""
+    from cvmae.runtime.figures import attempted  # matplotlib, only now
+
+    with attempted("figure learning_curves"):
+        curves = {"train_loss": "train", "tuning_loss": "tuning"}
+        figure = _learning_curves(read_progress(config.output_dir), curves, "cross-entropy")
+        tracker.log_figure(figure, "learning_curves")
+
+
+def _learning_curves(progress: Progress, curves: Mapping[str, str], measure: str) -> Any:
     from cvmae.runtime.figures import Figure
 
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
     epochs = [entry["epoch"] for entry in progress.history]
-    for name, text, colour in (
-        ("train_loss", "train, under the policy's mask", GREY),
-        ("tuning_mse", "tuning, under the fixed uniform mask", BLUE),
-    ):
+    for (name, text), colour in zip(curves.items(), (GREY, BLUE), strict=True):
         axes.plot(epochs, [entry[name] for entry in progress.history], color=colour, label=text)
-    axes.set(xlabel="epoch", ylabel="mean squared error on z")
+    axes.set(xlabel="epoch", ylabel=measure)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,22 +1,18 @@
-"""The training loop: epochs, steps, the tuning error, checkpoints, reports; Ray-free to read.
+"""The training loop: epochs, steps, examinations, checkpoints, reports; Ray-free to read.
 
 Ray Train starts it on every worker (`cvmae.train.workers`); with ``scaling.num_workers=0`` the
-calling process runs it. It knows neither: it is given bricks and told where to report.
+calling process runs it. It knows neither: it is given lessons and told where to report.
 """
 
-import contextlib
-import itertools
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from cvmae.arrays import Float32s
-from cvmae.batches.bricks import Brick, iterate_steps, own_lanes, stream_bricks
-from cvmae.batches.code_metrics import CodeErrors, CodeMetrics, CodeSums
+from cvmae.batches.code_metrics import CodeMetrics, CodeSums
 from cvmae.checkpoint import (
     Progress,
     clear_rubbish,
@@ -25,28 +21,23 @@ from cvmae.checkpoint import (
     save_checkpoint,
 )
 from cvmae.config import Config
-from cvmae.model.vomae import build_model
 from cvmae.runtime.memory import keep_memory
 from cvmae.runtime.preemption import Ask, PreemptedError, Watch
 from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
-from cvmae.runtime.read_ahead import read_ahead
-from cvmae.statistics.fitted import TrainingData
-from cvmae.train.device import on_device
+from cvmae.train.device import Step, on_device
 from cvmae.train.engine import Engine, State
+from cvmae.train.lessons import Lessons
 from cvmae.train.make_engine import make_engine
 from cvmae.train.meter import EpochMeter, ProgressLine
 from cvmae.train.resume import with_precision
-from cvmae.train.streams import Plan, make_plan
 
-__all__ = ["BrickSource", "train", "tuning_error"]
+__all__ = ["train"]
 
 HEALTH_EVERY_STEPS = 50
 
 logger = logging.getLogger("cvmae")
 
 
-# (epoch, first step, mask weights of the epoch) -> this rank's bricks to the end of the epoch
-BrickSource = Callable[[int, int, Float32s | None], Iterator[Brick]]
 # (metrics of the epoch, those of each code if known) -> nothing; called on every rank
 Report = Callable[[Mapping[str, float], CodeMetrics | None], None]
 
@@ -56,34 +47,32 @@ class _Run:
     """What every epoch of a run shares."""
 
     config: Config
-    data: TrainingData
-    plan: Plan
+    lessons: Lessons
     engine: Engine
     line: ProgressLine
     watch: Watch
-    bricks: BrickSource
-    num_steps: tuple[int, ...]  # of each epoch
+
+    @property
+    def num_steps(self) -> tuple[int, ...]:
+        """Return the steps of each epoch."""
+        return self.lessons.num_steps
 
 
 def train(
-    config: Config,
-    data: TrainingData,
+    lessons: Lessons,
     *,
-    bricks: BrickSource,
     report: Report,
     ask: Ask,
     device: torch.device,
     label: str = "pretrain",
 ) -> Progress:
-    """Pretrain from wherever the run folder stands to the last epoch.
+    """Train from wherever the run folder stands to the last epoch.
 
     Every rank calls it; that settings and data are those of the run that is resumed, the caller
     has checked (`resume.check_same_run`). Rank 0 writes checkpoints, which all ranks can read.
 
     Args:
-        config: With `output_dir` as an absolute path.
-        data: Where rows are read; statistics, vocabulary and unit index.
-        bricks: This rank's training data.
+        lessons: What is learnt from, by settings with `output_dir` as an absolute path.
         report: Called on every rank at the end of each epoch, and for the last one before this.
         ask: Whether this rank is to save or to stop; called about once a second.
         device: Of this rank.
@@ -94,72 +83,40 @@ def train(
         PreemptedError: A rank was signalled to stop, and a checkpoint is written.
         RuntimeError: The data set changed while it was read.
     """
-    torch.set_num_threads(config.train.num_threads)
+    torch.set_num_threads(lessons.config.train.num_threads)
     keep_memory()
-    config = with_precision(config, on_gpu=device.type == "cuda")
-    plan = make_plan(config, data)
-    num_steps = tuple(plan.train_order.num_steps(epoch) for epoch in range(config.train.epochs))
-    num_codes = data.fitted.statistics.num_codes
-    model = build_model(config.model, num_codes, config.seed, config.mask.target)
-    engine = make_engine(model, config, device=device, total_steps=sum(num_steps))
+    config = with_precision(lessons.config, on_gpu=device.type == "cuda")
+    total_steps = sum(lessons.num_steps)
+    engine = make_engine(lessons.model(), config, device=device, total_steps=total_steps)
     progress = _resume(config, engine, report)
     line = ProgressLine(
-        label, total_steps=sum(num_steps), first_step=progress.global_step, enabled=rank() == 0
+        label, total_steps=total_steps, first_step=progress.global_step, enabled=rank() == 0
     )
-    run = _Run(
-        config=config,
-        data=data,
-        plan=plan,
-        engine=engine,
-        line=line,
-        watch=Watch(ask, device),
-        bricks=bricks,
-        num_steps=num_steps,
-    )
+    run = _Run(config=config, lessons=lessons, engine=engine, line=line, watch=Watch(ask, device))
     while not progress.is_finished(config):
-        # Weights that follow from an epoch are known at its end: nothing is read beyond it.
-        waits = plan.weights.change_after(progress.epoch)
-        end = progress.epoch + 1 if waits else config.train.epochs
-        progress = _train_until(run, progress, end, report)
+        progress = _train_until(run, progress, lessons.until(progress), report)
     line.close()
     return progress
 
 
 def _train_until(run: _Run, progress: Progress, end: int, report: Report) -> Progress:
-    """Train up to an epoch, its bricks in one stream."""
-    with contextlib.closing(_bricks_until(run, progress, end)) as stream:
+    """Train up to an epoch, whose steps are opened at once."""
+    with run.lessons.opened(progress, end) as steps_of:
         while progress.epoch < end:
             meter = _meter(run, progress)
-            progress = _train_epoch(run, stream, meter, progress)
+            progress = _train_epoch(run, steps_of(progress), meter, progress)
             progress = _end_epoch(run, meter, progress)
-            run.line.epoch(progress.global_step, run.config.train.epochs, progress.history[-1])
-            report(progress.history[-1], progress.code_metrics)
+            metrics = progress.history[-1]
+            run.line.epoch(
+                progress.global_step, run.config.train.epochs, metrics, run.lessons.told(metrics)
+            )
+            report(metrics, progress.code_metrics)
             _end_if_signalled(run, progress)
     return progress
 
 
-def _bricks_until(run: _Run, progress: Progress, end: int) -> Generator[Brick]:
-    """Yield this rank's bricks up to an epoch, a superstep read ahead.
-
-    So the next superstep is there when one ends, and the next epoch's first while the tuning
-    error is taken.
-    """
-    weight_C = run.plan.reader_of(progress).weight_C
-
-    def read() -> Iterator[Brick]:
-        for epoch in range(progress.epoch, end):
-            first_step = progress.step if epoch == progress.epoch else 0
-            yield from run.bricks(epoch, first_step, weight_C)
-
-    return read_ahead(read(), depth=len(_lanes(run)))
-
-
-def _lanes(run: _Run) -> tuple[int, ...]:
-    return own_lanes(run.config.data.lanes, rank(), world_size())
-
-
 def _meter(run: _Run, progress: Progress) -> EpochMeter:
-    num_codes = run.data.fitted.statistics.num_codes
+    num_codes = run.lessons.num_codes
     return EpochMeter(
         run.config.model,
         num_codes,
@@ -172,17 +129,10 @@ def _meter(run: _Run, progress: Progress) -> EpochMeter:
 
 
 def _train_epoch(
-    run: _Run, bricks: Iterator[Brick], meter: EpochMeter, progress: Progress
+    run: _Run, steps: Iterator[Step], meter: EpochMeter, progress: Progress
 ) -> Progress:
     """Take the steps of an epoch that are left."""
-    config, epoch, lanes = run.config, progress.epoch, len(_lanes(run))
-    num_supersteps = sum(1 for _ in run.plan.train_order.seek(epoch, progress.step))
-    steps = iterate_steps(
-        itertools.islice(bricks, num_supersteps * lanes),
-        lanes=lanes,
-        step=progress.step,
-        accumulation_steps=config.train.accumulation_steps,
-    )
+    config, epoch = run.config, progress.epoch
     for micro_batches in meter.waiting(on_device(steps, run.engine.device)):
         meter.add(micro_batches, *run.engine.step(micro_batches, progress.global_step))
         progress = replace(progress, step=progress.step + 1, global_step=progress.global_step + 1)
@@ -211,45 +161,22 @@ def _train_epoch(
     return progress
 
 
-def tuning_error(engine: Engine, plan: Plan, num_codes: int) -> CodeErrors:
-    """Return the errors on z of the tuning split's fixed mask (collective)."""
-    bricks = stream_bricks(
-        plan.tuning_reader,
-        plan.tuning_order,
-        plan.units,
-        epoch=0,
-        rank=rank(),
-        world=world_size(),
-    )
-    lanes = own_lanes(plan.tuning_order.lanes, rank(), world_size())
-    steps = iterate_steps(bricks, lanes=len(lanes))
-    sums_4C = torch.zeros(4, num_codes, dtype=torch.float64, device=engine.device)
-    for (batch,) in on_device(steps, engine.device):
-        target_M = batch.value_N[batch.hidden_M].double()
-        error_M = (engine.predict(batch).double() - target_M).square()
-        codes_M = batch.code_index_N[batch.hidden_M].long()
-        terms = torch.stack([error_M, torch.ones_like(target_M), target_M, target_M.square()])
-        sums_4C.index_add_(1, codes_M, terms)
-    return CodeErrors(*sum_over_ranks(sums_4C.cpu().numpy(), engine.device))
-
-
 def _end_epoch(run: _Run, meter: EpochMeter, progress: Progress) -> Progress:
     """Measure, note and save a finished epoch."""
     metrics = meter.summary()
     _require_finite(run, progress, metrics["train_loss"])
     trained = meter.codes(run.engine.code_errors(start_anew=True))
-    tuned = tuning_error(run.engine, run.plan, run.data.fitted.statistics.num_codes)
-    metrics |= tuned.pooled()
-    _require_finite(run, progress, metrics["tuning_mse"])  # the last update may have exploded
+    examined, codes = run.lessons.examine(run.engine, trained)
+    metrics |= examined
+    # The last update may have exploded.
+    _require_finite(run, progress, metrics[run.lessons.criterion])
     state = _finite_state(run, progress)
     metrics |= {"epoch": progress.epoch + 1, "step": progress.global_step}
     progress = Progress(
         epoch=progress.epoch + 1,
         global_step=progress.global_step,
         history=(*progress.history, metrics),
-        last_codes=CodeMetrics(
-            mask_rate_C=trained.mask_rate_C, train_mse_C=trained.mse_C, **tuned.by_code()
-        ).as_columns(),
+        last_codes=codes.as_columns() if codes else None,
     )
     _save(run, progress, state)
     return progress
@@ -304,20 +231,9 @@ def _not_finite(run: _Run, progress: Progress, what: str) -> FloatingPointError:
 
 def _fingerprint(run: _Run, progress: Progress, step: int) -> str:
     """Return a hash of all ranks' batches of a step, which are read once more (collective)."""
-    # Not from where training has them: there, another thread reads on.
-    bricks = stream_bricks(
-        run.plan.reader_of(progress),
-        run.plan.train_order,
-        run.plan.units,
-        epoch=progress.epoch,
-        step=step,
-        rank=rank(),
-        world=world_size(),
-    )
-    steps = iterate_steps(bricks, lanes=len(_lanes(run)), step=step)
-    ((batch,), *_) = itertools.islice(steps, 1)
     # Ten digits of each rank add up exactly in a double.
-    (total,) = sum_over_ranks(np.array([int(batch.digest()[:10], 16)]), run.engine.device)
+    own = int(run.lessons.digest(progress, step)[:10], 16)
+    (total,) = sum_over_ranks(np.array([own]), run.engine.device)
     return f"{int(total):x}"
 
 
@@ -330,7 +246,7 @@ def _save(run: _Run, progress: Progress, state: tuple[State, State]) -> None:
         save_checkpoint(
             run.config.output_dir,
             config=run.config,
-            fitted=run.data.fitted,
+            fitted=run.lessons.fitted,
             progress=progress,
             model=model,
             optimizer=optimizer,

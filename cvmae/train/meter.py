@@ -205,14 +205,15 @@ class ProgressLine:
         elif time.monotonic() - self._said_s > LINE_EVERY_S:
             self._say(global_step, speed)
 
-    def epoch(self, global_step: int, epochs: int, metrics: Mapping[str, float]) -> None:
-        """Show how an epoch went."""
+    def epoch(
+        self, global_step: int, epochs: int, metrics: Mapping[str, float], tuned: str
+    ) -> None:
+        """Show how an epoch went; what tuning has shown is said in words."""
         if self._enabled:
             self._say(
                 global_step,
                 f"epoch {metrics['epoch']:.0f}/{epochs}, train {metrics['train_loss']:.4f}, "
-                f"tuning {metrics['tuning_mse']:.4f} (R2 {metrics['tuning_r2']:.3f}), "
-                f"{metrics['measurements_per_s']:,.0f} measurements/s, "
+                f"{tuned}, {metrics['measurements_per_s']:,.0f} measurements/s, "
                 f"waiting {metrics['data_wait_share']:.1%}, {metrics['mfu']:.0%} of peak, "
                 f"step {metrics['step_ms_median']:.0f} ms (p95 {metrics['step_ms_p95']:.0f}), "
                 f"memory {metrics['peak_memory_gib']:.1f} GiB",

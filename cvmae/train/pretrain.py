@@ -32,6 +32,7 @@ from cvmae.train.loop import train
 from cvmae.train.make_engine import compiles
 from cvmae.train.mask_table import complete_mask_table, write_mask_table
 from cvmae.train.outlook import warn_of_long_run
+from cvmae.train.pretraining import Pretraining
 from cvmae.train.resume import check_same_run, how_to_train_on
 from cvmae.train.run_folder import begin_folder, run_folder
 from cvmae.train.streams import Plan, make_plan
@@ -138,6 +139,11 @@ def check_settings(config: Config) -> None:
             compiled, or DeepSpeed's file or that of mask weights says what it may not.
         FileNotFoundError: One of these files is not there.
     """
+    if config.finetune.checkpoint:
+        raise ValueError(
+            f"finetune.checkpoint={config.finetune.checkpoint} is what `cvmae finetune` begins "
+            "with: leave it out of a pretraining"
+        )
     # On Ray the workers say which kernels they have, not the driver's node.
     have_kernels = kernels.ARE_COMPILED or config.scaling.num_workers > 0
     compiles(config, on_gpu=trains_on_gpu(config.scaling), have_kernels=have_kernels)
@@ -232,9 +238,7 @@ def _train_here(
     stop = threading.Event()
     with on_signal(signal.SIGTERM, signal.SIGINT, call=stop.set):
         train(
-            config,
-            data,
-            bricks=bricks,
+            Pretraining(config, data, bricks),
             report=report,
             ask=lambda: "stop" if stop.is_set() else "",
             device=default_device(),

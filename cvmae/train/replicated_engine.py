@@ -90,7 +90,7 @@ class DDPEngine(ReplicatedEngine):
             is_last = number == len(micro_batches) - 1
             with self._synchronised(is_last):
                 with self._autocast():
-                    error_sum = self._hidden_error(self._parallel, batch)
+                    error_sum = self._summed_error(self._parallel, batch)
                 rank_loss(error_sum, global_count, world_size()).backward()
             total += error_sum.detach()
         clip_norm = self._config.optim.clip_norm

@@ -25,7 +25,8 @@ __all__ = ["check_same_run", "how_to_train_on", "with_precision"]
 # Files count by what they say, which is compared elsewhere.
 FREE_ON_RESUME = re.compile(
     r"output_dir|resume|resume_allow|data\.(root|statistics|codes_file)|evaluate\.(?!seed$).*"
-    r"|mask\.weights_file|train\.(num_threads|strategy|activation_checkpointing|compile)"
+    r"|mask\.weights_file|finetune\.(checkpoint|labels)"
+    r"|train\.(num_threads|strategy|activation_checkpointing|compile)"
     r"|(scaling|checkpoint|tracking|sweep|deepspeed)\..*"
 )
 

@@ -1,4 +1,4 @@
-"""The folder of a pretraining or a sweep: what may be in it before, and which of both it holds."""
+"""The folder of a run, sweep or fine-tuning: what may be in it before, and which it holds."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from cvmae.train.weights_file import KEPT_WEIGHTS
 
 __all__ = ["TRIALS", "Kind", "begin_folder", "run_folder", "with_absolute_paths"]
 
-Kind = Literal["run", "sweep"]
+Kind = Literal["run", "sweep", "fine-tuning"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
 # A config.yaml is left by other verbs, too; these files are written before it, and by no other.
-MARKS: dict[Kind, str] = {"run": ".run", "sweep": ".sweep"}
+MARKS: dict[Kind, str] = {"run": ".run", "sweep": ".sweep", "fine-tuning": ".fine-tuning"}
 # What tells folders that have no such file yet; object storage knows no empty folders.
 FOLDERS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
-VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep"}
+VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep", "fine-tuning": "finetune"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
 BEFORE_A_RUN = ("statistics", "deepspeed.json", KEPT_WEIGHTS, DATABASE, *MARKS.values())
@@ -30,7 +30,7 @@ BEFORE_A_RUN = ("statistics", "deepspeed.json", KEPT_WEIGHTS, DATABASE, *MARKS.v
 
 @contextmanager
 def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> Iterator[Config]:
-    """Hold the folder of a run or sweep that is new or resumed; yield settings of absolute paths.
+    """Hold a folder that is new or resumed; yield settings of absolute paths.
 
     Args:
         config: Settings, with paths as the user says them.
@@ -39,7 +39,7 @@ def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> I
 
     Raises:
         ValueError: `data.root` or `output_dir` is missing, the folder is not new or in use (see
-            `output_folder`), or what shall be resumed is of the other kind.
+            `output_folder`), or what shall be resumed is of another kind.
         FileNotFoundError: There is nothing to resume.
     """
     if not config.data.root:
@@ -74,6 +74,11 @@ def with_absolute_paths(config: Config) -> Config:
             statistics=resolved_path(config.data.statistics),
             codes_file=resolved_path(config.data.codes_file),
         ),
+        finetune=replace(
+            config.finetune,
+            checkpoint=resolved_path(config.finetune.checkpoint),
+            labels=resolved_path(config.finetune.labels),
+        ),
         mask=replace(config.mask, weights_file=resolved_path(config.mask.weights_file)),
         deepspeed=replace(
             config.deepspeed, config_file=resolved_path(config.deepspeed.config_file)
@@ -82,7 +87,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def begin_folder(config: Config, kind: Kind = "run") -> None:
-    """Write `config.yaml`, from which on the folder holds a run or a sweep."""
+    """Write `config.yaml`, from which on the folder holds what it is of."""
     with written(join(config.output_dir, MARKS[kind])) as path:
         path.write_text(f"This folder holds a {kind}.\n", encoding="ascii")
     with written(join(config.output_dir, "config.yaml")) as path:
@@ -90,7 +95,7 @@ def begin_folder(config: Config, kind: Kind = "run") -> None:
 
 
 def _require_held(folder: str, kind: Kind) -> None:
-    """Refuse to resume where no run or sweep has begun."""
+    """Refuse to resume where nothing of the kind has begun."""
     if not is_file(join(folder, "config.yaml")):
         raise FileNotFoundError(
             f"--resume {folder}: no config.yaml there, so no {kind} has begun: give its settings "
@@ -123,7 +128,11 @@ def _held(found: Sequence[str]) -> Kind | None:
     """Tell what a folder holds by the names in it."""
     if "config.yaml" not in found:
         return None
-    return next((kind for kind in MARKS if {MARKS[kind], FOLDERS[kind]} & {*found}), None)
+    for names_of in (MARKS, FOLDERS):
+        for kind, name in names_of.items():
+            if name in found:
+                return kind
+    return None
 
 
 def _what(held: Kind | None, kind: Kind) -> str:

@@ -40,7 +40,10 @@ from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
 from cvmae.tracking.store import join_tracker
 from cvmae.train.epoch_report import EpochReport
+from cvmae.train.finetuning import Finetuning, LabelledData
+from cvmae.train.lessons import Lessons
 from cvmae.train.loop import train
+from cvmae.train.pretraining import Pretraining
 from cvmae.train.streams import make_plan
 
 __all__ = ["train_on_ray"]
@@ -53,11 +56,18 @@ COUNT_EVERY_S = 10.0  # after which the driver looks whether nodes are missing
 
 
 def train_on_ray(
-    config: Config, data: TrainingData, *, run_name: str, key: str, parent_run_id: str
+    config: Config,
+    data: TrainingData,
+    *,
+    run_name: str,
+    key: str,
+    parent_run_id: str = "",
+    labelled: LabelledData | None = None,
 ) -> None:
     """Run the loop on `scaling.num_workers` Ray Train workers until it has finished.
 
-    A lost worker is replaced and the group goes on from the run folder's last checkpoint.
+    A lost worker is replaced and the group goes on from the run folder's last checkpoint. Where
+    there is labelled data, the run is a fine-tuning on it, and no row is read.
 
     Raises:
         ChildProcessError: Workers failed more than `scaling.max_failures` times.
@@ -66,29 +76,21 @@ def train_on_ray(
             checkpoint.
         KeyboardInterrupt: A second SIGINT came; the workers are stopped where they were.
     """
-    plan = make_plan(config, data)
     # Ray Train resumes a run of the same name from its own checkpoints; ours lie in the run folder,
     # from which the loop resumes, so every attempt has a name of its own.
     attempt = f"attempt_{uuid.uuid4().hex[:8]}"
     to_tune = _callbacks_of_tune()
-    trainer = InterruptibleTrainer(
-        _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
-        train_loop_config={
-            "job": _Job(
-                config=config,
-                data=data,
-                run_name=run_name,
-                key=key,
-                parent_run_id=parent_run_id,
-                attempt=attempt,
-                is_trial=bool(to_tune),
-            )
-        },
-        datasets={"train": brick_dataset(plan.unweighted_reader, plan.train_order, plan.units)},
-        dataset_config=DataConfig(datasets_to_split=[]),
-        scaling_config=_scaling(config.scaling),
-        run_config=_run_config(config, attempt, to_tune),
+    job = _Job(
+        config=config,
+        data=data,
+        run_name=run_name,
+        key=key,
+        parent_run_id=parent_run_id,
+        attempt=attempt,
+        is_trial=bool(to_tune),
+        labelled=labelled,
     )
+    trainer = _trainer(job, to_tune)
     try:
         stop = partial(put_note, attempt)
         with (
@@ -123,6 +125,23 @@ class _Job:
     parent_run_id: str
     attempt: str
     is_trial: bool  # of a sweep, whose table says how far it is
+    labelled: LabelledData | None
+
+
+def _trainer(job: _Job, to_tune: Sequence[Any]) -> InterruptibleTrainer:
+    datasets: dict[str, Any] = {}
+    if job.labelled is None:
+        plan = make_plan(job.config, job.data)
+        train_order, units = plan.train_order, plan.units
+        datasets["train"] = brick_dataset(plan.unweighted_reader, train_order, units)
+    return InterruptibleTrainer(
+        _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
+        train_loop_config={"job": job},
+        datasets=datasets,
+        dataset_config=DataConfig(datasets_to_split=[]),
+        scaling_config=_scaling(job.config.scaling),
+        run_config=_run_config(job.config, job.attempt, to_tune),
+    )
 
 
 class _WaitingLine(UserCallback):
@@ -232,7 +251,6 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
     config, data = job.config, job.data
     # Without a GPU of its own a worker still sees the node's, which it must leave alone.
     device = get_device() if config.scaling.use_gpu else torch.device("cpu")
-    shard = ray.train.get_dataset_shard("train")
     tracker = (
         join_tracker(config, run_name=job.run_name, key=job.key, parent_run_id=job.parent_run_id)
         if rank() == 0
@@ -240,19 +258,13 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
     )
     write = EpochReport(config, data.fitted.statistics.codes, tracker)
 
-    def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
-        cursor = Cursor(epoch=epoch, step=step, rank=rank(), world=world_size(), weight_C=weight_C)
-        return ray_bricks(shard, cursor)
-
     def report(metrics: Mapping[str, float], codes: CodeMetrics | None) -> None:
         write(metrics, codes)
         ray.train.report(dict(metrics))  # every rank: it is a barrier
 
     try:
         train(
-            config,
-            data,
-            bricks=bricks,
+            _lessons(job),
             report=report,
             ask=_ask(job.attempt),
             device=device,
@@ -264,6 +276,18 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
         if tracker:
             tracker.leave()
     return None
+
+
+def _lessons(job: _Job) -> Lessons:
+    if job.labelled is not None:
+        return Finetuning(job.config, job.data.fitted, job.labelled)
+    shard = ray.train.get_dataset_shard("train")
+
+    def bricks(epoch: int, step: int, weight_C: Float32s | None) -> Iterator[Brick]:
+        cursor = Cursor(epoch=epoch, step=step, rank=rank(), world=world_size(), weight_C=weight_C)
+        return ray_bricks(shard, cursor)
+
+    return Pretraining(job.config, job.data, bricks)
 
 
 def _ask(attempt: str) -> Ask:

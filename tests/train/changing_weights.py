@@ -11,7 +11,8 @@ from cvmae.batches.bricks import iterate_steps, stream_bricks
 from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.config import Config
 from cvmae.statistics.fitted import TrainingData
-from cvmae.train import loop
+from cvmae.train import loop, pretraining
+from cvmae.train.pretraining import BrickSource, Pretraining
 from cvmae.train.replicated_engine import DDPEngine
 from cvmae.train.streams import Plan, make_plan
 
@@ -37,7 +38,7 @@ def adapting(config: Config, data: TrainingData) -> Plan:
 
 
 def train_recording(
-    config: Config, data: TrainingData, bricks: loop.BrickSource, patch: pytest.MonkeyPatch
+    config: Config, data: TrainingData, bricks: BrickSource, patch: pytest.MonkeyPatch
 ) -> tuple[list[str], list[CodeMetrics | None]]:
     """Train under weights that change; return every batch's digest, and each epoch's codes."""
     digests: list[str] = []
@@ -49,11 +50,9 @@ def train_recording(
         return step(self, micro_batches, global_step)
 
     patch.setattr(DDPEngine, "step", recording)
-    patch.setattr(loop, "make_plan", adapting)
+    patch.setattr(pretraining, "make_plan", adapting)
     loop.train(
-        config,
-        data,
-        bricks=bricks,
+        Pretraining(config, data, bricks),
         report=lambda metrics, last: codes.append(last),
         ask=lambda: "",
         device=torch.device("cpu"),

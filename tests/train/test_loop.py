@@ -19,6 +19,7 @@ from cvmae.train import engine as engine_module
 from cvmae.train import loop
 from cvmae.train import pretrain as pretraining
 from cvmae.train.pretrain import pretrain
+from cvmae.train.pretraining import tuning_error
 from cvmae.train.replicated_engine import DDPEngine
 from cvmae.train.streams import make_plan
 from tests.prepared import load_or_fit, training_data
@@ -172,7 +173,7 @@ def test_a_loaded_model_predicts_what_the_trained_one_did(tiny):
     assert loaded.fitted.statistics.num_codes == 8
     engine = DDPEngine(loaded.model, loaded.config, device=torch.device("cpu"), total_steps=1)
     plan = make_plan(loaded.config, training_data(replace(loaded.config, resume=run)))
-    error = loop.tuning_error(engine, plan, 8).pooled()
+    error = tuning_error(engine, plan, 8).pooled()
     last = loaded.progress.history[-1]
     assert error["tuning_mse"] == pytest.approx(last["tuning_mse"], rel=1e-9)
 

@@ -53,7 +53,7 @@ def test_the_bar_on_a_terminal_shows_speed_waiting_and_utilisation(monkeypatch):
 def test_the_line_of_an_epoch_tells_of_slow_steps_and_memory(caplog):
     line = ProgressLine("run", total_steps=2, first_step=0, enabled=True)
     with caplog.at_level(logging.INFO, "cvmae"):
-        line.epoch(2, 1, METRICS)
+        line.epoch(2, 1, METRICS, "tuning 0.5")
     assert "42% of peak, step 10 ms (p95 31), memory 2.5 GiB, ETA" in caplog.text
 
 

@@ -1,0 +1,286 @@
+"""The verb `finetune`: a pretrained encoder and a head learn from labels, and predict held_out."""
+
+import hashlib
+import logging
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cvmae.checkpoint import Loaded, Progress, clear_rubbish, has_checkpoints, load_model
+from cvmae.config import Config, flatten
+from cvmae.meds.dataset import Dataset, open_dataset
+from cvmae.meds.labels import Labels, read_labels
+from cvmae.meds.splits import SPLITS
+from cvmae.meds.unit_index import UnitIndex
+from cvmae.meds.units import plan_units
+from cvmae.runtime.preemption import PreemptedError, on_signal
+from cvmae.runtime.ranks import default_device
+from cvmae.runtime.start_ray import start_ray
+from cvmae.statistics.fitted import FittedData, TrainingData
+from cvmae.storage.folders import join
+from cvmae.tracking.dataset import describe_dataset
+from cvmae.tracking.store import name_store, open_tracker, prepare_store
+from cvmae.tracking.tracker import Tracker
+from cvmae.train.epoch_report import EpochReport
+from cvmae.train.figures import draw_finetuning
+from cvmae.train.finetuning import (
+    Finetuning,
+    LabelledData,
+    auroc,
+    cross_entropy,
+    predict_windows,
+)
+from cvmae.train.labelled import LabelledWindows, read_windows
+from cvmae.train.loop import train
+from cvmae.train.make_engine import make_engine
+from cvmae.train.predictions import write_predictions
+from cvmae.train.resume import check_same_run
+from cvmae.train.run_folder import begin_folder, run_folder
+
+__all__ = ["PREDICTIONS", "finetune"]
+
+PREDICTIONS = "predictions.parquet"
+TRAIN, TUNING, HELD_OUT = SPLITS
+WARMUP_STEPS = 300  # at most a tenth of the run, as everywhere
+
+Windows = Mapping[str, LabelledWindows]  # by split
+
+logger = logging.getLogger("cvmae")
+
+
+def finetune(config: Config) -> str:
+    """Train a pretrained encoder and a head with labels, choose an epoch, and predict held_out.
+
+    The run folder is like that of a pretraining, and holds ``predictions.parquet`` beside.
+
+    Returns:
+        What has come out, for the terminal.
+
+    Raises:
+        ValueError: A setting, the labels or the data do not allow it, or another process writes
+            to the folder; nothing was started.
+        FileNotFoundError: The checkpoint, the data set, the labels or the run to resume are not
+            there.
+        ChildProcessError: Workers were lost more often than `scaling.max_failures`.
+        FloatingPointError: The loss is not finite any more; the last good checkpoint is kept.
+        PreemptedError: SIGTERM or SIGINT came, and a checkpoint of the step is written: `resume`
+            goes on from there.
+    """
+    with run_folder(config, "fine-tuning") as config:
+        return _finetune(name_store(config))
+
+
+def _finetune(config: Config) -> str:
+    _check_settings(config)
+    has_begun = has_checkpoints(config.output_dir)
+    own = load_model(config.output_dir if has_begun else config.finetune.checkpoint)
+    config = _learning_config(config, own.config)
+    labels = _read_labels(config)
+    dataset = open_dataset(config.data.root, SPLITS)
+    prepare_store(config)
+    if config.scaling.num_workers:
+        start_ray(config.scaling)
+    windows = _read_windows(config, dataset, labels, own)
+    data = TrainingData(source=dataset.source, fitted=_fitted(own.fitted, dataset, labels, windows))
+    # Before anything is written: a refused change must leave the run as it was.
+    progress = check_same_run(config, data.fitted) if has_begun else Progress()
+    begin_folder(config, "fine-tuning")
+    begins_fresh = has_begun or config.finetune.from_scratch
+    labelled = LabelledData(
+        train=windows[TRAIN],
+        tuning=windows[TUNING],
+        pretrained=None if begins_fresh else own.model.state_dict(),
+    )
+    tracker = _open_tracker(config, data, labels)
+    try:
+        report = EpochReport(config, data.fitted.statistics.codes, tracker)
+        for metrics in progress.history:  # a store may lack them: it is another, or was away
+            report(metrics, None)
+        if progress.is_finished(config):
+            clear_rubbish(config.output_dir)
+        else:
+            _train(config, data, labelled, tracker, report)
+        draw_finetuning(config, tracker)
+        told = _predict(config, windows[HELD_OUT], tracker)
+    except BaseException as error:
+        is_asked_for = isinstance(error, (KeyboardInterrupt, PreemptedError))
+        tracker.close("KILLED" if is_asked_for else "FAILED")
+        raise
+    tracker.close("FINISHED")
+    return told
+
+
+def _check_settings(config: Config) -> None:
+    for name in ("checkpoint", "labels"):
+        if not getattr(config.finetune, name):
+            raise ValueError(f"finetune.{name} is empty: say --finetune.{name} FOLDER")
+    if config.train.strategy != "ddp":
+        raise ValueError(
+            f"train.strategy={config.train.strategy} partitions what all parameters need, and a "
+            "fine-tuning leaves the decoder's alone: give ddp"
+        )
+    if config.train.compile == "on":
+        raise ValueError(
+            "train.compile=on is for pretraining, whose steps are alike by the thousand: leave it "
+            "at auto"
+        )
+
+
+def _learning_config(config: Config, own: Config) -> Config:
+    """Return the settings of the run: data and model as pretrained, the rest as for labels."""
+    return replace(
+        config,
+        data=replace(own.data, root=config.data.root, statistics=""),
+        mask=own.mask,
+        model=own.model,
+        optim=replace(
+            config.optim,
+            lr=config.finetune.lr,
+            lr_scaling="none",
+            schedule="cosine",
+            warmup_steps=WARMUP_STEPS,
+        ),
+        train=replace(
+            config.train,
+            epochs=config.finetune.epochs,
+            batch_sequences=config.finetune.batch_labels,
+            compile="off",
+            loss_weighting="none",
+            visible_weight=0.0,
+        ),
+    )
+
+
+def _read_labels(config: Config) -> Labels:
+    labels = read_labels(config.finetune.labels)
+    if labels.kind != "boolean":
+        raise ValueError(
+            f"finetune.labels={config.finetune.labels} holds numbers: fine-tuning learns boolean "
+            "labels; make them one, such as whether a number is above a bound"
+        )
+    return labels
+
+
+def _read_windows(config: Config, dataset: Dataset, labels: Labels, own: Loaded) -> Windows:
+    """Read all windows, and refuse what cannot be learnt from."""
+    statistics = own.fitted.statistics
+    windows = read_windows(
+        dataset.source,
+        plan_units(dataset, config.data.unit_rows),
+        labels,
+        statistics,
+        sequence_length=config.data.sequence_length,
+        scaling=config.scaling,
+    )
+    place = f"finetune.labels={config.finetune.labels}"
+    for split, needs in ((TRAIN, 1), (TUNING, 1), (HELD_OUT, 0)):
+        found = windows[split]
+        if found.num_labels == 0 or (needs and found.num_positive in (0, found.num_labels)):
+            raise ValueError(
+                f"{place}: {found.num_labels} labels are of split {split!r}, {found.num_positive} "
+                f"of them positive: {TRAIN} and {TUNING} need positive and negative ones, and "
+                f"{HELD_OUT} some to predict; splits are those of the data set's table"
+            )
+    if not any(len(found.code_index_N) for found in windows.values()):
+        raise ValueError(
+            f"{place}: no measurement of a code of the model ({', '.join(statistics.codes[:3])}, "
+            f"...) lies at or before a prediction_time in data.root={config.data.root}: give the "
+            "data set that the labels are of, and a model of its codes"
+        )
+    outside = labels.num_labels - sum(found.num_labels for found in windows.values())
+    parts = [f"{split} {_counted(found)}" for split, found in windows.items()]
+    logger.info("label set %s: %s; %d of no split", labels.name, "; ".join(parts), outside)
+    return windows
+
+
+def _counted(windows: LabelledWindows) -> str:
+    num_empty = int((windows.length_L == 0).sum())
+    return (
+        f"{windows.num_labels} labels ({windows.num_positive} positive, {num_empty} before any "
+        "measurement)"
+    )
+
+
+def _fitted(own: FittedData, dataset: Dataset, labels: Labels, windows: Windows) -> FittedData:
+    """Return what a checkpoint holds: whose labels were learnt, and nothing of the subjects."""
+    hasher = hashlib.sha256()
+    for column in (labels.subject_id_L, labels.time_us_L, labels.value_L):
+        hasher.update(column.tobytes())
+    return FittedData(
+        statistics=own.statistics,
+        unit_index=UnitIndex(units=(), num_sequences={}, num_measurements={}),
+        fingerprint=dataset.fingerprint
+        | {"num_labels": labels.num_labels, "labels_sha256": hasher.hexdigest()},
+        settings=own.settings,
+        report={
+            "splits": {
+                split: {"num_labels": found.num_labels, "num_positive": found.num_positive}
+                for split, found in windows.items()
+            }
+        },
+    )
+
+
+def _open_tracker(config: Config, data: TrainingData, labels: Labels) -> Tracker:
+    """Open the run's tracking, which says first what the run is."""
+    dataset = describe_dataset(data)
+    begins = "fresh weights" if config.finetune.from_scratch else "pretrained weights"
+    tracker = open_tracker(
+        config,
+        run_name=Path(config.output_dir).name,
+        description=(
+            f"Fine-tuning with label set **{labels.name}** of {dataset['name']} from {begins}, "
+            f"{config.finetune.epochs} epochs, seed {config.seed}.\n\nAll settings are in "
+            f"`config.yaml` among the artifacts; checkpoints are in `{config.output_dir}`."
+        ),
+    )
+    flat = flatten(config)
+    tracker.log_params({n: v for n, v in flat.items() if n == "seed" or n.startswith("finetune.")})
+    tracker.log_dataset(dataset)
+    tracker.log_artifact(join(config.output_dir, "config.yaml"))
+    return tracker
+
+
+def _train(
+    config: Config,
+    data: TrainingData,
+    labelled: LabelledData,
+    tracker: Tracker,
+    report: EpochReport,
+) -> None:
+    """Take the steps that are left, on Ray or here."""
+    name = Path(config.output_dir).name
+    if config.scaling.num_workers > 0:
+        from cvmae.train.workers import train_on_ray  # Ray only where it is asked for
+
+        train_on_ray(config, data, run_name=name, key=tracker.key, labelled=labelled)
+        return
+    stop = threading.Event()
+    with on_signal(signal.SIGTERM, signal.SIGINT, call=stop.set):
+        train(
+            Finetuning(config, data.fitted, labelled),
+            report=report,
+            ask=lambda: "stop" if stop.is_set() else "",
+            device=default_device(),
+            label=name,
+        )
+
+
+def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
+    """Predict held_out by the epoch that tuning speaks for, in this process, and say how well."""
+    best = load_model(config.output_dir, which="best")
+    engine = make_engine(best.model, config, device=default_device(), total_steps=1)
+    logit_L = predict_windows(engine, windows)
+    path = join(config.output_dir, PREDICTIONS)
+    write_predictions(path, windows, logit_L)
+    chosen = best.progress.history[-1]
+    area, loss = auroc(windows.label_L, logit_L), cross_entropy(windows.label_L, logit_L)
+    tracker.log_metrics({"held_out_auroc": area, "held_out_loss": loss}, step=int(chosen["epoch"]))
+    return (
+        f"epoch {chosen['epoch']:.0f} of {config.train.epochs} is chosen by "
+        f"{config.finetune.choose_by} (tuning: AUROC {chosen['tuning_auroc']:.3f}, cross-entropy "
+        f"{chosen['tuning_loss']:.4f})\nheld_out: AUROC {area:.3f}, cross-entropy {loss:.4f} of "
+        f"{windows.num_labels} labels, {windows.num_positive} positive\npredictions: {path}"
+    )
