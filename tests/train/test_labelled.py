@@ -12,7 +12,7 @@ from cvmae.meds.units import plan_units
 from cvmae.model.finetuned import build_finetuned
 from cvmae.settings import ScalingConfig
 from cvmae.train.labelled import LabelledWindows, read_windows
-from tests.infer.conftest import labels_of, loaded, model_of
+from tests.small_model import labels_of, loaded, model_of
 
 __all__ = ["loaded", "model_of"]
 
