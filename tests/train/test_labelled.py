@@ -26,7 +26,7 @@ def windows_of(
     dataset = open_dataset(root)
     return read_windows(
         dataset.source,
-        plan_units(dataset, unit_rows),
+        plan_units(dataset, unit_rows)[::-1],  # shards need not ascend by subject
         labels,
         loaded.fitted.statistics,
         sequence_length=loaded.config.data.sequence_length,
