@@ -180,8 +180,6 @@ def ready(model: Loaded, device: str) -> Loaded:
         model: As it was loaded.
         device: Where it is to be; '': where it is.
     """
-    # What comes out must not depend on how many cores a machine has.
-    torch.set_num_threads(model.config.train.num_threads)
     return replace(model, model=model.model.to(device)) if device else model
 
 
@@ -192,12 +190,15 @@ def embed_moments(
     poolings: Sequence[Pooling],
 ) -> Embeddings:
     """Embed subjects of one unit at given times; see `history_batches`."""
+    # What comes out must not depend on how many cores a machine has.
+    torch.set_num_threads(model.config.train.num_threads)
     embeddings = _nothing(model, moments.num_moments, poolings)
     for history in history_batches(
         measurements,
         moments,
         model.fitted.statistics,
         sequence_length=model.config.data.sequence_length,
+        num_asked=max(width_of(model, p) for p in poolings) - model.config.model.width,
     ):
         pooled = pool(model, history, poolings)
         has_rows_B = np.ones(len(history.moment_B), np.bool_)

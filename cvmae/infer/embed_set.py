@@ -17,6 +17,7 @@ from cvmae.config import Config, resolved_path, write_config
 from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready
 from cvmae.infer.histories import Moments
 from cvmae.infer.matching import Matching, matching_lines, require_common_code
+from cvmae.infer.notice import NOTE, write_notice
 from cvmae.infer.pooling import Pooling, refuse_pooling, width_of
 from cvmae.infer.unit_files import (
     FOLDER,
@@ -43,14 +44,8 @@ __all__ = ["embed"]
 
 logger = logging.getLogger("cvmae")
 
-FACTS, REPORT, NOTE = "embed.json", "report.json", "PATIENT_DATA.txt"
+FACTS, REPORT = "embed.json", "report.json"
 WITHOUT_ROWS = "without_rows.parquet"
-NOTICE = """\
-The files below embeddings/ are patient data: subject ids, times, and numbers made from patients'
-measurements, from which some of these can be guessed back. They stay under the terms of the data
-set that they were made from: share and keep them as you would that data set.
-"""
-
 Numbered = tuple[int, Unit]
 
 
@@ -101,13 +96,14 @@ def _embed(config: Config) -> str:
     moments = _asked(config.infer.labels)
     job = _plan(config, model, dataset, moments)
     require_common_code(job.source, [u for _, u in job.units], model.fitted.statistics, ASKED)
-    _begin(config, _facts(config, stamp, dataset, moments))
     there = units_there(job.folder, [number for number, _ in job.units])
     waiting = [item for item in job.units if item[0] not in there]
-    logger.info("%d units to embed, %d are there", len(waiting), len(there))
     if waiting and not in_process:
         start_ray(config.scaling)
-    device = "cuda" if config.scaling.use_gpu and not in_process else ""
+    on_ray = "cuda" if config.scaling.use_gpu else "cpu"
+    device = model.model.mask_token.device.type if in_process else on_ray
+    _begin(config, _facts(config, stamp, dataset, moments) | {"device": device})
+    logger.info("%d units to embed, %d are there", len(waiting), len(there))
     setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
     for _ in map_with(setup, waiting, config.scaling, "embed"):
         pass
@@ -208,9 +204,9 @@ def _begin(config: Config, facts: Mapping[str, Any]) -> None:
                 "checkpoint that was used: checkpoints/step_*), or choose a new folder"
             )
         return
-    for name, text in ((FACTS, json.dumps(facts, indent=1)), (NOTE, NOTICE)):
-        with written(join(config.output_dir, name)) as aside:
-            aside.write_text(text, encoding="utf-8")
+    write_notice(config.output_dir, f"The files below {FOLDER}/")
+    with written(path) as aside:
+        aside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     with written(join(config.output_dir, "config.yaml")) as aside:  # last: --resume asks for it
         write_config(config, aside)
 
@@ -270,7 +266,7 @@ def _finish(job: _Job) -> str:
     report = {
         "embeddings": num_rows + num_absent,
         "width": width_of(job.model, job.pooling),
-        "subjects_not_in_the_data": int(np.count_nonzero(~found_S)),
+        "subjects_without_measurement": int(np.count_nonzero(~found_S)),
         "codes": matching.as_rows(),
     }
     with written(join(job.folder, REPORT)) as aside:
@@ -278,10 +274,19 @@ def _finish(job: _Job) -> str:
     return "\n".join(
         [
             *matching_lines(matching),
-            f"{num_rows + num_absent:,} embeddings of {report['width']} numbers, "
-            f"{num_absent:,} of them of subjects without any row: {folder}",
+            f"{num_rows + num_absent:,} embeddings of {report['width']} numbers: {folder}",
+            _absent_line(job, int(np.count_nonzero(~found_S)), num_absent),
             f"They are patient data: see {join(job.folder, NOTE)}",
         ]
+    )
+
+
+def _absent_line(job: _Job, num_subjects: int, num_embeddings: int) -> str:
+    if job.moments is None:
+        return f"{num_subjects:,} subjects of the splits have no measurement, and no embedding"
+    return (
+        f"{num_embeddings:,} of them are zeros, of {num_subjects:,} subjects whom the data set "
+        "does not have"
     )
 
 

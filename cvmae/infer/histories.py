@@ -67,14 +67,16 @@ def history_batches(
     statistics: CodeStatistics,
     *,
     sequence_length: int,
+    num_asked: int = 0,
     max_measurements: int = 16_384,
 ) -> Iterator[HistoryBatch]:
     """Yield what was known at each moment, in order, each batch of at most `max_measurements`.
 
     A history is one of `last_windows`; one longer than `max_measurements` forms a batch of its own.
+    It counts for `num_asked` at least: that many codes are asked for, however short it is.
     """
     known_K, windows = last_windows(measurements, moments, sequence_length)
-    ends_K = np.cumsum(windows.length_W)
+    ends_K = np.cumsum(np.maximum(windows.length_W, num_asked))
     first = 0
     while first < len(known_K):
         budget = max_measurements + (ends_K[first - 1] if first else 0)

@@ -28,8 +28,14 @@ def refuse_pooling(loaded: Loaded, poolings: Sequence[Pooling]) -> None:
     """Refuse to ask a model for codes that was never told which code it is asked for.
 
     Raises:
-        ValueError: It was trained with mask.target=measurement.
+        ValueError: It was trained with mask.target=measurement, or fine-tuned, which moves the
+            encoder and leaves the decoder where it was.
     """
+    if "mean+decoded" in poolings and loaded.config.finetune.checkpoint:
+        raise ValueError(
+            "infer.pooling=mean+decoded asks the decoder, and fine-tuning has trained this model's "
+            "encoder away from it: choose mean"
+        )
     if "mean+decoded" in poolings and loaded.model.target != "value":
         raise ValueError(
             "infer.pooling=mean+decoded asks the decoder for each code by its name, and the model "

@@ -33,7 +33,7 @@ BOOLEAN, CATEGORY = LabelSchema.boolean_value_name, LabelSchema.categorical_valu
 VALUES = (BOOLEAN, LabelSchema.integer_value_name, LabelSchema.float_value_name, CATEGORY)
 SUFFIX = ".parquet"
 US_PER_TICK = {"s": 1_000_000, "ms": 1_000, "us": 1}
-FIRST_US, LAST_US = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+LAST_US = np.iinfo(np.int64).max
 SETTING = "labels"
 
 
@@ -183,7 +183,7 @@ def _times(path: str, table: Any) -> Ints:
     if kind.unit == "ns":
         return ticks_L // 1_000  # down: nothing after the prediction may be looked at
     factor = US_PER_TICK[kind.unit]
-    outside_L: Bools = (ticks_L < FIRST_US // factor) | (ticks_L > LAST_US // factor)
+    outside_L: Bools = (ticks_L < -(LAST_US // factor)) | (ticks_L > LAST_US // factor)
     if outside_L.any():
         raise RefusedDataError(
             f"has a {TIME} outside of what microseconds since 1970 hold",

@@ -25,7 +25,7 @@ def map_on_actors(
     """Yield ``setup()(item)`` in order, each computed by one of `scaling.num_workers` actors.
 
     Raises:
-        ValueError: As the function did; likewise FileNotFoundError.
+        ValueError: As the function did; likewise OSError, such as FileNotFoundError.
         ChildProcessError: One item took its process down `MAX_ATTEMPTS` times.
     """
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
@@ -52,7 +52,7 @@ class _Worker:
         try:
             attempt = self._begin(number)
             result = self._function(pickle.loads(row["item"]))
-        except (ValueError, FileNotFoundError, ChildProcessError) as error:
+        except (ValueError, OSError) as error:
             # Of the user's making: it travels as a block, since Ray would wrap it in a traceback.
             return {ERROR: pickle.dumps(error.with_traceback(None))}
         for past in range(attempt + 1):
@@ -72,7 +72,7 @@ class _Worker:
             raise ChildProcessError(
                 f"unit {number} (from 0) took the process that worked on it down {attempt} times: "
                 "give Ray's nodes more memory or lower data.unit_rows; or a damaged file crashes "
-                "the reader: check the data with jobs/validate.py"
+                "the reader: check the data with jobs/validate.py; or nodes were lost"
             )
         put_note(self._note(number, attempt))
         return attempt

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from cvmae.checkpoint import Loaded, Progress, clear_rubbish, has_checkpoints, load_model
 from cvmae.config import Config, flatten
+from cvmae.infer.notice import write_notice
 from cvmae.meds.dataset import Dataset, open_dataset
-from cvmae.meds.labels import Labels, read_labels
+from cvmae.meds.labels import Labels, read_tasks
 from cvmae.meds.splits import SPLITS
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.meds.units import plan_units
@@ -154,7 +155,13 @@ def _learning_config(config: Config, own: Config) -> Config:
 
 
 def _read_labels(config: Config) -> Labels:
-    labels = read_labels(config.finetune.labels)
+    labels, *others = read_tasks(config.finetune.labels)
+    if others:
+        names = ", ".join(task.name for task in (labels, *others))
+        raise ValueError(
+            f"finetune.labels={config.finetune.labels} holds several label sets ({names}): name "
+            "the folder of one"
+        )
     if labels.kind != "boolean":
         raise ValueError(
             f"finetune.labels={config.finetune.labels} holds numbers: fine-tuning learns boolean "
@@ -274,6 +281,7 @@ def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
     engine = make_engine(best.model, config, device=default_device(), total_steps=1)
     logit_L = predict_windows(engine, windows)
     path = join(config.output_dir, PREDICTIONS)
+    write_notice(config.output_dir, PREDICTIONS)
     write_predictions(path, windows, logit_L)
     chosen = best.progress.history[-1]
     area, loss = auroc(windows.label_L, logit_L), cross_entropy(windows.label_L, logit_L)

@@ -99,7 +99,7 @@ def _require_held(folder: str, kind: Kind) -> None:
     if not is_file(join(folder, "config.yaml")):
         raise FileNotFoundError(
             f"--resume {folder}: no config.yaml there, so no {kind} has begun: give its settings "
-            f"again with --output_dir {folder}; statistics that are there are used"
+            f"again with --output_dir {folder}"
         )
     if (held := _held(names(folder))) != kind:
         raise ValueError(f"--resume {folder}: it holds {_what(held, kind)}")

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cvmae.config import override
 from cvmae.infer.embed import POOLINGS, embed_labels, embed_tasks, untrained
 from cvmae.meds.dataset import open_dataset
 from cvmae.settings import ScalingConfig
@@ -182,6 +183,13 @@ def test_a_model_that_was_never_told_codes_is_not_asked_for_them(hospital, model
     with pytest.raises(ValueError, match=r"mask\.target=measurement.*choose mean"):
         embed(model, hospital, labels)
     assert embed(model, hospital, labels, poolings=["mean"]).has_rows_L.all()
+
+
+def test_a_fine_tuned_models_decoder_is_not_asked(hospital, loaded):
+    config = override(loaded.config, {"finetune.checkpoint": "runs/cv"})
+    tuned = replace(loaded, config=config)
+    with pytest.raises(ValueError, match=r"fine-tuning has trained .*choose mean"):
+        embed(tuned, hospital, all_labels(hospital))
 
 
 def test_the_model_that_is_given_stays_where_and_as_it_is(hospital, loaded):

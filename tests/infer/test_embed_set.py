@@ -110,12 +110,13 @@ def test_every_label_has_the_embedding_that_python_gives(settings, hospital):
     assert not expected.has_rows_L[-1]  # of the subject that is not in the data
     assert np.array_equal(vectors(table), expected.embedding_LD["mean+decoded"])
     assert len(files(settings.output_dir)) > 3  # units, each with a file of its own
-    assert f"{labels.num_labels} embeddings of {32 + 8} numbers, 1 of them of subjects" in printed
+    assert f"{labels.num_labels} embeddings of {32 + 8} numbers" in printed
+    assert "1 of them are zeros, of 1 subjects whom the data set does not have" in printed
 
 
 def test_without_labels_each_subject_is_embedded_at_its_last_measurement(settings, hospital):
     config = override(settings, {"infer.labels": "", "infer.pooling": "mean"})
-    embed(config)
+    assert "0 subjects of the splits have no measurement, and no embedding" in embed(config)
     table = table_of(config.output_dir)
     rows = pa.concat_tables(
         pq.read_table(file) for file in sorted(Path(hospital).glob("data/**/*.parquet"))

@@ -84,6 +84,20 @@ def test_a_history_is_the_last_measurements_until_the_moment(
     assert seen == np.flatnonzero(has_rows).tolist()
 
 
+def test_short_histories_that_many_codes_are_asked_of_do_not_fill_one_batch(rng, moments, loaded):
+    statistics, subjects = loaded.fitted.statistics, list(range(1, 30))
+    rows = measurements_of(rng, subjects, statistics.num_codes)
+    first_S = rows.time_us_N[rows.offsets_S[:-1]]
+    asked = Moments(subject_id_L=rows.subject_id_S, time_us_L=first_S)  # a row or two of each
+    given = {"sequence_length": 12, "max_measurements": 100}
+    sizes = [
+        len(history.moment_B)
+        for history in history_batches(rows, asked, statistics, num_asked=40, **given)
+    ]
+    assert max(sizes) == 2
+    assert sum(sizes) == len(subjects)
+
+
 def test_every_code_is_asked_for_at_the_moment_and_not_later(rng, moments, loaded):
     statistics, subjects = loaded.fitted.statistics, [5, 8]
     rows = measurements_of(rng, subjects, statistics.num_codes)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from cvmae.checkpoint import find_checkpoint, load_model, read_progress
 from cvmae.config import Config, override
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.infer.notice import NOTE
 from cvmae.tracking.journal import Journal
 from cvmae.train import finetune as finetuning
 from cvmae.train import loop
@@ -79,6 +80,7 @@ def test_a_planted_signal_is_learnt_and_pretrained_weights_are_where_it_begins(d
 
 
 def test_predictions_are_what_meds_evaluation_takes(done):
+    assert "predictions.parquet are patient data" in Path(done.output_dir, NOTE).read_text("utf-8")
     table = pq.read_table(Path(done.output_dir, "predictions.parquet"))
     PredictionSchema.validate(table)
     assert str(table.schema.field("predicted_boolean_probability").type) == "float"
@@ -215,7 +217,11 @@ def test_what_cannot_be_learnt_from_is_refused_by_name(planted, tmp_path):
     strangers = [(s + 10**9, t, y) for s, t, y in rows]
     stranger = write_labels(tmp_path / "strangers.parquet", strangers)
     early = write_labels(tmp_path / "early.parquet", [(s, -(10**17), y) for s, _, y in rows])
+    several = tmp_path / "several"
+    for name in ("a", "b"):
+        write_labels(several / name / "0.parquet", rows)
     refused = {
+        r"holds several label sets \(a, b\)": {"finetune.labels": str(several)},
         r"finetune\.checkpoint is empty": {"finetune.checkpoint": ""},
         r"finetune\.labels is empty": {"finetune.labels": ""},
         r"holds no whole checkpoint": {"finetune.checkpoint": str(tmp_path)},
