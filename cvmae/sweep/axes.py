@@ -32,7 +32,7 @@ REFUSED: dict[str, str] = {
     r"output_dir|resume|resume_allow|(scaling|checkpoint|tracking)\..*|train\.num_threads": (
         "all trials of a sweep share it: give it once, as a flag of its own"
     ),
-    r"(sweep|evaluate)\..*": "it changes nothing in a trial: leave it out",
+    r"(sweep|evaluate|infer|finetune)\..*": "it changes nothing in a trial: leave it out",
 }
 # Settings of weights, which policy random does not use: its trials are the same bit for bit.
 IGNORED_BY_RANDOM = re.compile(
