@@ -25,7 +25,7 @@ from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["EvaluationBatch", "column_batches", "evaluation_batches"]
+__all__ = ["EvaluationBatch", "column_batches", "evaluation_batch", "evaluation_batches"]
 
 MOST_MEASUREMENTS = 16_384  # in a batch
 
@@ -93,24 +93,19 @@ def column_batches(
         mask = SingleMask(target_W=target_W)
     else:
         mask = FixedMask(hidden_M=column_hidden(column, measurements, seed=seed))
-    ends_W = np.cumsum(windows.length_W)
-    first = 0
-    while first < windows.num_sequences:
-        budget = max_measurements + (ends_W[first - 1] if first else 0)
-        last = max(first + 1, int(np.searchsorted(ends_W, budget, side="right")))
-        index = np.arange(first, last)
+    for index in windows.in_batches(max_measurements):
         own = mask if isinstance(mask, FixedMask) else SingleMask(target_W=mask.target_W[index])
-        yield _batch(measurements, windows.take(index), own, twin_N, statistics)
-        first = last
+        yield evaluation_batch(measurements, windows.take(index), own, twin_N, statistics)
 
 
-def _batch(
+def evaluation_batch(
     measurements: Measurements,
     windows: Sequences,
     mask: FixedMask | SingleMask,
     twin_N: Bools,
     statistics: CodeStatistics,
 ) -> EvaluationBatch:
+    """Put some windows of a unit into one batch; see `has_twin` for `twin_N`."""
     batch = join_cells([make_cell(measurements, windows, statistics, mask)])
     index_N = gather_index(windows.start_W, windows.length_W)
     return EvaluationBatch(

@@ -41,6 +41,19 @@ class Sequences:
         """Return some of the windows, in the order given."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def in_batches(self, max_measurements: int, *, at_least: int = 0) -> Iterator[Ints]:
+        """Yield the indices of windows, in order, of at most `max_measurements` together.
+
+        A longer window comes alone; each counts for `at_least` measurements, however short it is.
+        """
+        ends_W = np.cumsum(np.maximum(self.length_W, at_least))
+        first = 0
+        while first < self.num_sequences:
+            budget = max_measurements + (ends_W[first - 1] if first else 0)
+            last = max(first + 1, int(np.searchsorted(ends_W, budget, side="right")))
+            yield np.arange(first, last)
+            first = last
+
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Put windows into the same columns one after another."""

@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.arrays import Bools, Floats, Ints
-from cvmae.batches.batch import join_cells
-from cvmae.batches.cells import make_cell
 from cvmae.batches.columns import has_twin
-from cvmae.batches.evaluation import EvaluationBatch
+from cvmae.batches.evaluation import EvaluationBatch, evaluation_batch
 from cvmae.batches.keys import UInts, counter_hash, stream_keys
 from cvmae.batches.masking import FixedMask, evaluation_hidden
-from cvmae.batches.sequences import Sequences, cut_windows, gather_index
+from cvmae.batches.sequences import Sequences, cut_windows
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.one_target import BATCH_MEASUREMENTS, Examination, method_errors, threshold
 from cvmae.evaluate.targets import smallest
@@ -107,16 +105,11 @@ def _observe_unit(unit: Unit, *, examination: Examination, highest: int) -> Obse
     mask, twin_N = FixedMask(hidden_M=hidden_M), has_twin(measurements)
     subjects = np.unique(chosen.subject_id_W)
     columns: list[list[npt.NDArray[Any]]] = [[] for _ in range(5)]
-    ends_W = np.cumsum(chosen.length_W)
-    first = 0
-    while first < chosen.num_sequences:
-        budget = BATCH_MEASUREMENTS + (ends_W[first - 1] if first else 0)
-        last = max(first + 1, int(np.searchsorted(ends_W, budget, side="right")))
-        own = chosen.take(np.arange(first, last))
-        batch = _batch(measurements, own, mask, twin_N, examination)
+    for index in chosen.in_batches(BATCH_MEASUREMENTS):
+        own = chosen.take(index)
+        batch = evaluation_batch(measurements, own, mask, twin_N, examination.statistics)
         for column, part in zip(columns, _rows(batch, own, examination), strict=True):
             column.append(part)
-        first = last
     num_methods = len(examination.contestants) + len(BASELINES)
     none = np.zeros(0, np.int64)
     subject_id_T, code_T, prior_T, length_T = (
@@ -131,25 +124,6 @@ def _observe_unit(unit: Unit, *, examination: Examination, highest: int) -> Obse
         prior_T=prior_T,
         length_T=length_T,
         error_TK=np.concatenate([np.zeros((0, num_methods)), *columns[4]]),
-    )
-
-
-def _batch(
-    measurements: Measurements,
-    windows: Sequences,
-    mask: FixedMask,
-    twin_N: Bools,
-    examination: Examination,
-) -> EvaluationBatch:
-    batch = join_cells([make_cell(measurements, windows, examination.statistics, mask)])
-    index_N = gather_index(windows.start_W, windows.length_W)
-    return EvaluationBatch(
-        batch=batch,
-        subject_id_B=windows.subject_id_W,
-        code_index_N=batch.code_index_N.numpy(),
-        numeric_value_N=measurements.numeric_value_N[index_N],
-        time_us_N=measurements.time_us_N[index_N],
-        scored_M=~twin_N[index_N][batch.hidden_M.numpy()],
     )
 
 

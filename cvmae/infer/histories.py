@@ -76,19 +76,13 @@ def history_batches(
     It counts for `num_asked` at least: that many codes are asked for, however short it is.
     """
     known_K, windows = last_windows(measurements, moments, sequence_length)
-    ends_K = np.cumsum(np.maximum(windows.length_W, num_asked))
-    first = 0
-    while first < len(known_K):
-        budget = max_measurements + (ends_K[first - 1] if first else 0)
-        last = max(first + 1, int(np.searchsorted(ends_K, budget, side="right")))
-        own = windows.take(np.arange(first, last))
+    for index_B in windows.in_batches(max_measurements, at_least=num_asked):
+        own, moment_B = windows.take(index_B), known_K[index_B]
         yield HistoryBatch(
             batch=join_cells([visible_cell(measurements, own, statistics)]),
-            moment_B=known_K[first:last],
-            elapsed_us_B=moments.time_us_L[known_K[first:last]]
-            - measurements.time_us_N[own.start_W],
+            moment_B=moment_B,
+            elapsed_us_B=moments.time_us_L[moment_B] - measurements.time_us_N[own.start_W],
         )
-        first = last
 
 
 def last_windows(
