@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from cvmae.config import Config, write_config
 from cvmae.evaluate.column_results import (
@@ -25,6 +24,7 @@ from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
     choose_reference,
     choose_statistics,
+    device_of,
     find_contestants,
     load,
     score_unit,
@@ -83,8 +83,8 @@ def _compare_models(config: Config, folder: str) -> Results:
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
     tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
-    in_process = config.scaling.num_workers == 0
-    if not in_process:
+    device = device_of(config.scaling)
+    if config.scaling.num_workers > 0:
         start_ray(config.scaling)
     units = plan_units(dataset, config.data.unit_rows)
     question = prepare_columns(
@@ -98,7 +98,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         contestants=contestants,
         statistics=statistics,
         sequence_length=config.evaluate.sequence_length,
-        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+        device=device,
         columns=question.columns,
     )
     all_sums = merge_columns(map_units(score, units, config.scaling, "evaluate"))
@@ -123,7 +123,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         ratio=config.evaluate.mask_ratio,
         contestants=tuple(c for c in contestants if c.which == "last"),
         statistics=statistics,
-        device=score.keywords["device"],
+        device=device,
     )
     results = _with_history(results, examination, units, config.scaling)
     found, predictions = score_downstream(tasks, contestants, dataset, statistics, config)

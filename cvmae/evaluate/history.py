@@ -15,7 +15,8 @@ from cvmae.batches.keys import UInts, counter_hash, stream_keys
 from cvmae.batches.masking import FixedMask, evaluation_hidden
 from cvmae.batches.sequences import Sequences, cut_windows
 from cvmae.evaluate.baselines import BASELINES
-from cvmae.evaluate.one_target import BATCH_MEASUREMENTS, Examination, method_errors, threshold
+from cvmae.evaluate.one_target import BATCH_MEASUREMENTS, Examination, threshold
+from cvmae.evaluate.reconstruction import method_errors
 from cvmae.evaluate.targets import smallest
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.units import Unit
@@ -143,5 +144,5 @@ def _rows(
         code_N[scored_T],
         visible_before(sequence_N, code_N, visible_N)[scored_T],
         windows.length_W[sequence_T],
-        np.abs(method_errors(batch, examination)[batch.scored_M]),
+        np.abs(method_errors(batch, examination.predictors)[batch.scored_M]),
     )

@@ -15,11 +15,11 @@ from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import resolved_path
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
-from cvmae.evaluate.reconstruction import Sums, add_batches
+from cvmae.evaluate.reconstruction import Predict, Sums, add_batches
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
-from cvmae.settings import DataConfig
+from cvmae.settings import DataConfig, ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.fitted import FittedData
 
@@ -27,9 +27,11 @@ __all__ = [
     "choose_reference",
     "choose_statistics",
     "competitors",
+    "device_of",
     "find_contestants",
     "load",
     "predict",
+    "predictors",
     "score_unit",
 ]
 
@@ -49,6 +51,12 @@ def load(contestant: Contestant, device: str) -> Loaded:
             "(checkpoints/step_*)"
         )
     return loaded
+
+
+def device_of(scaling: ScalingConfig) -> str:
+    """Return where models are, which score in tasks on CPUs where work is spread."""
+    here = scaling.num_workers == 0
+    return "cuda" if here and torch.cuda.is_available() else "cpu"
 
 
 def find_contestants(entries: Sequence[str]) -> list[Contestant]:
@@ -154,12 +162,19 @@ def score_unit(
         batches = column_batches(
             measurements, statistics, column, sequence_length=sequence_length, seed=seed
         )
-        predictors = [
-            functools.partial(predict, loaded=load(c, device), reference=statistics, device=device)
-            for c in competitors(column, contestants)
-        ]
-        sums.append(add_batches(batches, predictors, statistics.num_codes))
+        own = predictors(competitors(column, contestants), statistics, device)
+        sums.append(add_batches(batches, own, statistics.num_codes))
     return tuple(sums)
+
+
+def predictors(
+    contestants: Sequence[Contestant], statistics: CodeStatistics, device: str
+) -> list[Predict]:
+    """Return a function for each model that predicts a batch's hidden values; see `predict`."""
+    return [
+        functools.partial(predict, loaded=load(c, device), reference=statistics, device=device)
+        for c in contestants
+    ]
 
 
 def competitors(column: Column, contestants: Sequence[Contestant]) -> list[Contestant]:

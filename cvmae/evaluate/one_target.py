@@ -18,9 +18,10 @@ from cvmae.batches.evaluation import EvaluationBatch
 from cvmae.batches.keys import UInts
 from cvmae.batches.masking import FixedMask
 from cvmae.batches.sequences import Sequences
-from cvmae.evaluate.baselines import BASELINES, predict_baselines
+from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.models import load, predict
+from cvmae.evaluate.models import predictors
+from cvmae.evaluate.reconstruction import Predict, method_errors
 from cvmae.evaluate.targets import (
     Targets,
     Variant,
@@ -37,7 +38,7 @@ from cvmae.runtime.map_units import map_units
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["Examination", "TargetErrors", "Vary", "method_errors", "restore_targets", "threshold"]
+__all__ = ["Examination", "TargetErrors", "Vary", "restore_targets", "threshold"]
 
 # Shape letters beside those of `cvmae.arrays`: T targets, X variants of each, K methods (runs of
 # models, then baselines), L measurements of one window.
@@ -68,6 +69,11 @@ class Examination:
         for place, contestant in enumerate(self.contestants):
             columns.setdefault(contestant.name, []).append(place)
         return columns
+
+    @property
+    def predictors(self) -> list[Predict]:
+        """Return what predicts as each contestant does, loaded once a process."""
+        return predictors(self.contestants, self.statistics, self.device)
 
     def read(self, unit: Unit) -> Measurements:
         """Return a unit's measurements."""
@@ -186,7 +192,7 @@ def _restore_unit(
     for passes in _filled(_passes(measurements, targets, examination, vary)):
         batch = _batch(passes, examination.statistics)
         owner, variant = (np.array(column) for column in list(zip(*passes, strict=True))[:2])
-        error_TXK[owner, variant] = np.abs(method_errors(batch, examination))
+        error_TXK[owner, variant] = np.abs(method_errors(batch, examination.predictors))
     return TargetErrors(
         num_found=len(found.index_T),
         num_subjects=len(subjects),
@@ -261,30 +267,3 @@ def _batch(passes: Sequence[_Pass], statistics: CodeStatistics) -> EvaluationBat
         time_us_N=np.concatenate([one.time_us_L for one in passes]),
         scored_M=np.ones(len(passes), bool),
     )
-
-
-def method_errors(batch: EvaluationBatch, examination: Examination) -> Floats:
-    """Return the errors of every method, shape [M, K]."""
-    value_N = batch.batch.value_N.numpy()
-    hidden_M = batch.batch.hidden_M.numpy()
-    hidden_N = np.zeros(len(value_N), bool)
-    hidden_N[hidden_M] = True
-    lengths_B = batch.batch.num_visible_B + batch.batch.num_hidden_B
-    baselines_MK = predict_baselines(
-        sequence_N=np.repeat(np.arange(len(lengths_B)), lengths_B),
-        code_index_N=batch.code_index_N,
-        time_us_N=batch.time_us_N,
-        value_N=value_N,
-        hidden_N=hidden_N,
-    )
-    models = [
-        predict(
-            batch,
-            loaded=load(contestant, examination.device),
-            reference=examination.statistics,
-            device=examination.device,
-        )
-        for contestant in examination.contestants
-    ]
-    target_M = value_N[hidden_M].astype(np.float64)
-    return np.asarray(np.column_stack([*models, baselines_MK]) - target_M[:, None])

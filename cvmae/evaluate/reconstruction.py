@@ -18,11 +18,13 @@ from cvmae.batches.evaluation import EvaluationBatch
 from cvmae.evaluate.baselines import BASELINES, predict_baselines
 
 __all__ = [
+    "Predict",
     "Scores",
     "Sums",
     "add_batches",
     "average_runs",
     "merge",
+    "method_errors",
     "r2_per_code",
     "scores",
 ]
@@ -122,16 +124,13 @@ def add_batches(
     )
 
 
-def _errors(batch: EvaluationBatch, predictors: Sequence[Predict]) -> dict[str, npt.NDArray[Any]]:
-    """Return subject, code, target and error of every method, for the scored hidden values."""
-    lengths_B = batch.batch.num_visible_B + batch.batch.num_hidden_B
-    sequence_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
-    value_N = batch.batch.value_N.numpy()
-    hidden_M, scored_M = batch.batch.hidden_M.numpy(), batch.scored_M
+def method_errors(batch: EvaluationBatch, predictors: Sequence[Predict]) -> Floats:
+    """Return the standardised errors of every method at all hidden values, shape [M, K]."""
+    value_N, hidden_M = batch.batch.value_N.numpy(), batch.batch.hidden_M.numpy()
     hidden_N = np.zeros(len(value_N), dtype=np.bool_)
     hidden_N[hidden_M] = True
     baselines_MK = predict_baselines(
-        sequence_N=sequence_N,
+        sequence_N=_sequence_of(batch),
         code_index_N=batch.code_index_N,
         time_us_N=batch.time_us_N,
         value_N=value_N,
@@ -139,12 +138,23 @@ def _errors(batch: EvaluationBatch, predictors: Sequence[Predict]) -> dict[str, 
     )
     models_MK = [np.asarray(predict(batch), dtype=np.float64) for predict in predictors]
     predicted_MK = np.column_stack([*models_MK, baselines_MK])
-    target_M = value_N[hidden_M].astype(np.float64)
+    return np.asarray(predicted_MK - value_N[hidden_M].astype(np.float64)[:, None])
+
+
+def _sequence_of(batch: EvaluationBatch) -> Ints:
+    """Return which sequence each measurement is of."""
+    lengths_B = batch.batch.num_visible_B + batch.batch.num_hidden_B
+    return np.repeat(np.arange(len(lengths_B)), lengths_B)
+
+
+def _errors(batch: EvaluationBatch, predictors: Sequence[Predict]) -> dict[str, npt.NDArray[Any]]:
+    """Return subject, code, target and error of every method, for the scored hidden values."""
+    index_M = batch.batch.hidden_M.numpy()[batch.scored_M]
     return {
-        "subject_id": batch.subject_id_B[sequence_N[hidden_M]][scored_M],
-        "code": np.asarray(batch.code_index_N, dtype=np.int64)[hidden_M][scored_M],
-        "target": target_M[scored_M],
-        "error": (predicted_MK - target_M[:, None])[scored_M],
+        "subject_id": batch.subject_id_B[_sequence_of(batch)[index_M]],
+        "code": np.asarray(batch.code_index_N, dtype=np.int64)[index_M],
+        "target": batch.batch.value_N.numpy()[index_M].astype(np.float64),
+        "error": method_errors(batch, predictors)[batch.scored_M],
     }
 
 

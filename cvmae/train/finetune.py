@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
+from scipy.special import expit
+
 from cvmae.checkpoint import Loaded, Progress, clear_rubbish, has_checkpoints, load_model
 from cvmae.config import Config, flatten
 from cvmae.infer.notice import write_notice
+from cvmae.infer.predictions import prediction_table
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.labels import Labels, read_tasks
 from cvmae.meds.splits import SPLITS
@@ -20,7 +24,7 @@ from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.fitted import FittedData, TrainingData
-from cvmae.storage.folders import join
+from cvmae.storage.folders import join, written
 from cvmae.tracking.dataset import describe_dataset
 from cvmae.tracking.store import name_store, open_tracker, prepare_store
 from cvmae.tracking.tracker import Tracker
@@ -36,7 +40,6 @@ from cvmae.train.finetuning import (
 from cvmae.train.labelled import LabelledWindows, read_windows
 from cvmae.train.loop import train
 from cvmae.train.make_engine import make_engine
-from cvmae.train.predictions import write_predictions
 from cvmae.train.resume import check_same_run
 from cvmae.train.run_folder import begin_folder, run_folder
 
@@ -282,7 +285,15 @@ def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
     logit_L = predict_windows(engine, windows)
     path = join(config.output_dir, PREDICTIONS)
     write_notice(config.output_dir, PREDICTIONS)
-    write_predictions(path, windows, logit_L)
+    table = prediction_table(
+        subject_id_L=windows.subject_id_L,
+        time_us_L=windows.time_us_L,
+        label_L=windows.label_L > 0,
+        predicted_L=logit_L >= 0,  # as likely as not counts as positive
+        chance_L=expit(logit_L),
+    )
+    with written(path) as aside:
+        pq.write_table(table, aside)
     chosen = best.progress.history[-1]
     area, loss = auroc(windows.label_L, logit_L), cross_entropy(windows.label_L, logit_L)
     tracker.log_metrics({"held_out_auroc": area, "held_out_loss": loss}, step=int(chosen["epoch"]))

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-import torch
 from meds.schema import train_split, tuning_split
 
 from cvmae.config import Config
@@ -15,6 +14,7 @@ from cvmae.evaluate.downstream.rows import differences, probe_rows, subgroups
 from cvmae.evaluate.downstream.scored import Outcomes, score_labels
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
+from cvmae.evaluate.models import device_of
 from cvmae.evaluate.seeds import MIN_SEEDS
 from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
@@ -54,13 +54,12 @@ def score_downstream(
     """
     if not tasks:
         return None, []
-    in_process = config.scaling.num_workers == 0
     reading = Reading(
         dataset=dataset,
         statistics=statistics,
         scaling=config.scaling,
         unit_rows=config.data.unit_rows,
-        device="cuda" if in_process and torch.cuda.is_available() else "cpu",
+        device=device_of(config.scaling),
     )
     split = config.evaluate.split
     models = [contestant for contestant in contestants if contestant.which == "last"]

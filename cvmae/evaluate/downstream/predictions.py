@@ -1,4 +1,4 @@
-"""Predictions as meds-evaluation reads them: exactly its five columns, one file a model and task.
+"""Predictions of probes, a file for each and task, as `prediction_table` has them.
 
 They name subjects, as that schema does: they stay in the folder of the evaluation.
 """
@@ -7,25 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.arrays import Bools, Floats
+from cvmae.infer.predictions import prediction_table
 from cvmae.meds.labels import Labels
 
 __all__ = ["Predictions", "write_predictions"]
 
 THRESHOLD = 0.5
-
-SCHEMA = pa.schema(
-    [
-        pa.field("subject_id", pa.int64(), nullable=False),
-        pa.field("prediction_time", pa.timestamp("us"), nullable=False),
-        pa.field("boolean_value", pa.bool_()),
-        pa.field("predicted_boolean_value", pa.bool_()),
-        pa.field("predicted_boolean_probability", pa.float32()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,14 +31,14 @@ class Predictions:
 def write_predictions(folder: Path, predictions: Predictions) -> None:
     """Write the predicted chances of the labels that are scored."""
     labels, scored_L = predictions.labels, predictions.scored_L
-    chance = predictions.chance_L[scored_L]
-    columns = [
-        labels.subject_id_L[scored_L],
-        pa.array(labels.time_us_L[scored_L], pa.int64()).cast(pa.timestamp("us")),
-        labels.value_L[scored_L] > 0,
-        chance > THRESHOLD,
-        np.clip(chance, 0, 1).astype(np.float32),
-    ]
+    chance_L = predictions.chance_L[scored_L]
+    table = prediction_table(
+        subject_id_L=labels.subject_id_L[scored_L],
+        time_us_L=labels.time_us_L[scored_L],
+        label_L=labels.value_L[scored_L] > 0,
+        predicted_L=chance_L > THRESHOLD,
+        chance_L=np.clip(chance_L, 0, 1),
+    )
     path = folder / predictions.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+    pq.write_table(table, path)
