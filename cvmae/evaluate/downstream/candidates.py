@@ -14,7 +14,7 @@ from cvmae.evaluate.downstream.hand_features import hand_features
 from cvmae.evaluate.downstream.probes import Learner, Probe, fit_boosting, fit_linear
 from cvmae.evaluate.downstream.results import MethodKind
 from cvmae.evaluate.models import load
-from cvmae.infer.embed import POOLINGS, Pooling, embed_labels, untrained
+from cvmae.infer.embed import POOLINGS, Embeddings, Pooling, embed_tasks, untrained
 from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import ScalingConfig
@@ -127,39 +127,48 @@ def fit_candidates(
     for probe in (fit.linear(hand_LD), trees):
         key = (HAND_MADE, probe.learner)
         found[key] = _candidate(HAND_MADE, "hand-made", BY_HAND, probe)
-    for contestant in contestants:
-        logger.info("probes of %s (%s)", contestant.name, labels.name)
-        _add_model(
-            found,
-            contestant.name,
-            "model",
-            load(contestant, reading.device),
-            labels,
-            hand_LD,
-            reading,
-            fit,
-        )
     base = load(contestants[0], reading.device)
     names = [contestant.name for contestant in contestants]
-    for number in range(min(MOST_UNTRAINED, max(map(names.count, names)))):
-        _add_model(
-            found, UNTRAINED, "untrained", untrained(base, number), labels, hand_LD, reading, fit
-        )
+    num_untrained = min(MOST_UNTRAINED, max(map(names.count, names)))
+    asked: list[tuple[str, MethodKind, Loaded]] = [
+        (c.name, "model", load(c, reading.device)) for c in contestants
+    ]
+    asked += [(UNTRAINED, "untrained", untrained(base, n)) for n in range(num_untrained)]
+    embedded = _embed([model for _, _, model in asked], labels, reading)
+    for (method, kind, _), own in zip(asked, embedded, strict=True):
+        logger.info("probes of %s (%s)", method, labels.name)
+        _add_model(found, method, kind, _features(own, hand_LD), fit)
     return list(found.values())
+
+
+def _embed(models: Sequence[Loaded], labels: Labels, reading: Reading) -> list[Embeddings]:
+    """Embed the labels by every model, in one pass over the data for all that are asked alike."""
+    # A model that was not told codes cannot be asked for them.
+    asked = [POOLINGS if model.model.target == "value" else (PUBLISHED,) for model in models]
+    embedded: dict[int, Embeddings] = {}
+    for poolings in dict.fromkeys(asked):
+        own = [place for place, wanted in enumerate(asked) if wanted == poolings]
+        found = embed_tasks(
+            [models[place] for place in own],
+            reading.dataset,
+            [labels],
+            poolings=poolings,
+            scaling=reading.scaling,
+            unit_rows=reading.unit_rows,
+        )
+        embedded |= {place: task for place, (task,) in zip(own, found, strict=True)}
+    return [embedded[place] for place in range(len(models))]
 
 
 def _add_model(
     found: dict[tuple[str, str], Candidate],
     method: str,
     kind: MethodKind,
-    model: Loaded,
-    labels: Labels,
-    hand_LD: Float32s,
-    reading: Reading,
+    features_of: Mapping[str, Float32s],
     fit: _Fit,
 ) -> None:
     """Fit the probes of one model and add them as a seed of its method."""
-    for features, features_LD in _features(model, labels, hand_LD, reading).items():
+    for features, features_LD in features_of.items():
         probe = fit.linear(features_LD)
         if (method, features) in found:
             found[method, features].probes.append(probe)
@@ -167,22 +176,10 @@ def _add_model(
             found[method, features] = _candidate(method, kind, features, probe)
 
 
-def _features(
-    model: Loaded, labels: Labels, hand_LD: Float32s, reading: Reading
-) -> dict[str, Float32s]:
+def _features(embedded: Embeddings, hand_LD: Float32s) -> dict[str, Float32s]:
     """Return features by name; the last one says which labels have no row before them."""
-    # A model that was not told codes cannot be asked for them.
-    poolings: Sequence[Pooling] = POOLINGS if model.model.target == "value" else (PUBLISHED,)
-    embedded = embed_labels(
-        model,
-        reading.dataset,
-        labels,
-        poolings=poolings,
-        scaling=reading.scaling,
-        unit_rows=reading.unit_rows,
-    )
     without_L1 = ~embedded.has_rows_L[:, None]
-    features: dict[str, Float32s] = {name: embedded.embedding_LD[name] for name in poolings}
+    features = {str(name): own_LD for name, own_LD in embedded.embedding_LD.items()}
     features[BESIDE] = np.concatenate([features[PUBLISHED], hand_LD], axis=1)
     return {
         name: np.concatenate([features_LD, without_L1], axis=1, dtype=np.float32)
