@@ -12,7 +12,7 @@ import torch
 from cvmae.batches.columns import uniform_column
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import FORMAT, find_checkpoint
-from cvmae.config import PRESETS, override, read_config, write_config
+from cvmae.config import override, read_config, write_config
 from cvmae.evaluate.convergence import SCHEDULE_NOTE
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.models import (
@@ -27,31 +27,18 @@ from cvmae.evaluate.notes import reading_notes
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.statistics.code_statistics import CodeStatistics
-from cvmae.statistics.fit import fit_statistics
 from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
+from tests.evaluate.trained import train_models
 
 
 @pytest.fixture(scope="module")
 def runs(hospital, tmp_path_factory):
     """Two models of one vocabulary, trained for an epoch, and the settings they share."""
     folder = tmp_path_factory.mktemp("runs")
-    shared = override(
-        PRESETS["tiny"],
-        {
-            "data.root": hospital,
-            "data.min_count": 2,
-            "data.unit_rows": 500,
-            "data.sequence_length": 32,
-            "scaling.num_workers": 0,
-            "train.epochs": 1,
-        },
-    )
-    fit_statistics(replace(shared, output_dir=str(folder / "statistics")))
-    shared = override(shared, {"data.statistics": folder / "statistics"})
-    for policy in ("random", "cv"):
-        pretrain(override(shared, {"mask.policy": policy, "output_dir": folder / policy}))
-    return shared, folder
+    models = {policy: {"mask.policy": policy} for policy in ("random", "cv")}
+    given = {"data.unit_rows": 500, "data.sequence_length": 32}
+    return train_models(hospital, folder, models, **given), folder
 
 
 def settings_for(runs, output, *checkpoints, **changes):

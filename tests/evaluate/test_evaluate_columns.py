@@ -13,7 +13,7 @@ from cvmae.batches.batch import make_batch
 from cvmae.batches.columns import choose_targets, column_hidden, has_twin
 from cvmae.batches.policies import mask_weights
 from cvmae.batches.sequences import cut_windows
-from cvmae.config import PRESETS, override
+from cvmae.config import override
 from cvmae.evaluate.attainable import find_truth, truth_of, unexplained_of_unit
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.exposure import shares_hidden
@@ -22,11 +22,10 @@ from cvmae.evaluate.own_masks import declare_columns, leave_one_out_column
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import plan_units
-from cvmae.statistics.fit import fit_statistics
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.synthetic.process import code_laws, code_truth
 from cvmae.synthetic.reference import attainable_r2, conditional_variance, single_variance
-from cvmae.train.pretrain import pretrain
+from tests.evaluate.trained import train_models
 from tests.prepared import fit
 
 NAMES = {
@@ -42,25 +41,15 @@ NAMES = {
 def runs(hospital, tmp_path_factory):
     """A model of each policy, trained for two epochs."""
     folder = tmp_path_factory.mktemp("runs")
-    shared = override(
-        PRESETS["tiny"],
-        {
-            "data.root": hospital,
-            "data.min_count": 2,
-            "data.unit_rows": 500,
-            "data.sequence_length": 32,
-            "scaling.num_workers": 0,
-            "train.epochs": 2,
-            "evaluate.min_scored": 10,
-            "evaluate.sequence_length": 32,
-            "evaluate.bootstrap_samples": 20,
-        },
-    )
-    fit_statistics(replace(shared, output_dir=str(folder / "statistics")))
-    shared = override(shared, {"data.statistics": folder / "statistics"})
-    for name, changes in NAMES.items():
-        pretrain(override(shared, {**changes, "output_dir": folder / name}))
-    return shared, folder
+    given = {
+        "data.unit_rows": 500,
+        "data.sequence_length": 32,
+        "train.epochs": 2,
+        "evaluate.min_scored": 10,
+        "evaluate.sequence_length": 32,
+        "evaluate.bootstrap_samples": 20,
+    }
+    return train_models(hospital, folder, NAMES, **given), folder
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """History under experiment, by models: whatever the batches and units, the same errors."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cvmae.batches.columns import uniform_column
 from cvmae.batches.evaluation import evaluation_batches
-from cvmae.config import PRESETS, override
+from cvmae.config import override
 from cvmae.evaluate import context, history, one_target, perturbation
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.evaluate import evaluate
@@ -19,8 +18,7 @@ from cvmae.evaluate.reconstruction import merge
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
 from cvmae.settings import ScalingConfig
-from cvmae.statistics.fit import fit_statistics
-from cvmae.train.pretrain import pretrain
+from tests.evaluate.trained import train_models
 
 IN_PROCESS = ScalingConfig(num_workers=0)
 
@@ -28,21 +26,8 @@ IN_PROCESS = ScalingConfig(num_workers=0)
 @pytest.fixture(scope="module")
 def runs(hospital, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    shared = override(
-        PRESETS["tiny"],
-        {
-            "data.root": hospital,
-            "data.min_count": 2,
-            "data.sequence_length": 64,
-            "scaling.num_workers": 0,
-            "train.epochs": 1,
-        },
-    )
-    fit_statistics(replace(shared, output_dir=str(folder / "statistics")))
-    shared = override(shared, {"data.statistics": folder / "statistics"})
-    for policy in ("random", "cv"):
-        pretrain(override(shared, {"mask.policy": policy, "output_dir": folder / policy}))
-    return shared, folder
+    models = {policy: {"mask.policy": policy} for policy in ("random", "cv")}
+    return train_models(hospital, folder, models, **{"data.sequence_length": 64}), folder
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.config import PRESETS, override
+from cvmae.config import override
 from cvmae.evaluate.evaluate import evaluate
-from cvmae.statistics.fit import fit_statistics
-from cvmae.train.pretrain import pretrain
+from tests.evaluate.trained import train_models
 from tests.meds_writer import table_of
 
 HOUR = 3_600_000_000
@@ -70,25 +69,13 @@ def evaluated(tmp_path_factory):
     """The folder of an evaluation, and what it printed."""
     folder = tmp_path_factory.mktemp("downstream")
     write_set(folder / "meds")
-    shared = override(
-        PRESETS["tiny"],
-        {
-            "data.root": folder / "meds",
-            "data.min_count": 2,
-            "scaling.num_workers": 0,
-            "train.epochs": 1,
-            "output_dir": folder / "statistics",
-        },
-    )
-    fit_statistics(shared)
-    shared = override(shared, {"data.statistics": folder / "statistics"})
-    runs = []
-    for name, policy, seed in (("random", "random", 0), ("random", "random", 1), ("cv", "cv", 0)):
-        output = folder / f"{name}{seed}"
-        pretrain(override(shared, {"mask.policy": policy, "seed": seed, "output_dir": output}))
-        runs.append(f"{name}={output}")
+    models = {
+        f"{policy}{seed}": {"mask.policy": policy, "seed": seed}
+        for policy, seed in (("random", 0), ("random", 1), ("cv", 0))
+    }
+    shared = train_models(folder / "meds", folder, models)
     given = {
-        "evaluate.checkpoints": runs,
+        "evaluate.checkpoints": [f"{name[:-1]}={folder / name}" for name in models],
         "evaluate.labels": folder / "meds" / "labels",
         "evaluate.bootstrap_samples": 100,
         "evaluate.min_scored": 10,
