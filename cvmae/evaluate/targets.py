@@ -79,7 +79,9 @@ def find_targets(
     end_G = np.flatnonzero(np.r_[key_N[1:] != key_N[:-1], np.ones(min(len(key_N), 1), bool)])
     count_G = np.diff(end_G, prepend=-1)
     window_G, code_G = np.divmod(key_N[end_G], num_codes)
-    subject_G = np.searchsorted(measurements.subject_id_S, windows.subject_id_W[window_G])
+    # By place: subjects ascend within a shard only, and a unit may hold several.
+    start_G = windows.start_W[window_G]
+    subject_G = np.searchsorted(measurements.offsets_S, start_G, side="right") - 1
     own_G = subject_G * num_codes + code_G
     latest = len(own_G) - 1 - np.unique(own_G[::-1], return_index=True)[1]
     last_G = np.zeros(len(own_G), bool)

@@ -40,6 +40,13 @@ def test_a_target_is_the_last_of_its_code_with_priors_enough():
     assert (found.start_T.tolist(), found.end_T.tolist()) == ([0, 7], [7, 13])
 
 
+def test_subjects_of_several_files_do_not_ascend_and_each_has_its_targets():
+    rows = measured(*[[A, B, A, A, A]] * 6)
+    files = replace(rows, subject_id_S=np.array([2, 4, 6, 1, 3, 5]))
+    assert find(files).index_T.tolist() == [4, 9, 14, 19, 24, 29]
+    assert find(files).subject_id_T.tolist() == [2, 4, 6, 1, 3, 5]
+
+
 def test_what_counts_as_prior_stands_in_the_targets_own_window():
     codes = [A, B] * 8  # two windows of eight: four of A in each
     found = find(measured(codes), sequence_length=8)

@@ -82,6 +82,9 @@ def fit_boosting(
         HistGradientBoostingRegressor,
     )
 
+    # Trees cannot be grown where train has no value: nothing is learnt there, as by the others.
+    is_known_D = np.isfinite(features_LD[train_L]).any(axis=0)
+    features_LD = np.where(is_known_D, features_LD, np.float32(0))
     make: Any = HistGradientBoostingClassifier if boolean else HistGradientBoostingRegressor
     trees = make(
         max_iter=MOST_TREES,

@@ -49,6 +49,16 @@ def test_what_is_scored_has_no_part_in_the_fit(rng, fit):
     assert before.strength == after.strength
 
 
+@pytest.mark.parametrize("fit", [linear, boosting])
+def test_what_train_has_no_value_of_is_not_learnt_from(rng, fit):
+    features_LD, outcome_L = drawn(rng, signal=2.0)
+    features_LD[:, 3] = 0.0
+    expected = fit(features_LD, outcome_L, TRAIN, TUNING)
+    features_LD[TRAIN, 3] = np.nan
+    found = fit(features_LD, outcome_L, TRAIN, TUNING)
+    np.testing.assert_allclose(found.predicted_L, expected.predicted_L, atol=1e-6)
+
+
 def test_strength_is_the_one_best_on_tuning(rng):
     noise_LD, outcome_L = drawn(rng, signal=0.0)
     signal_LD, signal_L = drawn(rng, signal=3.0)
