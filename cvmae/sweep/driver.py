@@ -23,7 +23,6 @@ from cvmae.sweep.tables import ranked_tables, write_tables
 from cvmae.sweep.trials import (
     Status,
     Trial,
-    is_marked_stopped,
     mark_stopped,
     plan_trials,
     progress_of,
@@ -31,13 +30,7 @@ from cvmae.sweep.trials import (
     trial_status,
 )
 from cvmae.tracking.dataset import describe_dataset
-from cvmae.tracking.store import (
-    close_run,
-    name_store,
-    open_tracker,
-    prepare_store,
-    run_status,
-)
+from cvmae.tracking.store import close_run, name_store, open_tracker, prepare_store
 from cvmae.tracking.tracker import Status as TrackingStatus
 from cvmae.tracking.tracker import Tracker
 from cvmae.train.mask_table import (
@@ -235,13 +228,7 @@ def _run(attempt: Attempt) -> dict[str, str]:
 
 
 def _close_stopped(parent_run_id: str, trial: Trial, epoch: int) -> None:
-    """Mark a trial that a scheduler has stopped, and end its run, which its process cannot.
-
-    It is done again when that process is gone: it may have taken the loss of its workers for a
-    failure, and have said so.
-    """
-    if is_marked_stopped(trial) and run_status(trial.config) == "KILLED":
-        return
+    """Mark a trial that a scheduler has stopped, and end its run, which its process cannot."""
     why = f"by sweep.scheduler {trial.config.sweep.scheduler} after epoch {epoch}"
     mark_stopped(trial, why)
     tracker = open_tracker(trial.config, run_name=trial.name, parent_run_id=parent_run_id)

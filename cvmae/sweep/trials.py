@@ -22,13 +22,12 @@ from cvmae.storage.folders import is_file, written
 from cvmae.sweep.axes import axes_of, name_part, read_axes, short_name, shown_value
 from cvmae.tracking.store import store_uri
 from cvmae.train.pretrain import pretrain
-from cvmae.train.run_folder import TRIALS, with_absolute_paths
+from cvmae.train.run_folder import STOPPED, TRIALS, is_marked_stopped, with_absolute_paths
 
 __all__ = [
     "Status",
     "Trial",
     "grid",
-    "is_marked_stopped",
     "mark_stopped",
     "plan_trials",
     "progress_of",
@@ -42,7 +41,6 @@ logger = logging.getLogger("cvmae")
 
 Status = Literal["finished", "stopped", "unfinished", "failed", "new"]
 
-STOPPED = "stopped.txt"  # in the folder of a trial that a scheduler has stopped
 LET_GO_S = 60.0  # in which a cluster ends the processes of a driver that was killed
 ASK_EVERY_S = 2.0
 
@@ -169,12 +167,7 @@ def trial_status(trial: Trial) -> Status:
         return "new"
     if progress_of(str(folder)).is_finished(trial.config):
         return "finished"
-    return "stopped" if is_marked_stopped(trial) else "unfinished"
-
-
-def is_marked_stopped(trial: Trial) -> bool:
-    """Tell whether the trial was stopped on purpose."""
-    return is_file(Path(trial.config.output_dir) / STOPPED)
+    return "stopped" if is_marked_stopped(str(folder)) else "unfinished"
 
 
 def mark_stopped(trial: Trial, why: str) -> None:

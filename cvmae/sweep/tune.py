@@ -22,8 +22,7 @@ from cvmae.sweep.trials import Trial, run_trial
 
 __all__ = ["num_on_ray", "run_on_ray"]
 
-# (trial, epochs done) -> nothing: what is to be done when a scheduler has stopped a trial, once at
-# that moment and once when its process is gone
+# (trial, epochs done) -> nothing: what is to be done when a scheduler has stopped a trial
 OnStop = Callable[[Trial, int], None]
 
 
@@ -35,7 +34,7 @@ def run_on_ray(attempt: Attempt, on_stop: OnStop) -> dict[str, str]:
 
     Args:
         attempt: What is to be run.
-        on_stop: Called when a scheduler has stopped a trial, and again when its process is gone.
+        on_stop: Called when a scheduler has stopped a trial.
     """
     events = _Events(attempt, on_stop)
     tuner = _tuner(attempt, events)
@@ -44,8 +43,6 @@ def run_on_ray(attempt: Attempt, on_stop: OnStop) -> dict[str, str]:
     except BaseException:  # Tune stops its trials only at what is an Exception
         events.stop_trials()
         raise
-    for name, epoch in events.stopped.items():
-        on_stop(events.own[name], epoch)
     errors = {}
     for number in range(len(results)):
         result = results[number]
@@ -148,10 +145,10 @@ class _Events(tune.Callback):
     """Says on the driver what happens to trials, and can end those that run."""
 
     def __init__(self, attempt: Attempt, on_stop: OnStop) -> None:
-        self.own = {trial.name: trial for trial in attempt.waiting}
+        self._own = {trial.name: trial for trial in attempt.waiting}
         self._table, self._budget, self._on_stop = attempt.table, attempt.budget, on_stop
         self._trials: Any = []
-        self.stopped: dict[str, int] = {}  # trial -> epochs done
+        self.stopped: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # see _InOrder
@@ -176,9 +173,9 @@ class _Events(tune.Callback):
         if "error" in last:  # which is all that a driver says when it has come to its end
             self._table.end(name, "failed" if last["error"] else "finished")
             return
-        self.stopped[name] = int(last["epoch"])
-        self._budget.stopped(name, self.stopped[name])
-        self._on_stop(self.own[name], self.stopped[name])
+        self.stopped.add(name)
+        self._budget.stopped(name, int(last["epoch"]))
+        self._on_stop(self._own[name], int(last["epoch"]))
         self._table.end(name, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:

@@ -32,7 +32,6 @@ __all__ = [
     "name_store",
     "open_tracker",
     "prepare_store",
-    "run_status",
     "store_uri",
 ]
 
@@ -197,12 +196,6 @@ def close_run(config: Config, status: Status) -> bool:
     if journal.about.status == RUNNING:
         return tracker.close(status, patient=is_patient) and is_asked
     return tracker.settle(patient=is_patient) and is_asked
-
-
-def run_status(config: Config) -> str:
-    """Return how the run of a folder stands or has ended, '' where the folder holds none."""
-    folder = resolved_path(config.output_dir)
-    return Journal(folder).about.status if is_file(join(folder, ABOUT)) else ""
 
 
 def experiment_page(config: Config) -> str:

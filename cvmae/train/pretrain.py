@@ -34,7 +34,7 @@ from cvmae.train.mask_table import complete_mask_table, write_mask_table
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretraining import Pretraining
 from cvmae.train.resume import check_same_run, how_to_train_on
-from cvmae.train.run_folder import begin_folder, run_folder
+from cvmae.train.run_folder import begin_folder, is_marked_stopped, run_folder
 from cvmae.train.streams import Plan, make_plan
 from cvmae.train.weights_file import check_weights_file, keep_weights
 
@@ -97,6 +97,7 @@ def _pretrain(
     begin_folder(config)
     name = Path(config.output_dir).name
     tracker = _open_tracker(config, data, name, parent_run_id)
+    was_stopped = is_marked_stopped(config.output_dir)
     aloud = not parent_run_id  # a sweep's trials would say much the same again and again
     try:
         _report_again(progress, EpochReport(config, codes, tracker))
@@ -107,6 +108,8 @@ def _pretrain(
         draw_run(config, tracker)
     except BaseException as error:
         is_asked_for = isinstance(error, (KeyboardInterrupt, PreemptedError))
+        # A sweep that stops a trial takes its workers away, which is no failure of theirs.
+        is_asked_for |= is_marked_stopped(config.output_dir) and not was_stopped
         tracker.close("KILLED" if is_asked_for else "FAILED")
         raise
     tracker.close("FINISHED")

@@ -13,11 +13,20 @@ from cvmae.storage.output import absolute_output, output_folder, require_new
 from cvmae.tracking.store import DATABASE
 from cvmae.train.weights_file import KEPT_WEIGHTS
 
-__all__ = ["TRIALS", "Kind", "begin_folder", "run_folder", "with_absolute_paths"]
+__all__ = [
+    "STOPPED",
+    "TRIALS",
+    "Kind",
+    "begin_folder",
+    "is_marked_stopped",
+    "run_folder",
+    "with_absolute_paths",
+]
 
 Kind = Literal["run", "sweep", "fine-tuning"]
 
 TRIALS = "trials"  # the folder of a sweep's runs
+STOPPED = "stopped.txt"  # in the folder of a trial that a scheduler has stopped
 # A config.yaml is left by other verbs, too; these files are written before it, and by no other.
 MARKS: dict[Kind, str] = {"run": ".run", "sweep": ".sweep", "fine-tuning": ".fine-tuning"}
 # What tells folders that have no such file yet; object storage knows no empty folders.
@@ -84,6 +93,11 @@ def with_absolute_paths(config: Config) -> Config:
             config.deepspeed, config_file=resolved_path(config.deepspeed.config_file)
         ),
     )
+
+
+def is_marked_stopped(folder: str) -> bool:
+    """Tell whether the run of a folder was stopped on purpose by its sweep."""
+    return is_file(join(folder, STOPPED))
 
 
 def begin_folder(config: Config, kind: Kind = "run") -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.sweep import driver, trials
-from cvmae.tracking import store
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, PreemptedError])
@@ -37,20 +36,6 @@ def test_the_run_of_a_trial_whose_process_was_lost_is_closed_at_the_end(
     monkeypatch.setattr(driver, "_run", lambda attempt: {})
     driver.sweep(config)
     assert closed == ["FAILED"] * len(trials.plan_trials(config))
-
-
-def test_a_stopped_trial_whose_process_calls_its_end_a_failure_ends_as_killed(config, pretrained):
-    trial = trials.plan_trials(config)[0]
-    Path(trial.config.output_dir).mkdir(parents=True)
-    driver._close_stopped("", trial, 3)
-    assert store.run_status(trial.config) == "KILLED"
-    store.open_tracker(trial.config, run_name=trial.name).close("FAILED")  # as its process does
-    driver._close_stopped("", trial, 3)
-    about = Path(trial.config.output_dir) / "tracking.json"
-    assert json.loads(about.read_text())["status"] == "KILLED"
-    written = about.stat().st_mtime_ns
-    driver._close_stopped("", trial, 3)
-    assert about.stat().st_mtime_ns == written
 
 
 def test_a_server_that_is_down_is_waited_for_once_and_when_the_results_are_written(

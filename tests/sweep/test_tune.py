@@ -117,37 +117,8 @@ def test_a_trial_that_ends_without_a_word_of_its_driver_was_stopped(grid, events
     assert budget.begin(grid[0].name, 9)
     made.on_trial_complete(1, [], of_tune(grid[0], epoch=3.0, tuning_mse=0.5))
     assert stopped == [(grid[0], 3)]
-    assert made.stopped == {grid[0].name: 3}
+    assert made.stopped == {grid[0].name}
     assert budget.begin(grid[1].name, 9)  # of the 12 epochs, 3 are used
-
-
-def test_a_stopped_trial_is_seen_to_again_when_its_process_is_gone(config, grid, monkeypatch):
-    """Its process takes the loss of its workers for a failure, and says so after the driver."""
-    told = []
-
-    class Tuner:
-        def fit(self):
-            told.append("processes are gone")
-            return []
-
-    def tuner(attempt, events):
-        events.on_trial_complete(1, [], of_tune(grid[0], epoch=3.0, tuning_mse=0.5))
-        return Tuner()
-
-    monkeypatch.setattr(tune, "_tuner", tuner)
-    attempt = Attempt(
-        config=config,
-        grid=grid,
-        waiting=grid,
-        num_at_once=1,
-        data=None,
-        parent_run_id="",
-        budget=Budget(SweepConfig(), {grid[0].name: 9}),
-        table=LiveTable(grid),
-    )
-    assert tune.run_on_ray(attempt, lambda trial, epoch: told.append((trial.name, epoch))) == {}
-    stop = (grid[0].name, 3)
-    assert told == [stop, "processes are gone", stop]
 
 
 @pytest.mark.parametrize("error", ["", "ValueError: no"])
@@ -155,7 +126,7 @@ def test_a_trial_whose_driver_came_to_its_end_was_not_stopped(grid, events, erro
     made, _, stopped = events
     made.on_trial_complete(1, [], of_tune(grid[0], error=error))
     assert stopped == []
-    assert made.stopped == {}
+    assert made.stopped == set()
 
 
 def test_tune_can_write_down_what_it_is_begun_with(grid, events):

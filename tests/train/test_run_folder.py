@@ -1,6 +1,7 @@
 """Folders that are in use: who may write into them, and what is said to whoever may not."""
 
 import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,3 +151,30 @@ def test_a_store_that_cannot_be_used_is_refused_before_the_data_are_fitted(tiny,
     with pytest.raises(ValueError, match=r"tracking\.uri='nonsense://store' .*cannot be opened"):
         verb(config)
     assert not Path(tiny.output_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("marked_at", "status"),
+    [("never", "FAILED"), ("before", "FAILED"), ("while it runs", "KILLED")],
+)
+def test_a_run_whose_sweep_stops_it_loses_its_workers_and_is_no_failure(
+    tiny, monkeypatch, marked_at, status
+):
+    mark = Path(tiny.output_dir) / run_folder.STOPPED
+
+    def lose_workers(*args):
+        if marked_at == "while it runs":
+            mark.touch()
+        raise StoppedError
+
+    # The package has a function of this name, too.
+    monkeypatch.setattr(importlib.import_module("cvmae.train.pretrain"), "_train", lose_workers)
+    if marked_at == "before":
+        with pytest.raises(StoppedError):
+            pretrain(tiny)
+        mark.touch()
+        tiny = replace(tiny, resume=tiny.output_dir)
+    with pytest.raises(StoppedError):
+        pretrain(tiny)
+    about = json.loads((Path(tiny.output_dir) / "tracking.json").read_text())
+    assert about["status"] == status
