@@ -79,9 +79,9 @@ def _reference_differences(
             axis.plot(value, row + offset, marker, color=tint, markersize=5)
             axis.annotate(
                 f"{over} {signed(value)}",
-                (high, row + offset),
-                textcoords="offset points",
-                xytext=(5, 0),
+                (1, row + offset),
+                xycoords=("axes fraction", "data"),  # clear of whiskers and of the line of 0
+                ha="right",
                 va="center",
                 fontsize=7.5,
                 color=tint,
