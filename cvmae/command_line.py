@@ -69,6 +69,10 @@ VERBS: dict[str, Verb] = {
         function="cvmae.infer.embed_set:embed",
         resumes=True,
     ),
+    "export": Verb(
+        does="write a model as a folder that can be handed on, with a card",
+        function="cvmae.infer.export:export",
+    ),
     "convert": Verb(
         does="write a public source as a MEDS data set",
         function="cvmae.convert.convert:convert",

@@ -15,7 +15,7 @@ import torch
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready
-from cvmae.infer.histories import Moments
+from cvmae.infer.histories import Moments, last_moments
 from cvmae.infer.matching import Matching, matching_lines, require_common_code
 from cvmae.infer.notice import NOTE, write_notice
 from cvmae.infer.pooling import Pooling, refuse_pooling, width_of
@@ -29,7 +29,6 @@ from cvmae.infer.unit_files import (
 )
 from cvmae.meds.dataset import Dataset, Source, open_dataset
 from cvmae.meds.labels import read_tasks
-from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_unit_and_subjects
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.splits import is_among
@@ -224,7 +223,7 @@ class _UnitWriter:
             job.source, unit, statistics.lookup, ASKED
         )
         if job.moments is None:
-            own = _last_moments(measurements)
+            own = last_moments(measurements)
         else:
             own = job.moments.take(is_among(np.sort(subject_S), job.moments.subject_id_L))
         embeddings = embed_moments(self._model, measurements, own, [job.pooling])
@@ -235,12 +234,6 @@ class _UnitWriter:
             embeddings.has_rows_L,
             CodeSums.of(measurements, statistics),
         )
-
-
-def _last_moments(measurements: Measurements) -> Moments:
-    order_S = np.argsort(measurements.subject_id_S, kind="stable")
-    last_S = measurements.time_us_N[measurements.offsets_S[1:] - 1]
-    return Moments(subject_id_L=measurements.subject_id_S[order_S], time_us_L=last_S[order_S])
 
 
 def _finish(job: _Job) -> str:

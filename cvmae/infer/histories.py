@@ -22,6 +22,7 @@ __all__ = [
     "Moments",
     "ask_every_code",
     "history_batches",
+    "last_moments",
     "last_windows",
     "num_until",
     "visible_cell",
@@ -103,6 +104,13 @@ def last_windows(
         length_W=length_K,
         first_position_W=position_K,
     )
+
+
+def last_moments(measurements: Measurements) -> Moments:
+    """Return each subject's last measurement, by ascending subject."""
+    order_S = np.argsort(measurements.subject_id_S, kind="stable")
+    last_S = measurements.time_us_N[measurements.offsets_S[1:] - 1]
+    return Moments(subject_id_L=measurements.subject_id_S[order_S], time_us_L=last_S[order_S])
 
 
 def visible_cell(

@@ -19,6 +19,7 @@ from cvmae.storage.folders import join, local_copy, names, written
 __all__ = [
     "FOLDER",
     "CodeSums",
+    "embedding_table",
     "read_unit_file",
     "unit_file",
     "units_there",
@@ -68,13 +69,11 @@ def units_there(folder: str, numbers: Sequence[int]) -> set[int]:
     return {number for number in numbers if unit_file(number) in found}
 
 
-def write_unit_file(
-    path: str, moments: Moments, embedding_LD: Float32s, has_rows_L: Bools, sums: CodeSums | None
-) -> None:
-    """Write a file of embeddings, whole or not at all; the same input gives the same bytes."""
+def embedding_table(moments: Moments, embedding_LD: Float32s, has_rows_L: Bools) -> pa.Table:
+    """Return a row for each moment: whose it is, its time, whether anything was known, vector."""
     num_labels, width = embedding_LD.shape
     flat = pa.array(np.ascontiguousarray(embedding_LD).reshape(num_labels * width))
-    table = pa.table(
+    return pa.table(
         {
             SUBJECT: pa.array(moments.subject_id_L),
             "prediction_time": pa.array(moments.time_us_L).cast(pa.timestamp("us")),
@@ -82,6 +81,13 @@ def write_unit_file(
             "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
         }
     )
+
+
+def write_unit_file(
+    path: str, moments: Moments, embedding_LD: Float32s, has_rows_L: Bools, sums: CodeSums | None
+) -> None:
+    """Write a file of embeddings, whole or not at all; the same input gives the same bytes."""
+    table = embedding_table(moments, embedding_LD, has_rows_L)
     if sums:
         text = json.dumps({name: array.tolist() for name, array in vars(sums).items()})
         table = table.replace_schema_metadata({METADATA: text.encode("ascii")})

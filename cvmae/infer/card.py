@@ -1,0 +1,102 @@
+"""A model card: what a model is, what it was made from, how well it does, what it is not for."""
+
+import hashlib
+import json
+
+from cvmae.checkpoint import Loaded
+from cvmae.config import Config
+
+__all__ = ["CARD", "model_card"]
+
+CARD = "MODEL_CARD.md"
+
+
+def model_card(loaded: Loaded) -> str:
+    """Return the card of a model as Markdown."""
+    config, statistics = loaded.config, loaded.fitted.statistics
+    size, fingerprint = config.model, loaded.fitted.fingerprint
+    num_parameters = sum(p.numel() for p in loaded.model.parameters())
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
+    return f"""\
+# Model card
+
+A {_kind(config)} of laboratory values (VO-MAE), made with cvmae: {size.num_layers} layers of width
+{size.width} with {size.num_heads} heads, {num_parameters:,} parameters, a vocabulary of
+{statistics.num_codes} codes, windows of {config.data.sequence_length} measurements.
+
+## Made from
+
+A MEDS data set of {fingerprint["num_rows"]:,} rows (fingerprint `{digest}`):
+
+{_splits(loaded)}
+
+## How it was trained
+
+{_training(loaded)}
+
+## How well it does
+
+{_metrics(loaded)}
+
+## Use
+
+* For research: to embed patients' histories (`cvmae.load`, `cvmae embed`), to compare ways of
+  pretraining, and to fine-tune. Not for the care of patients: nobody has tried it there.
+* Codes and units must be those of training; values are clipped and standardised by the statistics
+  of its train split. What it is worth elsewhere has to be measured there: `cvmae evaluate`.
+* How it does on groups of patients (sex, age) is not in this card: `cvmae evaluate` with labels
+  tells it.
+
+## Licence
+
+Weights and statistics (means, deviations, quantiles, counts of each code) were made from
+patients. They stay under the terms of the data set that they were made from: pass this folder on
+only as these allow it. Not in here: subject ids, single values, optimiser, paths.
+"""
+
+
+def _kind(config: Config) -> str:
+    if config.finetune.checkpoint:
+        return "predictor of a label, fine-tuned from a masked autoencoder"
+    return "masked autoencoder"
+
+
+def _training(loaded: Loaded) -> str:
+    config, progress = loaded.config, loaded.progress
+    if config.finetune.checkpoint:
+        return (
+            f"On the labels {config.finetune.labels!r}, the best of {config.finetune.epochs} "
+            f"epochs, seed {config.seed}."
+        )
+    mask = config.mask
+    return (
+        f"{progress.epoch} epochs ({progress.global_step:,} steps of "
+        f"{config.train.batch_sequences} sequences), masking policy `{mask.policy}` (sharpness "
+        f"{mask.sharpness:g}) hiding {100 * mask.ratio:g}% of the values (target: {mask.target}), "
+        f"seed {config.seed}. All settings are in `model/config.yaml`."
+    )
+
+
+def _metrics(loaded: Loaded) -> str:
+    if loaded.config.finetune.checkpoint or not loaded.progress.history:
+        return "Not in this folder: see what its run wrote."
+    last = loaded.progress.history[-1]
+    return (
+        f"R2 {last['tuning_r2']:.3f} on the tuning split after the last epoch (pooled over hidden "
+        "values of one fixed uniform mask; 1 restores every value, 0 each code's mean). It has no "
+        "interval, for epochs and settings may have been chosen by it; for held-out figures with "
+        "intervals, `cvmae evaluate`."
+    )
+
+
+def _splits(loaded: Loaded) -> str:
+    splits = loaded.fitted.report.get("splits", {})
+    return "\n".join(
+        f"* `{split}`: "
+        + ", ".join(
+            f"{own[name]:,} {name.removeprefix('num_')}"
+            for name in ("num_subjects", "num_measurements", "num_labels")
+            if name in own
+        )
+        for split, own in splits.items()
+    )

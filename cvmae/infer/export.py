@@ -1,0 +1,96 @@
+"""The verb `export`: a model as one folder that can be handed on, without the rest of its run.
+
+The folder is a checkpoint, as `cvmae.load`, `embed` and `evaluate` read it, without what only
+training needs: optimiser, places of files, and which subjects are in which read.
+"""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+from safetensors.torch import save_file
+
+from cvmae.checkpoint import CONFIG, FORMAT, MODEL, PROGRESS, STATISTICS, Loaded, load_model
+from cvmae.config import Config, resolved_path, write_config
+from cvmae.infer.card import CARD, model_card
+from cvmae.meds.unit_index import UnitIndex
+from cvmae.settings import EvaluateConfig, SweepConfig, TrackingConfig
+from cvmae.settings_of_use import InferConfig
+from cvmae.storage.folders import join, written
+from cvmae.storage.manifest import MANIFEST, write_manifest
+from cvmae.storage.output import output_folder
+
+__all__ = ["export"]
+
+
+def export(config: Config) -> str:
+    """Write the model of `infer.checkpoint` to `output_dir`, and a card that says what it is.
+
+    Returns:
+        Where it is, and how it is loaded.
+
+    Raises:
+        ValueError: A setting is missing, the checkpoint is damaged, or the folder is not new.
+        FileNotFoundError: There is no checkpoint.
+    """
+    if not config.infer.checkpoint:
+        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+    with output_folder(config.output_dir, "export") as folder:
+        loaded = _bare(load_model(resolved_path(config.infer.checkpoint)))
+        _write(join(folder, "model"), loaded)
+        with written(join(folder, CARD)) as aside:
+            aside.write_text(model_card(loaded), encoding="utf-8")
+    return (
+        f"model: {join(folder, 'model')}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
+        "Its statistics and weights were made from patients: it stays under the terms of their "
+        "data set"
+    )
+
+
+def _bare(loaded: Loaded) -> Loaded:
+    """Take away what says where a run's files are, whom a read holds, and single values."""
+    config = loaded.config
+    statistics = loaded.fitted.statistics
+    unknown_C = np.full(statistics.num_codes, np.nan)
+    return replace(
+        loaded,
+        config=replace(
+            config,
+            output_dir="",
+            resume="",
+            data=replace(config.data, root="", statistics="", codes_file=""),
+            mask=replace(config.mask, weights_file=_last(config.mask.weights_file)),
+            deepspeed=replace(config.deepspeed, config_file=""),
+            tracking=TrackingConfig(),
+            sweep=SweepConfig(),
+            evaluate=EvaluateConfig(),
+            # Whether it is set tells what kind of model this is.
+            finetune=replace(
+                config.finetune,
+                checkpoint=_last(config.finetune.checkpoint),
+                labels=_last(config.finetune.labels),
+            ),
+            infer=InferConfig(),
+        ),
+        fitted=replace(
+            loaded.fitted,
+            statistics=replace(statistics, minimum=unknown_C, maximum=unknown_C),
+            unit_index=UnitIndex(units=(), num_sequences={}, num_measurements={}),
+        ),
+    )
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _write(folder: str, loaded: Loaded) -> None:
+    with written(folder, last=MANIFEST) as aside:
+        aside.mkdir()
+        weights = {name: tensor.contiguous() for name, tensor in loaded.model.state_dict().items()}
+        save_file(weights, aside / MODEL)
+        (aside / MODEL).chmod(0o644)  # who it is handed on to is another user
+        write_config(loaded.config, aside / CONFIG)
+        (aside / PROGRESS).write_text(json.dumps(asdict(loaded.progress)), encoding="utf-8")
+        loaded.fitted.write(aside / STATISTICS)
+        write_manifest(aside, FORMAT)

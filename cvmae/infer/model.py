@@ -1,0 +1,72 @@
+"""A trained model as Python code uses it: on data frames, in this process, without Ray."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cvmae.checkpoint import Loaded, load_model
+from cvmae.infer.embed import embed_moments
+from cvmae.infer.frames import like, read_measurements, read_moments
+from cvmae.infer.histories import last_moments
+from cvmae.infer.matching import Matching, matching_lines
+from cvmae.infer.pooling import Pooling, refuse_pooling
+from cvmae.infer.unit_files import CodeSums, embedding_table
+
+__all__ = ["Model", "load"]
+
+logger = logging.getLogger("cvmae")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with the vocabulary and the statistics that it was trained with."""
+
+    loaded: Loaded
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The codes that it knows."""
+        return self.loaded.fitted.statistics.codes
+
+    def encode(
+        self, measurements: Any, at: Any = None, *, pooling: Pooling = "mean+decoded"
+    ) -> Any:
+        """Embed subjects from what was known of them: see `cvmae.infer.pooling.pool`.
+
+        The last `data.sequence_length` measurements at or before the time count, nothing later. A
+        line on the codes that were found is logged.
+
+        Args:
+            measurements: Data frame (pandas, polars or Arrow) of MEDS columns: subject_id, time,
+                code, numeric_value; rows in any order.
+            at: Data frame with columns subject_id and prediction_time; None: each subject of whom
+                there is a measurement, at its last one.
+            pooling: ``mean``, of the model's width, or ``mean+decoded``, with a number for each
+                code behind it.
+
+        Returns:
+            A frame of the same kind with columns subject_id, prediction_time, has_rows and
+            embedding (float32): a row for each of `at`, in its order; zeros, and has_rows false,
+            where nothing was known.
+
+        Raises:
+            TypeError: What was given is no data frame.
+            ValueError: A column is missing or of another type, the model knows no code of it, or
+                see `refuse_pooling`.
+        """
+        refuse_pooling(self.loaded, [pooling])
+        statistics = self.loaded.fitted.statistics
+        rows = read_measurements(measurements, statistics)
+        moments = last_moments(rows) if at is None else read_moments(at)
+        embeddings = embed_moments(self.loaded, rows, moments, [pooling])
+        for line in matching_lines(Matching.of(CodeSums.of(rows, statistics), statistics)):
+            logger.info("%s", line)
+        embedding_LD = np.asarray(embeddings.embedding_LD[pooling])
+        return like(embedding_table(moments, embedding_LD, embeddings.has_rows_L), measurements)
+
+
+def load(path: str, device: str = "cpu") -> Model:
+    """Load a trained model; see `cvmae.load`."""
+    return Model(load_model(path, device))
