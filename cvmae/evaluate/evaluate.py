@@ -185,8 +185,7 @@ def _write(
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         codes = codes_table(_codes_table(results), results.code_columns)
         pq.write_table(codes, folder / "codes.parquet")
-        for prediction in predictions:
-            write_predictions(folder, prediction)
+        write_predictions(folder, predictions)
         write_report(results, folder)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "embed_tasks",
     "may_hold",
     "ready",
+    "refuse_not_finite",
     "untrained",
 ]
 
@@ -86,8 +87,8 @@ def embed_labels(
         unit_rows: Rows that one read covers, about.
 
     Raises:
-        ValueError: Nothing in the data set is known to the model, a row cannot be read, or see
-            `refuse_pooling`.
+        ValueError: Nothing in the data set is known to the model, a row cannot be read, what
+            comes out is not finite, or see `refuse_pooling`.
     """
     ((embeddings,),) = embed_tasks(
         [model], dataset, [labels], poolings=poolings, scaling=scaling, unit_rows=unit_rows
@@ -116,7 +117,7 @@ def embed_tasks(
     units = [unit for unit in plan_units(dataset, unit_rows) if may_hold(unit, subject_S)]
     vocabularies = {m.fitted.statistics.members: m.fitted.statistics for m in models}
     for statistics in vocabularies.values():
-        require_common_code(source, units, statistics, ASKED)
+        require_common_code(source, units, statistics, ASKED, scaling)
     results = [
         [_nothing(model, labels.num_labels, poolings) for labels in tasks] for model in models
     ]
@@ -161,7 +162,14 @@ class _UnitEmbedder:
                 rows, _ = read_unit(self._source, unit, statistics.lookup, ASKED)
                 read[statistics.members] = rows
             measurements = read[statistics.members]
-            results.append([self._embed(model, measurements, moments) for moments in self._tasks])
+            own = [self._embed(model, measurements, moments) for moments in self._tasks]
+            for _, embeddings in own:
+                refuse_not_finite(
+                    embeddings,
+                    model,
+                    f"the model of {model.config.output_dir}, rows of {unit.pieces[0].path}",
+                )
+            results.append(own)
         return results
 
     def _embed(
@@ -205,6 +213,32 @@ def embed_moments(
         part = Embeddings(embedding_LD=pooled, has_rows_L=has_rows_B)
         _fill(embeddings, history.moment_B, part)
     return embeddings
+
+
+def refuse_not_finite(embeddings: Embeddings, model: Loaded, where: str) -> None:
+    """Refuse embeddings that are no numbers, of which nothing can be learnt.
+
+    Args:
+        embeddings: Of some labels.
+        model: Which has made them.
+        where: Which model it is, and of what the labels are.
+
+    Raises:
+        ValueError: One of them is NaN or infinite.
+    """
+    if all(np.isfinite(own_LD).all() for own_LD in embeddings.embedding_LD.values()):
+        return
+    if all(bool(weight.isfinite().all()) for weight in model.model.parameters()):
+        why = (
+            "its weights are finite, so values there are none or too large: look at them with "
+            "jobs/validate.py"
+        )
+    else:
+        why = (
+            "its weights are not finite, as after a training that diverged: give an earlier "
+            "checkpoint of the run (checkpoints/step_*)"
+        )
+    raise ValueError(f"{where}: embeddings are NaN or infinite; {why}")
 
 
 def _nothing(model: Loaded, num_labels: int, poolings: Sequence[Pooling]) -> Embeddings:

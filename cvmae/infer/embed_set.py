@@ -14,7 +14,7 @@ import torch
 
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config, resolved_path, write_config
-from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready
+from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready, refuse_not_finite
 from cvmae.infer.histories import Moments, last_moments
 from cvmae.infer.matching import Matching, matching_lines, require_common_code
 from cvmae.infer.notice import NOTE, write_notice
@@ -53,6 +53,7 @@ class _Job:
     """What is embedded, and where to."""
 
     folder: str
+    checkpoint: str
     model: Loaded
     pooling: Pooling
     source: Source
@@ -68,7 +69,8 @@ def embed(config: Config) -> str:
 
     Raises:
         ValueError: A setting is missing, the folder is not new or holds the embeddings of other
-            settings or data, or the model knows no code of the data set.
+            settings or data, the model knows no code of the data set, or makes embeddings that are
+            not finite.
         FileNotFoundError: The model, the labels or the data set are not there.
         ChildProcessError: A unit took the process that worked on it down, again and again.
     """
@@ -94,11 +96,13 @@ def _embed(config: Config) -> str:
     refuse_in_data_set(config.output_dir, dataset.root)
     moments = _asked(config.infer.labels)
     job = _plan(config, model, dataset, moments)
-    require_common_code(job.source, [u for _, u in job.units], model.fitted.statistics, ASKED)
     there = units_there(job.folder, [number for number, _ in job.units])
     waiting = [item for item in job.units if item[0] not in there]
     if waiting and not in_process:
         start_ray(config.scaling)
+    if waiting or not job.units:
+        units = [unit for _, unit in job.units]
+        require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
     on_ray = "cuda" if config.scaling.use_gpu else "cpu"
     device = model.model.mask_token.device.type if in_process else on_ray
     _begin(config, _facts(config, stamp, dataset, moments) | {"device": device})
@@ -169,6 +173,7 @@ def _plan(config: Config, model: Loaded, dataset: Dataset, moments: Moments | No
     units = enumerate(plan_units(dataset, config.data.unit_rows))
     return _Job(
         folder=config.output_dir,
+        checkpoint=config.infer.checkpoint,
         model=model,
         pooling=config.infer.pooling,
         source=Source(root=dataset.root, members={ASKED: subject_S}),
@@ -227,6 +232,9 @@ class _UnitWriter:
         else:
             own = job.moments.take(is_among(np.sort(subject_S), job.moments.subject_id_L))
         embeddings = embed_moments(self._model, measurements, own, [job.pooling])
+        refuse_not_finite(
+            embeddings, self._model, f"infer.checkpoint={job.checkpoint}, unit {number}"
+        )
         write_unit_file(
             join(job.folder, FOLDER, unit_file(number)),
             own,

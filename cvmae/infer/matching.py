@@ -2,17 +2,23 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from meds.schema import code_metadata_filepath
 
 from cvmae.arrays import Floats, Ints
 from cvmae.infer.unit_files import CodeSums
+from cvmae.meds.code_names import listed_codes
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_unit
 from cvmae.meds.rows import Lookup
 from cvmae.meds.units import Unit
+from cvmae.runtime.map_units import map_units
+from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["Matching", "matching_lines", "require_common_code"]
@@ -20,7 +26,10 @@ __all__ = ["Matching", "matching_lines", "require_common_code"]
 # Shape letters: C codes.
 
 SHOWN = 3  # codes that a message shows
+LOOKED_INTO = 4  # units in which a code of the model is looked for before others are asked
 FAR = 0.5  # standard deviations of train by which a mean is called far off
+
+_Look = tuple[bool, tuple[str, ...]]  # whether a unit has a value for the model; codes there
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,24 +97,51 @@ class _Listener:
 
 
 def require_common_code(
-    source: Source, units: Sequence[Unit], statistics: CodeStatistics, split: str
+    source: Source,
+    units: Sequence[Unit],
+    statistics: CodeStatistics,
+    split: str,
+    scaling: ScalingConfig,
 ) -> None:
     """Refuse a data set that has no measurement for a model; reads up to the first one.
+
+    The first units are looked into here: one is enough where the model knows the data. Where they
+    hold nothing, and the data set's own table of codes has none of the model's, it is refused; else
+    the other units are looked into where `scaling` says.
 
     Raises:
         ValueError: No subject of the split has a value of a code of the vocabulary.
     """
-    listener = _Listener(statistics.lookup)
-    for unit in units:
-        if len(read_unit(source, unit, listener, split)[0].time_us_N):
+    own = {code for members in statistics.members for code in members}
+    look = partial(_look, source=source, statistics=statistics, split=split)
+    first, others = units[:LOOKED_INTO], units[LOOKED_INTO:]
+    looks: Iterable[_Look] = map(look, first)
+    listed = listed_codes(source.root)
+    is_listed_elsewhere = bool(others and listed) and listed.isdisjoint(own)
+    if others and not is_listed_elsewhere:
+        looks = chain(looks, map_units(look, others, scaling, "look for codes"))
+    seen: dict[str, None] = {}
+    for has_value, codes in looks:
+        if has_value:
             return
-    own = [code for members in statistics.members for code in members]
+        seen |= dict.fromkeys(codes)
+    table = (
+        f" (the first {len(first)} of {len(units)} units were looked into, and "
+        f"{code_metadata_filepath} lists none of the model's codes; if it should, mend it)"
+    )
     raise ValueError(
         f"data.root={source.root} has no value of any of the model's {len(own)} codes "
-        f"({_beginning(own)}) for the {len(source.members[split]):,} subjects asked for; codes "
-        f"there: {_beginning(sorted(listener.seen))}: give a data set whose codes are named as in "
-        "training, or a model whose vocabulary was fitted to such codes"
+        f"({_beginning(sorted(own))}) for the {len(source.members[split]):,} subjects asked for; "
+        f"codes there: {_beginning(sorted(seen))}{table if is_listed_elsewhere else ''}: give a "
+        "data set whose codes are named as in training, or a model whose vocabulary was fitted to "
+        "such codes"
     )
+
+
+def _look(unit: Unit, *, source: Source, statistics: CodeStatistics, split: str) -> _Look:
+    listener = _Listener(statistics.lookup)
+    rows, _ = read_unit(source, unit, listener, split)
+    return len(rows.time_us_N) > 0, tuple(listener.seen)
 
 
 def _beginning(codes: Iterable[str]) -> str:

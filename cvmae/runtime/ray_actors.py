@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import ray
 import ray.data
 
-from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
+from cvmae.runtime.ray_hooks import drop_note, drop_notes, has_note, put_note
 from cvmae.runtime.ray_tasks import ERROR, in_order, task_tables
 from cvmae.settings import ScalingConfig
 
@@ -25,39 +25,65 @@ def map_on_actors(
     """Yield ``setup()(item)`` in order, each computed by one of `scaling.num_workers` actors.
 
     Raises:
-        ValueError: As the function did; likewise OSError, such as FileNotFoundError.
-        ChildProcessError: One item took its process down `MAX_ATTEMPTS` times.
+        ValueError: As the setup or the function did; likewise OSError, such as FileNotFoundError.
+        ChildProcessError: One item took its process down `MAX_ATTEMPTS` times, or the setup did,
+            or the setup failed otherwise.
     """
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
     worker: Any = _Worker  # made with the arguments below
+    notes = f"cvmae_attempt_{uuid.uuid4().hex}_"
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         worker,
-        fn_constructor_args=(ray.put(setup), uuid.uuid4().hex),
+        fn_constructor_args=(ray.put(setup), notes),
         compute=ray.data.ActorPoolStrategy(size=min(scaling.num_workers, len(items))),
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else None,
     )
-    yield from in_order(task_tables(dataset, dataset.context), len(items))
+    try:
+        yield from in_order(task_tables(dataset, dataset.context), len(items))
+    finally:  # by now nobody works on an item that would leave another
+        drop_notes(notes)
 
 
 class _Worker:
-    """An actor's state: what the setup gave."""
+    """An actor's state: what the setup gives, asked for with the first item.
 
-    def __init__(self, setup: Any, job: str) -> None:
-        self._function: Callable[[Any], Any] = ray.get(setup)()
-        self._job = job
+    In a constructor, Ray would repeat for ever what kills the process, and wrap what fails in a
+    traceback.
+    """
+
+    def __init__(self, setup: Any, notes: str) -> None:
+        self._setup, self._notes = setup, notes
+        self._function: Callable[[Any], Any] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["number"])
         try:
             attempt = self._begin(number)
-            result = self._function(pickle.loads(row["item"]))
+            function = self._function = self._function or self._prepared(number)
+            result = function(pickle.loads(row["item"]))
         except (ValueError, OSError) as error:
             # Of the user's making: it travels as a block, since Ray would wrap it in a traceback.
             return {ERROR: pickle.dumps(error.with_traceback(None))}
         for past in range(attempt + 1):
             drop_note(self._note(number, past))
         return {"number": number, "result": pickle.dumps(result)}
+
+    def _prepared(self, number: int) -> Callable[[Any], Any]:
+        put_note(self._preparing(number))
+        try:
+            function: Callable[[Any], Any] = ray.get(self._setup)()
+        except (ValueError, OSError):
+            raise
+        except Exception as error:
+            told = str(error).strip().partition("\n")[0]
+            raise ChildProcessError(
+                f"a process could not make ready for its units ({type(error).__name__}: {told}): "
+                "where memory of a node or GPU is short, lower scaling.num_workers or give more of "
+                "it; all nodes need the same packages"
+            ) from None
+        drop_note(self._preparing(number))
+        return function
 
     def _begin(self, number: int) -> int:
         """Count an attempt at an item, by notes: in an actor Ray's own count stays at 0.
@@ -70,12 +96,20 @@ class _Worker:
             attempt += 1
         if attempt >= MAX_ATTEMPTS:
             raise ChildProcessError(
-                f"unit {number} (from 0) took the process that worked on it down {attempt} times: "
-                "give Ray's nodes more memory or lower data.unit_rows; or a damaged file crashes "
-                "the reader: check the data with jobs/validate.py; or nodes were lost"
+                f"the process that was to work on unit {number} (from 0) ended {attempt} times, "
+                "the last time before it was ready, while it loaded what it needs, such as the "
+                "model: give Ray's nodes more memory or lower scaling.num_workers; or nodes were "
+                "lost"
+                if has_note(self._preparing(number))
+                else f"unit {number} (from 0) took the process that worked on it down {attempt} "
+                "times: give Ray's nodes more memory or lower data.unit_rows; or a damaged file "
+                "crashes the reader: check the data with jobs/validate.py; or nodes were lost"
             )
         put_note(self._note(number, attempt))
         return attempt
 
     def _note(self, number: int, attempt: int) -> str:
-        return f"cvmae_attempt_{self._job}_{number}_{attempt}"
+        return f"{self._notes}{number}_{attempt}"
+
+    def _preparing(self, number: int) -> str:
+        return f"{self._notes}{number}_preparing"

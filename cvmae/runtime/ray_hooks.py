@@ -14,6 +14,7 @@ import ray
 __all__ = [
     "drain_node",
     "drop_note",
+    "drop_notes",
     "has_note",
     "own_ray_named",
     "put_note",
@@ -46,6 +47,14 @@ def drop_note(name: str) -> None:
 
     with suppress(Exception):  # of its transport, of Ray, or of a client that is gone
         internal_kv._internal_kv_del(name)
+
+
+def drop_notes(beginning: str) -> None:
+    """Take all notes away whose names begin so; see `drop_note`."""
+    from ray.experimental import internal_kv
+
+    with suppress(Exception):
+        internal_kv._internal_kv_del(beginning, del_by_prefix=True)
 
 
 def task_attempt() -> int:

@@ -7,6 +7,7 @@ Ray Data reads ahead with back-pressure and retries lost tasks; it never sees a 
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -101,10 +102,12 @@ def task_tables(data: Any, context: Any) -> Iterator[pa.Table]:
     """Yield the rows of all blocks, in the order of the tasks, as tables of one row each."""
     context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # never merge the blocks of two tasks
-    for table in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
-        if ERROR in table.column_names:
-            raise pickle.loads(table[ERROR][0].as_py())  # made by our own task a moment ago
-        yield table
+    tables = data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2)
+    with closing(iter(tables)) as blocks:  # what is left ends with an error, not some time later
+        for table in blocks:
+            if ERROR in table.column_names:
+                raise pickle.loads(table[ERROR][0].as_py())  # made by our own task a moment ago
+            yield table
 
 
 def _one_block(task: Callable[[], pa.Table]) -> list[pa.Table]:

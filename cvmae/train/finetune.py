@@ -6,11 +6,14 @@ import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 from scipy.special import expit
 
+from cvmae.arrays import Floats
 from cvmae.checkpoint import Loaded, Progress, clear_rubbish, has_checkpoints, load_model
 from cvmae.config import Config, flatten
 from cvmae.infer.notice import write_notice
@@ -20,9 +23,11 @@ from cvmae.meds.labels import Labels, read_tasks
 from cvmae.meds.splits import SPLITS
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.meds.units import plan_units
+from cvmae.runtime.map_units import map_with
 from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device
-from cvmae.runtime.start_ray import start_ray
+from cvmae.runtime.start_ray import start_ray, trains_on_gpu
+from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import FittedData, TrainingData
 from cvmae.storage.folders import join, written
 from cvmae.tracking.dataset import describe_dataset
@@ -40,6 +45,7 @@ from cvmae.train.finetuning import (
 from cvmae.train.labelled import LabelledWindows, read_windows
 from cvmae.train.loop import train
 from cvmae.train.make_engine import make_engine
+from cvmae.train.pretrained import keep_stamp, load_pretrained
 from cvmae.train.resume import check_same_run
 from cvmae.train.run_folder import begin_folder, run_folder
 
@@ -63,8 +69,9 @@ def finetune(config: Config) -> str:
         What has come out, for the terminal.
 
     Raises:
-        ValueError: A setting, the labels or the data do not allow it, or another process writes
-            to the folder; nothing was started.
+        ValueError: A setting, the labels or the data do not allow it, another process writes to
+            the folder, or `finetune.checkpoint` is not what a run without a checkpoint was begun
+            with; nothing was started.
         FileNotFoundError: The checkpoint, the data set, the labels or the run to resume are not
             there.
         ChildProcessError: Workers were lost more often than `scaling.max_failures`.
@@ -79,7 +86,10 @@ def finetune(config: Config) -> str:
 def _finetune(config: Config) -> str:
     _check_settings(config)
     has_begun = has_checkpoints(config.output_dir)
-    own = load_model(config.output_dir if has_begun else config.finetune.checkpoint)
+    if has_begun:
+        own, stamp = load_model(config.output_dir), ""
+    else:
+        own, stamp = load_pretrained(config)
     config = _learning_config(config, own.config)
     labels = _read_labels(config)
     dataset = open_dataset(config.data.root, SPLITS)
@@ -90,6 +100,8 @@ def _finetune(config: Config) -> str:
     data = TrainingData(source=dataset.source, fitted=_fitted(own.fitted, dataset, labels, windows))
     # Before anything is written: a refused change must leave the run as it was.
     progress = check_same_run(config, data.fitted) if has_begun else Progress()
+    if not has_begun:
+        keep_stamp(config.output_dir, stamp)
     begin_folder(config, "fine-tuning")
     begins_fresh = has_begun or config.finetune.from_scratch
     labelled = LabelledData(
@@ -278,11 +290,36 @@ def _train(
         )
 
 
+def _place_of_prediction(scaling: ScalingConfig) -> tuple[ScalingConfig, bool]:
+    """Return where held_out is predicted, and whether on a GPU: as it was trained.
+
+    On Ray, the node of the calling process may have no GPU where the workers have, or one where
+    they have none; its numbers would not be those by which tuning has chosen.
+    """
+    on_gpu = trains_on_gpu(scaling)
+    num_workers = 1 if scaling.num_workers and on_gpu else 0
+    return replace(scaling, num_workers=num_workers, min_workers=0), on_gpu
+
+
+class _Predictor:
+    """Predicts by the epoch that tuning speaks for."""
+
+    def __init__(self, *, config: Config, on_gpu: bool) -> None:
+        best = load_model(config.output_dir, which="best")
+        device = default_device() if on_gpu else torch.device("cpu")
+        self._engine = make_engine(best.model, config, device=device, total_steps=1)
+        self._chosen = best.progress.history[-1]
+
+    def __call__(self, windows: LabelledWindows) -> tuple[dict[str, float], Floats]:
+        """Return what was chosen, as its metrics, and the log-odds of every label."""
+        return self._chosen, predict_windows(self._engine, windows)
+
+
 def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
-    """Predict held_out by the epoch that tuning speaks for, in this process, and say how well."""
-    best = load_model(config.output_dir, which="best")
-    engine = make_engine(best.model, config, device=default_device(), total_steps=1)
-    logit_L = predict_windows(engine, windows)
+    """Predict held_out by the epoch that tuning speaks for, and say how well."""
+    scaling, on_gpu = _place_of_prediction(config.scaling)
+    setup = partial(_Predictor, config=config, on_gpu=on_gpu)
+    ((chosen, logit_L),) = map_with(setup, [windows], scaling, "held_out")
     path = join(config.output_dir, PREDICTIONS)
     write_notice(config.output_dir, PREDICTIONS)
     table = prediction_table(
@@ -294,7 +331,6 @@ def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
     )
     with written(path) as aside:
         pq.write_table(table, aside)
-    chosen = best.progress.history[-1]
     area, loss = auroc(windows.label_L, logit_L), cross_entropy(windows.label_L, logit_L)
     tracker.log_metrics({"held_out_auroc": area, "held_out_loss": loss}, step=int(chosen["epoch"]))
     return (

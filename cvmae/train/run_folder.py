@@ -11,6 +11,7 @@ from cvmae.config import Config, resolved_path, write_config
 from cvmae.storage.folders import is_file, join, names, written
 from cvmae.storage.output import absolute_output, output_folder, require_new
 from cvmae.tracking.store import DATABASE
+from cvmae.train.pretrained import KEPT_STAMP
 from cvmae.train.weights_file import KEPT_WEIGHTS
 
 __all__ = [
@@ -34,7 +35,14 @@ FOLDERS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
 VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep", "fine-tuning": "finetune"}
 # What a process leaves that is killed before its folder has a config.yaml, by which it would be
 # continued: such a folder is as good as new, and its statistics are checked when they are read.
-BEFORE_A_RUN = ("statistics", "deepspeed.json", KEPT_WEIGHTS, DATABASE, *MARKS.values())
+BEFORE_A_RUN = (
+    "statistics",
+    "deepspeed.json",
+    KEPT_STAMP,
+    KEPT_WEIGHTS,
+    DATABASE,
+    *MARKS.values(),
+)
 
 
 @contextmanager

@@ -197,3 +197,19 @@ def test_the_model_that_is_given_stays_where_and_as_it_is(hospital, loaded):
     untrained(loaded, 5)
     embed(replace(loaded), hospital, all_labels(hospital))
     assert all(torch.equal(v, before[k]) for k, v in loaded.model.state_dict().items())
+
+
+def test_features_that_are_no_numbers_are_refused_for_all_that_learn_from_them(own):
+    root, model = own
+    broken = untrained(model, 0)
+    with torch.no_grad():
+        broken.model.value_embedding.bias.fill_(np.inf)
+    with pytest.raises(ValueError, match=r"rows of data/.*: embeddings are NaN or infinite") as e:
+        embed_tasks(
+            [model, broken],
+            open_dataset(root),
+            [all_labels(root)],
+            poolings=POOLINGS,
+            scaling=IN_PROCESS,
+        )
+    assert "weights are not finite" in str(e.value)

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from cvmae.checkpoint import load_model
+from cvmae.checkpoint import load_model, save_checkpoint
 from cvmae.config import override
-from cvmae.infer import embed_set
+from cvmae.infer import embed_set, matching
 from cvmae.infer.embed import embed_labels
 from cvmae.infer.embed_set import NOTE, REPORT, embed
 from cvmae.meds.dataset import open_dataset
@@ -268,6 +269,50 @@ def test_a_data_set_with_no_code_in_common_is_refused_and_nothing_is_written(set
     with pytest.raises(ValueError, match=r"no value of any of the model's 8 codes \(.*LAB//zinc"):
         embed(config)
     assert not Path(config.output_dir).exists()
+
+
+@pytest.mark.parametrize(("listed", "num_looked"), [("LAB//zinc", 4), ("of the model", 9), ("", 9)])
+def test_a_foreign_data_set_is_refused_by_its_table_of_codes_before_all_of_it_is_read(
+    settings, run, write_meds, monkeypatch, listed, num_looked
+):
+    files = {f"{n}.parquet": [(n, 5, "LAB//zinc", 1.0)] for n in range(9)}
+    other = write_meds(files, dict.fromkeys(range(9), "train"), name="other")
+    if listed:  # by a table that may list codes without a value
+        own = load_model(run.output_dir).fitted.statistics.codes[0]
+        codes = [own if listed == "of the model" else listed]
+        pq.write_table(pa.table({"code": codes}), Path(other) / "metadata" / "codes.parquet")
+    looked = []
+    original = matching.read_unit
+    monkeypatch.setattr(
+        matching, "read_unit", lambda *given: (looked.append(given), original(*given))[1]
+    )
+    config = override(settings, {"data.root": other, "infer.labels": "", "data.unit_rows": 1})
+    with pytest.raises(ValueError, match=r"no value of any of the model's 8 codes") as refusal:
+        embed(config)
+    assert len(looked) == num_looked
+    is_by_table = "the first 4 of 9 units were looked into, and metadata/codes.parquet lists none"
+    assert (is_by_table in str(refusal.value)) == (num_looked == 4)
+
+
+def test_a_model_whose_weights_are_no_numbers_embeds_nothing(settings, tmp_path):
+    broken = load_model(settings.infer.checkpoint)
+    with torch.no_grad():
+        broken.model.value_embedding.bias.fill_(np.nan)
+    checkpoint = save_checkpoint(
+        tmp_path / "broken",
+        config=broken.config,
+        fitted=broken.fitted,
+        progress=broken.progress,
+        model=broken.model.state_dict(),
+        optimizer={},
+    )
+    config = override(settings, {"infer.checkpoint": checkpoint})
+    message = (
+        rf"^infer\.checkpoint={checkpoint}, unit 0: embeddings are NaN or infinite; its weights"
+    )
+    with pytest.raises(ValueError, match=message):
+        embed(config)
+    assert files(config.output_dir) == {}
 
 
 @pytest.mark.parametrize(

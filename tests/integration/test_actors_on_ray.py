@@ -32,6 +32,12 @@ def lines(tmp_path, kind):
     return (tmp_path / kind).read_text("ascii").split()
 
 
+def notes_left():
+    from ray.experimental import internal_kv
+
+    return internal_kv._internal_kv_list("cvmae_attempt_")
+
+
 def test_every_unit_comes_in_order_and_processes_prepare_once(tmp_path):
     assert run(tmp_path, range(12)) == list(range(0, 24, 2))
     assert sorted(map(int, lines(tmp_path, "unit"))) == list(range(12))
@@ -48,12 +54,28 @@ def test_a_unit_that_kills_every_process_is_given_up_after_three_and_named(tmp_p
     with pytest.raises(ChildProcessError, match=r"^unit 3 \(from 0\) took .* down 3 times"):
         run(tmp_path, range(6), kills=3)
     assert lines(tmp_path, "unit").count("3") == 3
+    assert notes_left() == []
 
 
 def test_what_a_unit_refuses_is_refused_once_and_in_its_words(tmp_path):
     with pytest.raises(ValueError, match=r"^2 is refused$"):
         run(tmp_path, range(6), refuses=2)
     assert lines(tmp_path, "unit").count("2") == 1
+    assert notes_left() == []
+
+
+@pytest.mark.parametrize(
+    ("unready", "message", "most"),
+    [
+        ("dies", r"^the process that was to work on unit \d .* ended 3 times, .* loaded", 6),
+        ("fails", r"^a process could not make ready .*\(RuntimeError: CUDA out of memory\): ", 2),
+    ],
+)
+def test_a_process_that_cannot_make_ready_is_given_up_and_said(tmp_path, unready, message, most):
+    with pytest.raises(ChildProcessError, match=message):
+        run(tmp_path, range(6), unready=unready)
+    assert len(lines(tmp_path, "made")) <= most
+    assert notes_left() == []
 
 
 def test_embeddings_are_those_of_the_calling_process_bit_for_bit(hospital, loaded):

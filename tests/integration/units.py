@@ -5,11 +5,25 @@ from pathlib import Path
 
 
 class Doubler:
-    """Doubles numbers, and leaves a line where it was made and for each number."""
+    """Doubles numbers, and leaves a line where it was made and for each number.
 
-    def __init__(self, folder: str, kills: int = -1, times: int = 1000, refuses: int = -1) -> None:
+    Args:
+        folder: Of the lines.
+        kills: The number that ends the process, `times` times.
+        times: See `kills`.
+        refuses: The number that is refused.
+        unready: What happens where one is made: "dies" or "fails".
+    """
+
+    def __init__(
+        self, folder: str, kills: int = -1, times: int = 1000, refuses: int = -1, unready: str = ""
+    ) -> None:
         self.folder, self.kills, self.times, self.refuses = Path(folder), kills, times, refuses
         self._note("made", os.getpid())
+        if unready == "dies":
+            os._exit(1)
+        if unready == "fails":
+            raise RuntimeError("CUDA out of memory\nmore lines")
 
     def __call__(self, number: int) -> tuple[int, int]:
         self._note("unit", number)

@@ -10,8 +10,9 @@ from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.downstream.candidates import Candidate, Reading, fit_candidates
 from cvmae.evaluate.downstream.predictions import Predictions
 from cvmae.evaluate.downstream.results import Downstream, Task
-from cvmae.evaluate.downstream.rows import differences, probe_rows, subgroups
+from cvmae.evaluate.downstream.rows import differences, probe_rows
 from cvmae.evaluate.downstream.scored import Outcomes, score_labels
+from cvmae.evaluate.downstream.subgroups import subgroups
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
 from cvmae.evaluate.models import device_of
@@ -20,7 +21,6 @@ from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import EvaluateConfig
 from cvmae.statistics.code_statistics import CodeStatistics
-from cvmae.tracking.results import PRIVATE
 
 __all__ = ["score_downstream"]
 
@@ -104,7 +104,7 @@ def _score_task(
     )
     return task, [
         Predictions(
-            path=_file(labels.name, candidate, number),
+            name=_file(labels.name, candidate, number),
             labels=labels,
             scored_L=scored.chosen_L,
             chance_L=probe.predicted_L,
@@ -117,7 +117,7 @@ def _score_task(
 def _file(task: str, candidate: Candidate, seed: int) -> str:
     parts = (candidate.method, candidate.features, candidate.learner)
     name = "_".join(dict.fromkeys(re.sub(r"[^\w.+-]+", "-", part) for part in parts))
-    return f"{PRIVATE}/{task}/{name}_{seed}.parquet"
+    return f"{task}/{name}_{seed}.parquet"
 
 
 def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> tuple[str, ...]:

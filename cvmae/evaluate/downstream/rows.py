@@ -1,29 +1,27 @@
-"""Fitted probes -> scores with intervals, differences, and scores by subgroup."""
+"""Fitted probes -> scores with intervals, and differences."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from cvmae.arrays import Bools, Floats
+from cvmae.arrays import Floats
 from cvmae.evaluate.downstream.candidates import HAND_MADE, UNTRAINED, Candidate
 from cvmae.evaluate.downstream.over_seeds import estimate, verdict
-from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score, Subgroup
-from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored, score_labels
+from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score
+from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored
 from cvmae.evaluate.downstream.scores import CalibrationBin, calibration_curve, calibration_line
-from cvmae.evaluate.downstream.subject_groups import Groups
+from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL
 
-__all__ = ["SMALLEST_CELL", "differences", "probe_rows", "subgroups"]
+__all__ = ["COMPARED", "best_places", "differences", "probe_rows"]
 
 # Shape letters: L labels.
 
-SMALLEST_CELL = 20  # subjects; fewer are not shown by themselves
 COMPARED = {True: ("auroc", "auprc"), False: ("r2", "rank_correlation")}
 
 
 def probe_rows(scored: Scored) -> tuple[ProbeRow, ...]:
     """Return a row for each candidate, in order."""
-    best = set(_best_places(scored.candidates).values())
+    best = set(best_places(scored.candidates).values())
     return tuple(
         _probe_row(scored, place, is_chosen=place in best)
         for place in range(len(scored.candidates))
@@ -46,78 +44,6 @@ def differences(scored: Scored, names: Sequence[str], reference: str) -> tuple[D
         _difference(scored, first, second, score)
         for first, second in _pairs(scored.candidates, names, reference)
         for score in COMPARED[scored.outcomes.boolean]
-    )
-
-
-def subgroups(scored: Scored, groups: Groups, *, samples: int, seed: int) -> tuple[Subgroup, ...]:
-    """Score what each method has chosen by subgroup; groups of few subjects are not shown.
-
-    Where the others' numbers would tell how few, the smallest of these has no number either.
-
-    Args:
-        scored: All labels that are scored.
-        groups: Level of every label, by kind.
-        samples: Resamples of each group's subjects.
-        seed: Of them.
-    """
-    shown = [scored.candidates[place] for place in _best_places(scored.candidates).values()]
-    found: list[Subgroup] = []
-    for kind, level_L in groups.items():
-        own = [
-            _subgroup(scored, shown, kind, level, level_L == level, samples=samples, seed=seed)
-            for level in sorted(set(level_L[scored.chosen_L]))
-        ]
-        told = sum(group.num_subjects or 0 for group in own)
-        if 0 < scored.num_subjects - told < SMALLEST_CELL and told:
-            _, place = min((group.num_subjects or told, n) for n, group in enumerate(own))
-            own[place] = replace(own[place], num_labels=None, num_subjects=None, num_positives=None)
-        found += own
-    return tuple(found)
-
-
-def _subgroup(
-    scored: Scored,
-    shown: Sequence[Candidate],
-    kind: str,
-    level: str,
-    within_L: Bools,
-    *,
-    samples: int,
-    seed: int,
-) -> Subgroup:
-    own_L = scored.chosen_L & within_L
-    outcome_L = scored.outcomes.outcome_L[own_L]
-    num_subjects = len(np.unique(scored.outcomes.subject_id_L[own_L]))
-    boolean = scored.outcomes.boolean
-    if num_subjects < SMALLEST_CELL:
-        return Subgroup(
-            kind=kind,
-            level=level,
-            suppressed=True,
-            num_labels=None,
-            num_subjects=None,
-            num_positives=None,
-            scores={},
-        )
-    part = score_labels(
-        shown,
-        scored.outcomes,
-        own_L,
-        undefined="" if len(np.unique(outcome_L)) > 1 else "its labels are of one class",
-        samples=samples,
-        seed=seed,
-    )
-    score = COMPARED[boolean][0]
-    return Subgroup(
-        kind=kind,
-        level=level,
-        suppressed=False,
-        num_labels=len(outcome_L),
-        num_subjects=num_subjects,
-        num_positives=int(outcome_L.sum()) if boolean else None,
-        scores={
-            candidate.method: part.score(place, score) for place, candidate in enumerate(shown)
-        },
     )
 
 
@@ -148,7 +74,7 @@ def _probe_row(scored: Scored, place: int, *, is_chosen: bool) -> ProbeRow:
     )
 
 
-def _best_places(candidates: Sequence[Candidate]) -> dict[str, int]:
+def best_places(candidates: Sequence[Candidate]) -> dict[str, int]:
     """Return which candidate of each method is best on tuning; of hand-made ones, the linear."""
     best: dict[str, int] = {}
     for place, candidate in enumerate(candidates):
@@ -164,7 +90,7 @@ def _pairs(
     candidates: Sequence[Candidate], names: Sequence[str], reference: str
 ) -> Iterator[tuple[int, int]]:
     """Yield places of what is compared, each pair once."""
-    best = _best_places(candidates)
+    best = best_places(candidates)
     alike: dict[str, dict[str, int]] = {}  # features -> method -> place
     for place, candidate in enumerate(candidates):
         if candidate.kind != "hand-made":

@@ -1,7 +1,8 @@
-"""Groups of labels for scores by subgroup: age at the prediction, and every kind of static code.
+"""Groups of subjects for scores by subgroup: age at their first prediction, and every static code.
 
-A kind is what stands before the first ``//`` of a static code (a row without a time), the level
-what stands behind it: ``GENDER//F`` is level ``F`` of kind ``GENDER``.
+All labels of a subject are in one group of each kind, so that groups do not overlap. A kind is what
+stands before the first ``//`` of a static code (a row without a time), the level what stands behind
+it: ``GENDER//F`` is level ``F`` of kind ``GENDER``.
 """
 
 from collections import Counter
@@ -23,9 +24,9 @@ from cvmae.meds.units import Piece, Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.settings import ScalingConfig
 
-__all__ = ["Facts", "Groups", "age_bands", "label_groups", "read_facts"]
+__all__ = ["UNKNOWN", "Facts", "Groups", "age_bands", "label_groups", "read_facts"]
 
-# Shape letters: L labels, M rows.
+# Shape letters: L labels, M rows, S subjects.
 
 Groups = dict[str, npt.NDArray[np.object_]]  # kind -> level of every label
 
@@ -56,15 +57,26 @@ def read_facts(dataset: Dataset, *, scaling: ScalingConfig, unit_rows: int) -> F
 
 
 def label_groups(facts: Facts, labels: Labels) -> Groups:
-    """Return the level of every label in each kind of group that the data set knows."""
+    """Return the level of every label in each kind of group that the data set knows.
+
+    A subject has the age of the first label, in whose band all of the others count.
+    """
     subjects = labels.subject_id_L.tolist()
     groups: Groups = {}
     if facts.born_us:
         birth_L = np.array([facts.born_us.get(subject, np.nan) for subject in subjects], np.float64)
-        groups[AGE] = age_bands((labels.time_us_L - birth_L) / US_PER_YEAR)
+        groups[AGE] = age_bands((_first_time(labels) - birth_L) / US_PER_YEAR)
     for kind, level_of in sorted(facts.level_of.items()):
         groups[kind] = _frequent([level_of.get(subject, UNKNOWN) for subject in subjects])
     return groups
+
+
+def _first_time(labels: Labels) -> Ints:
+    """Return, for every label, the time of its subject's first one."""
+    subject_S, place_L = np.unique(labels.subject_id_L, return_inverse=True)
+    first_S = np.full(len(subject_S), np.iinfo(np.int64).max)
+    np.minimum.at(first_S, place_L, labels.time_us_L)
+    return first_S[place_L]
 
 
 def age_bands(years_L: Floats) -> npt.NDArray[np.object_]:

@@ -12,16 +12,19 @@ import pytest
 
 from cvmae.config import override
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.infer.notice import NOTE
 from tests.evaluate.trained import train_models
 from tests.meds_writer import table_of
 
 HOUR = 3_600_000_000
 ASKED = 20 * HOUR  # prediction_time, but for task `known`
 TRAIN, TUNING, ALL = 200, 280, 400
+FIRST = 8_676_309_000  # subject id: no other number begins with these digits
 SPLIT_OF = {
-    subject: "train" if subject < TRAIN else "tuning" if subject < TUNING else "held_out"
+    FIRST + subject: "train" if subject < TRAIN else "tuning" if subject < TUNING else "held_out"
     for subject in range(ALL)
 }
+TEXTS = {".json", ".html", ".yaml", ".txt", ".svg", ".csv"}
 COLUMN = {"boolean": ("boolean_value", pa.bool_()), "number": ("float_value", pa.float64())}
 
 
@@ -34,13 +37,14 @@ def write_set(root: Path) -> None:
         value_N = rng.normal(10, 2, 15)
         means.append(value_N[::3].mean())
         sex = "X" if subject >= ALL - 7 else "FM"[subject % 2]
-        shards.append((subject, None, f"GENDER//{sex}", None))
+        subject_id = FIRST + subject
+        shards.append((subject_id, None, f"GENDER//{sex}", None))
         shards += [
-            (subject, n * HOUR, f"LAB//{'abc'[n % 3]}", float(value))
+            (subject_id, n * HOUR, f"LAB//{'abc'[n % 3]}", float(value))
             for n, value in enumerate(value_N)
         ]
         planted = 10 + (4 if outcome_S[subject] else -4) + rng.normal()
-        shards.append((subject, ASKED + 1, "LAB//a", float(planted)))
+        shards.append((subject_id, ASKED + 1, "LAB//a", float(planted)))
     (root / "data").mkdir(parents=True)
     (root / "metadata").mkdir()
     pq.write_table(table_of(shards), root / "data" / "0.parquet", row_group_size=1000)
@@ -56,7 +60,7 @@ def write_set(root: Path) -> None:
 def write_labels(root, task, time, value_S, kind="boolean"):
     name, value_type = COLUMN[kind]
     table = {
-        "subject_id": pa.array(range(ALL), pa.int64()),
+        "subject_id": pa.array(range(FIRST, FIRST + ALL), pa.int64()),
         "prediction_time": pa.array([time] * ALL, pa.timestamp("us")),
         name: pa.array(value_S.tolist(), value_type),
     }
@@ -166,9 +170,9 @@ def test_two_seeds_decide_nothing_against_one_of_another_policy(tasks):
 
 def test_small_groups_are_not_shown(evaluated, tasks):
     groups = {group["level"]: group for group in tasks["known"]["subgroups"]}
-    assert groups["X"] == {
+    assert groups["1 level of fewer than 20 subjects"] == {
         "kind": "GENDER",
-        "level": "X",
+        "level": "1 level of fewer than 20 subjects",
         "suppressed": True,
         "num_labels": None,
         "num_subjects": None,
@@ -178,12 +182,37 @@ def test_small_groups_are_not_shown(evaluated, tasks):
     # With the numbers of both, that of X would follow from n.
     assert sorted(groups[sex]["num_subjects"] or 0 for sex in "FM") == [0, 57]
     assert groups["F"]["scores"]["hand-made features"]["value"] > 0.9
-    assert "fewer than 20 subjects" in (evaluated[0] / "report.html").read_text()
+    page = (evaluated[0] / "report.html").read_text()
+    assert "fewer than 20 subjects" in page
+    assert "GENDER: X" not in page
+    assert "X" not in groups
 
 
 def test_figures_of_predictions_are_drawn(evaluated):
     names = {path.name for path in (evaluated[0] / "figures").iterdir()}
     assert {"probes.png", "calibration.png"} <= names
+
+
+def test_predictions_have_a_note_that_they_are_patient_data(evaluated):
+    folder = evaluated[0] / "predictions"
+    (path,) = (path for path in folder.iterdir() if path.is_file())
+    assert path.name == NOTE
+    assert "The files below predictions/ are patient data" in path.read_text()
+
+
+def test_what_goes_to_mlflow_names_no_subject(evaluated):
+    out, printed = evaluated
+    names = str(FIRST)[:-3]
+    files = [path for path in out.rglob("*") if path.is_file()]
+    given = [path for path in files if "predictions" not in path.relative_to(out).parts]
+    assert {"results.json", "report.html", "codes.parquet", "config.yaml"} <= {
+        path.name for path in given
+    }
+    texts = [printed, *(path.read_text() for path in given if path.suffix in TEXTS)]
+    tables = [pq.read_table(path) for path in given if path.suffix == ".parquet"]
+    for text in (*texts, *(str(table.to_pydict()) for table in tables)):
+        assert names not in text
+    assert names in str(pq.read_table(next(out.rglob("predictions/*/*.parquet"))).to_pydict())
 
 
 def test_predictions_pass_the_command_of_meds_evaluation(evaluated, tasks, tmp_path):

@@ -22,7 +22,7 @@ def groups_of(root, *moments, unit_rows=250_000):
     return {kind: level_L.tolist() for kind, level_L in label_groups(facts, labels).items()}
 
 
-def test_groups_are_static_codes_and_the_age_at_the_prediction(write_meds):
+def test_groups_are_static_codes_and_the_age_at_the_first_prediction(write_meds):
     rows = {
         "0.parquet": [
             (1, None, "GENDER//F", None),
@@ -36,9 +36,10 @@ def test_groups_are_static_codes_and_the_age_at_the_prediction(write_meds):
         "1.parquet": [(3, 10 * YEAR, "MEDS_BIRTH", None), (3, 60 * YEAR, "LAB//a", 1.0)],
     }
     root = write_meds(rows, dict.fromkeys((1, 2, 3), "train"))
-    moments = ((1, 17 * YEAR), (1, 81 * YEAR), (2, YEAR), (3, 60 * YEAR))
+    # Of ages 81 and 17 all labels are those of a subject of 17: groups must not overlap.
+    moments = ((1, 81 * YEAR), (1, 17 * YEAR), (2, YEAR), (3, 60 * YEAR))
     expected = {
-        "age": ["under 18", "80 and more", "not recorded", "45 to 64"],
+        "age": ["under 18", "under 18", "not recorded", "45 to 64"],
         "DONOR": ["not recorded", "not recorded", "yes", "not recorded"],
         "GENDER": ["F", "F", "M", "not recorded"],
         "RACE": ["A//B", "A//B", "not recorded", "not recorded"],
