@@ -111,11 +111,11 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
 def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
     """Return whom others are compared with: `random` with the default clipping, if it is there.
 
-    Else another with the default clipping, or anybody; of several the first by name and path.
+    Else another with the default clipping, or anybody; of several the first by name and seed.
     """
     default = DataConfig().clip_quantiles
 
-    def key(contestant: Contestant) -> tuple[bool, bool, str, str]:
+    def key(contestant: Contestant) -> tuple[bool, bool, str, int, str]:
         clipping = load(contestant, "cpu").config.data.clip_quantiles
         return clipping != default, *_place(contestant)
 
@@ -225,9 +225,13 @@ def _require_value_target(contestant: Contestant) -> None:
         )
 
 
-def _place(contestant: Contestant) -> tuple[bool, str, str]:
-    """Return what contestants are sorted by: `random` first, since others are compared with it."""
-    return contestant.name != "random", contestant.name, contestant.path
+def _place(contestant: Contestant) -> tuple[bool, str, int, str]:
+    """Return what contestants are sorted by: `random` first, since others are compared with it.
+
+    Then name and seed, and what is in the checkpoint: where it lies decides nothing.
+    """
+    seed = load(contestant, "cpu").config.seed
+    return contestant.name != "random", contestant.name, seed, contestant.stamp
 
 
 def _require_seeds(contestants: Sequence[Contestant]) -> None:

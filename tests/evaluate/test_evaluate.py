@@ -29,7 +29,7 @@ from cvmae.meds.units import plan_units
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
-from tests.evaluate.trained import train_models
+from tests.evaluate.trained import changed_run, train_models
 
 
 @pytest.fixture(scope="module")
@@ -233,14 +233,6 @@ def test_models_that_were_not_trained_alike_are_noted(runs, tmp_path):
     evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"other={other}"))
     _, note, _ = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
     assert note.startswith("other and cv were not trained alike (optim differ)")
-
-
-def changed_run(folder, target, changes):
-    """A copy of a model that says that it was trained with other settings."""
-    copy = shutil.copytree(find_checkpoint(folder), target)
-    write_config(override(read_config(copy / "config.yaml"), changes), copy / "config.yaml")
-    write_manifest(copy, FORMAT)
-    return copy
 
 
 def test_the_order_of_arguments_changes_no_figure(runs, tmp_path):
