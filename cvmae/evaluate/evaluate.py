@@ -19,7 +19,7 @@ from cvmae.evaluate.column_results import (
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.context import measure_context
 from cvmae.evaluate.convergence import History
-from cvmae.evaluate.downstream.downstream import score_downstream
+from cvmae.evaluate.downstream.downstream import task_parts
 from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
     choose_reference,
@@ -31,6 +31,7 @@ from cvmae.evaluate.models import (
 )
 from cvmae.evaluate.notes import reading_notes
 from cvmae.evaluate.one_target import Examination
+from cvmae.evaluate.parts import Part, add_parts
 from cvmae.evaluate.perturbation import measure_perturbation
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import Sums
@@ -57,15 +58,29 @@ def evaluate(config: Config) -> str:
 
     Returns:
         A table for the terminal, which ends with where the report is.
+
+    Raises:
+        ValueError: As `compare_models`; or a part failed (after the others have ended; the message
+            holds the table).
+        FileNotFoundError: As `compare_models`.
     """
     results = compare_models(config)
     place = f"Report: {join(absolute_output(config.output_dir), REPORT)}"
     tables = [methods_table(results), downstream_table(results.downstream), place]
-    return "\n\n".join(filter(None, tables))
+    told = "\n\n".join(filter(None, tables))
+    if not results.failed:
+        return told
+    reasons = "\n".join(f"  {failure.part}: {failure.reason}" for failure in results.failed)
+    raise ValueError(
+        f"{len(results.failed)} parts of the evaluation failed; the others are done:\n{told}\n"
+        f"{reasons}\nwhen the cause is mended, evaluate again into a new folder"
+    )
 
 
 def compare_models(config: Config) -> Results:
     """Compare checkpoints on the same hidden values; write results, figures and a report.
+
+    What fails after reconstruction costs itself alone: it is in the results' `failed`.
 
     Raises:
         ValueError: A setting is missing, models cannot be compared, or nothing is to be scored.
@@ -125,10 +140,11 @@ def _compare_models(config: Config, folder: str) -> Results:
         statistics=statistics,
         device=device,
     )
-    results = _with_history(results, examination, units, config.scaling)
-    found, predictions = score_downstream(tasks, contestants, dataset, statistics, config)
-    results = replace(results, downstream=found)
-    _write(results, predictions, config, folder)
+    parts = [
+        *_history_parts(examination, units, config.scaling),
+        *task_parts(tasks, contestants, dataset, statistics, config),
+    ]
+    results = add_parts(results, parts, functools.partial(_write, config=config, target=folder))
     give_to_runs(run_results(results, contestants), folder)
     return results
 
@@ -154,16 +170,30 @@ def _settings(asked: EvaluateConfig) -> Settings:
     )
 
 
-def _with_history(
-    results: Results, examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
-) -> Results:
-    """Add what the models make of a patient's history."""
+def _history_parts(
+    examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
+) -> list[Part]:
+    """Return what the models make of a patient's history."""
     measured = examination, units, scaling
-    return replace(
-        results,
-        context=measure_context(*measured, reference=results.reference),
-        perturbation=measure_perturbation(*measured, reference=results.reference),
-    )
+    return [
+        Part(
+            name="context",
+            add=lambda results: (
+                replace(results, context=measure_context(*measured, reference=results.reference)),
+                (),
+            ),
+        ),
+        Part(
+            name="perturbation",
+            add=lambda results: (
+                replace(
+                    results,
+                    perturbation=measure_perturbation(*measured, reference=results.reference),
+                ),
+                (),
+            ),
+        ),
+    ]
 
 
 def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
@@ -176,10 +206,15 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
 
 
 def _write(
-    results: Results, predictions: Sequence[Predictions], config: Config, target: str
+    results: Results,
+    predictions: Sequence[Predictions],
+    *,
+    report: bool,
+    config: Config,
+    target: str,
 ) -> None:
     with written(target) as folder:
-        (folder / "figures").mkdir(parents=True)
+        folder.mkdir()
         write_config(config, folder / "config.yaml")
         text = json.dumps(to_json(results), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -187,7 +222,9 @@ def _write(
         pq.write_table(codes, folder / "codes.parquet")
         for prediction in predictions:
             write_predictions(folder, prediction)
-        write_report(results, folder)
+    if report:  # by itself: numbers stay where a page fails
+        with written(target) as folder:
+            write_report(results, folder)
 
 
 def _codes_table(results: Results) -> pa.Table:
