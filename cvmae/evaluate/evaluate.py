@@ -16,10 +16,11 @@ from cvmae.evaluate.column_results import (
     merge_columns,
     prepare_columns,
 )
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import Contestant, not_compared, require_use
 from cvmae.evaluate.context import measure_context
 from cvmae.evaluate.convergence import History
 from cvmae.evaluate.downstream.downstream import task_parts
+from cvmae.evaluate.downstream.finetuned import require_tasks
 from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
     choose_reference,
@@ -91,13 +92,16 @@ def compare_models(config: Config) -> Results:
 
 
 def _compare_models(config: Config, folder: str) -> Results:
-    contestants = find_contestants(config.evaluate.checkpoints)
+    found = find_contestants(config.evaluate.checkpoints)
+    require_use(found, config.evaluate.labels)
+    contestants = [c for c in found if c.serves == "reconstruction"]
     reference = choose_reference(contestants)
     statistics = choose_statistics(config.evaluate.statistics, contestants)
     root = config.data.root or load(reference, "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
     tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
+    require_tasks(found, tasks, config.evaluate.split)
     device = device_of(config.scaling)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
@@ -127,9 +131,10 @@ def _compare_models(config: Config, folder: str) -> Results:
         histories=histories,
         settings=_settings(config.evaluate),
         provenance=provenance(dataset.root),
-        notes=reading_notes(contestants, reference, statistics, histories, config),
+        notes=reading_notes(found, reference, statistics, histories, config),
     )
     results = add_columns(results, question, all_sums, contestants, statistics)
+    results = replace(results, not_compared=not_compared(found))
     examination = Examination(
         source=dataset.source,
         split=config.evaluate.split,
@@ -142,10 +147,10 @@ def _compare_models(config: Config, folder: str) -> Results:
     )
     parts = [
         *_history_parts(examination, units, config.scaling),
-        *task_parts(tasks, contestants, dataset, statistics, config),
+        *task_parts(tasks, found, dataset, statistics, config),
     ]
     results = add_parts(results, parts, functools.partial(_write, config=config, target=folder))
-    give_to_runs(run_results(results, contestants), folder)
+    give_to_runs(run_results(results, found), folder)
     return results
 
 

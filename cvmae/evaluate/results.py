@@ -100,6 +100,8 @@ class Results:
     context: Context | None = None  # None: nothing to restore, or not measured, as the next
     perturbation: Perturbation | None = None
     failed: tuple[Failure, ...] = ()
+    # Name of a run that has no part in reconstruction and what follows from it -> why.
+    not_compared: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def models(self) -> tuple[Method, ...]:

@@ -9,7 +9,13 @@ from meds.schema import train_split, tuning_split
 
 from cvmae.config import Config
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.downstream.candidates import Candidate, Reading, fit_candidates
+from cvmae.evaluate.downstream.candidates import (
+    Candidate,
+    Reading,
+    add_finetuned,
+    fit_candidates,
+)
+from cvmae.evaluate.downstream.finetuned import finetuned_with, read_finetuned
 from cvmae.evaluate.downstream.predictions import Predictions
 from cvmae.evaluate.downstream.results import Downstream, Task
 from cvmae.evaluate.downstream.rows import differences, probe_rows, subgroups
@@ -48,7 +54,8 @@ def task_parts(
 
     Args:
         tasks: Label sets.
-        contestants: Models; those of best weights are left out.
+        contestants: All that are compared; those of best weights are left out, and fine-tuned
+            ones of other tasks.
         dataset: Whose rows are read.
         statistics: Scale and clipping of hand-made features.
         config: Split, resamples and seed; where the work runs.
@@ -93,14 +100,18 @@ def _score_task(
     outcomes = Outcomes(
         outcome_L=labels.value_L - middle, subject_id_L=labels.subject_id_L, boolean=boolean
     )
+    encoders = [model for model in models if model.serves != "predictions"]
+    learnt = finetuned_with(models, labels)
+    ended = [(run.name, read_finetuned(run, labels, within[config.split])) for run in learnt]
     candidates = fit_candidates(
-        labels, outcomes.outcome_L, within, models, reading, seed=config.seed
+        labels, outcomes.outcome_L, within, encoders, reading, seed=config.seed
     )
+    add_finetuned(candidates, ended)
     resampling = {"samples": config.bootstrap_samples, "seed": config.seed}
     scored = score_labels(
         candidates, outcomes, within[config.split], undefined=found.not_scored, **resampling
     )
-    names = list(dict.fromkeys(model.name for model in models))
+    names = list(dict.fromkeys(model.name for model in (*encoders, *learnt)))
     task = Task(
         support=found,
         probes=probe_rows(scored),
