@@ -41,12 +41,13 @@ from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
-from cvmae.meds.dataset import open_dataset
+from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.labels import read_tasks
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
 from cvmae.settings import EvaluateConfig, ScalingConfig
+from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
@@ -102,7 +103,6 @@ def _compare_models(config: Config, folder: str) -> Results:
     dataset = open_dataset(root, [config.evaluate.split])
     tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
     require_tasks(found, tasks, config.evaluate.split)
-    device = device_of(config.scaling)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
     units = plan_units(dataset, config.data.unit_rows)
@@ -117,7 +117,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         contestants=contestants,
         statistics=statistics,
         sequence_length=config.evaluate.sequence_length,
-        device=device,
+        device=device_of(config.scaling),
         columns=question.columns,
     )
     all_sums = merge_columns(map_units(score, units, config.scaling, "evaluate"))
@@ -135,16 +135,7 @@ def _compare_models(config: Config, folder: str) -> Results:
     )
     results = add_columns(results, question, all_sums, contestants, statistics)
     results = replace(results, not_compared=not_compared(found))
-    examination = Examination(
-        source=dataset.source,
-        split=config.evaluate.split,
-        seed=config.evaluate.seed,
-        sequence_length=config.evaluate.sequence_length,
-        ratio=config.evaluate.mask_ratio,
-        contestants=tuple(c for c in contestants if c.which == "last"),
-        statistics=statistics,
-        device=device,
-    )
+    examination = _examination(config, contestants, dataset, statistics)
     parts = [
         *_history_parts(examination, units, config.scaling),
         *task_parts(tasks, found, dataset, statistics, config),
@@ -172,6 +163,24 @@ def _settings(asked: EvaluateConfig) -> Settings:
         statistics=asked.statistics,
         mask_ratio=asked.mask_ratio,
         sequence_length=asked.sequence_length,
+    )
+
+
+def _examination(
+    config: Config,
+    contestants: Sequence[Contestant],
+    dataset: Dataset,
+    statistics: CodeStatistics,
+) -> Examination:
+    return Examination(
+        source=dataset.source,
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        sequence_length=config.evaluate.sequence_length,
+        ratio=config.evaluate.mask_ratio,
+        contestants=tuple(c for c in contestants if c.which == "last"),
+        statistics=statistics,
+        device=device_of(config.scaling),
     )
 
 
