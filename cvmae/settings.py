@@ -366,7 +366,7 @@ class EvaluateConfig:
     """What is evaluated, on which split and which hidden values."""
 
     checkpoints: tuple[str, ...] = ()
-    """Models to compare as NAME=RUN_DIR (or a checkpoint); a repeated name means several seeds."""
+    """Models as NAME=RUN_DIR (or a checkpoint), or LABEL=SWEEP_DIR; a repeated name means seeds."""
     split: Literal["held_out", "tuning"] = "held_out"
     """Split to evaluate on; look at held_out once."""
     seed: int = 20_250

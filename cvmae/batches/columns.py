@@ -8,6 +8,7 @@
 Masks of shares are drawn on the whole subject, before windows are cut.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,14 +52,20 @@ class Column:
     own_of: tuple[str, ...] = ()  # names of the models that were trained under such a mask
 
 
-def uniform_column(ratio: float, own_of: tuple[str, ...] = ()) -> Column:
-    """Return the column that claims rest on."""
+def uniform_column(ratio: float, practised: Sequence[str] = ()) -> Column:
+    """Return the column that claims rest on, which is nobody's own.
+
+    Args:
+        ratio: Share hidden.
+        practised: Names of the models that were trained by equal weights, which readers are told.
+    """
+    trained = f"; {', '.join(practised)} trained by such a mask" if practised else ""
+    meaning = f"{ratio:.0%} of each subject's values, drawn uniformly; claims rest on it"
     return Column(
         name=UNIFORM,
         kind=UNIFORM,
-        meaning=f"{ratio:.0%} of each subject's values, drawn uniformly; claims rest on it",
+        meaning=meaning + trained,
         ratio=ratio,
-        own_of=own_of,
     )
 
 

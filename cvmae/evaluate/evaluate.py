@@ -16,10 +16,11 @@ from cvmae.evaluate.column_results import (
     merge_columns,
     prepare_columns,
 )
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import Contestant, not_compared, require_use
 from cvmae.evaluate.context import measure_context
 from cvmae.evaluate.convergence import History
-from cvmae.evaluate.downstream.downstream import score_downstream
+from cvmae.evaluate.downstream.downstream import task_parts
+from cvmae.evaluate.downstream.finetuned import require_tasks
 from cvmae.evaluate.downstream.predictions import Predictions, write_predictions
 from cvmae.evaluate.models import (
     choose_reference,
@@ -31,6 +32,7 @@ from cvmae.evaluate.models import (
 )
 from cvmae.evaluate.notes import reading_notes
 from cvmae.evaluate.one_target import Examination
+from cvmae.evaluate.parts import Part, add_parts
 from cvmae.evaluate.perturbation import measure_perturbation
 from cvmae.evaluate.provenance import provenance
 from cvmae.evaluate.reconstruction import Sums
@@ -39,12 +41,13 @@ from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
-from cvmae.meds.dataset import open_dataset
+from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.labels import read_tasks
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
 from cvmae.settings import EvaluateConfig, ScalingConfig
+from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
@@ -57,15 +60,29 @@ def evaluate(config: Config) -> str:
 
     Returns:
         A table for the terminal, which ends with where the report is.
+
+    Raises:
+        ValueError: As `compare_models`; or a part failed (after the others have ended; the message
+            holds the table).
+        FileNotFoundError: As `compare_models`.
     """
     results = compare_models(config)
     place = f"Report: {join(absolute_output(config.output_dir), REPORT)}"
     tables = [methods_table(results), downstream_table(results.downstream), place]
-    return "\n\n".join(filter(None, tables))
+    told = "\n\n".join(filter(None, tables))
+    if not results.failed:
+        return told
+    reasons = "\n".join(f"  {failure.part}: {failure.reason}" for failure in results.failed)
+    raise ValueError(
+        f"{len(results.failed)} parts of the evaluation failed; the others are done:\n{told}\n"
+        f"{reasons}\nwhen the cause is mended, evaluate again into a new folder"
+    )
 
 
 def compare_models(config: Config) -> Results:
     """Compare checkpoints on the same hidden values; write results, figures and a report.
+
+    What fails after reconstruction costs itself alone: it is in the results' `failed`.
 
     Raises:
         ValueError: A setting is missing, models cannot be compared, or nothing is to be scored.
@@ -76,14 +93,16 @@ def compare_models(config: Config) -> Results:
 
 
 def _compare_models(config: Config, folder: str) -> Results:
-    contestants = find_contestants(config.evaluate.checkpoints)
+    found = find_contestants(config.evaluate.checkpoints)
+    require_use(found, config.evaluate.labels)
+    contestants = [c for c in found if c.serves == "reconstruction"]
     reference = choose_reference(contestants)
     statistics = choose_statistics(config.evaluate.statistics, contestants)
     root = config.data.root or load(reference, "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
     tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
-    device = device_of(config.scaling)
+    require_tasks(found, tasks, config.evaluate.split)
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
     units = plan_units(dataset, config.data.unit_rows)
@@ -98,7 +117,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         contestants=contestants,
         statistics=statistics,
         sequence_length=config.evaluate.sequence_length,
-        device=device,
+        device=device_of(config.scaling),
         columns=question.columns,
     )
     all_sums = merge_columns(map_units(score, units, config.scaling, "evaluate"))
@@ -112,24 +131,17 @@ def _compare_models(config: Config, folder: str) -> Results:
         histories=histories,
         settings=_settings(config.evaluate),
         provenance=provenance(dataset.root),
-        notes=reading_notes(contestants, reference, statistics, histories, config),
+        notes=reading_notes(found, reference, statistics, histories, config),
     )
     results = add_columns(results, question, all_sums, contestants, statistics)
-    examination = Examination(
-        source=dataset.source,
-        split=config.evaluate.split,
-        seed=config.evaluate.seed,
-        sequence_length=config.evaluate.sequence_length,
-        ratio=config.evaluate.mask_ratio,
-        contestants=tuple(c for c in contestants if c.which == "last"),
-        statistics=statistics,
-        device=device,
-    )
-    results = _with_history(results, examination, units, config.scaling)
-    found, predictions = score_downstream(tasks, contestants, dataset, statistics, config)
-    results = replace(results, downstream=found)
-    _write(results, predictions, config, folder)
-    give_to_runs(run_results(results, contestants), folder)
+    results = replace(results, not_compared=not_compared(found))
+    examination = _examination(config, contestants, dataset, statistics)
+    parts = [
+        *_history_parts(examination, units, config.scaling),
+        *task_parts(tasks, found, dataset, statistics, config),
+    ]
+    results = add_parts(results, parts, functools.partial(_write, config=config, target=folder))
+    give_to_runs(run_results(results, found), folder)
     return results
 
 
@@ -154,16 +166,48 @@ def _settings(asked: EvaluateConfig) -> Settings:
     )
 
 
-def _with_history(
-    results: Results, examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
-) -> Results:
-    """Add what the models make of a patient's history."""
-    measured = examination, units, scaling
-    return replace(
-        results,
-        context=measure_context(*measured, reference=results.reference),
-        perturbation=measure_perturbation(*measured, reference=results.reference),
+def _examination(
+    config: Config,
+    contestants: Sequence[Contestant],
+    dataset: Dataset,
+    statistics: CodeStatistics,
+) -> Examination:
+    return Examination(
+        source=dataset.source,
+        split=config.evaluate.split,
+        seed=config.evaluate.seed,
+        sequence_length=config.evaluate.sequence_length,
+        ratio=config.evaluate.mask_ratio,
+        contestants=tuple(c for c in contestants if c.which == "last"),
+        statistics=statistics,
+        device=device_of(config.scaling),
     )
+
+
+def _history_parts(
+    examination: Examination, units: Sequence[Unit], scaling: ScalingConfig
+) -> list[Part]:
+    """Return what the models make of a patient's history."""
+    measured = examination, units, scaling
+    return [
+        Part(
+            name="context",
+            add=lambda results: (
+                replace(results, context=measure_context(*measured, reference=results.reference)),
+                (),
+            ),
+        ),
+        Part(
+            name="perturbation",
+            add=lambda results: (
+                replace(
+                    results,
+                    perturbation=measure_perturbation(*measured, reference=results.reference),
+                ),
+                (),
+            ),
+        ),
+    ]
 
 
 def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
@@ -176,17 +220,24 @@ def _histories(contestants: Sequence[Contestant]) -> dict[str, list[History]]:
 
 
 def _write(
-    results: Results, predictions: Sequence[Predictions], config: Config, target: str
+    results: Results,
+    predictions: Sequence[Predictions],
+    *,
+    report: bool,
+    config: Config,
+    target: str,
 ) -> None:
     with written(target) as folder:
-        (folder / "figures").mkdir(parents=True)
+        folder.mkdir()
         write_config(config, folder / "config.yaml")
         text = json.dumps(to_json(results), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         codes = codes_table(_codes_table(results), results.code_columns)
         pq.write_table(codes, folder / "codes.parquet")
         write_predictions(folder, predictions)
-        write_report(results, folder)
+    if report:  # by itself: numbers stay where a page fails
+        with written(target) as folder:
+            write_report(results, folder)
 
 
 def _codes_table(results: Results) -> pa.Table:

@@ -1,6 +1,7 @@
 """Checkpoints to compare: found, checked against each other, and turned into predictions."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -12,10 +13,11 @@ from cvmae.arrays import Floats
 from cvmae.batches.columns import UNIFORM, Column
 from cvmae.batches.evaluation import EvaluationBatch, column_batches
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
-from cvmae.config import resolved_path
+from cvmae.config import Config, resolved_path
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
 from cvmae.evaluate.reconstruction import Predict, Sums, add_batches
+from cvmae.evaluate.sweeps import runs_of
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit
@@ -62,11 +64,12 @@ def device_of(scaling: ScalingConfig) -> str:
 def find_contestants(entries: Sequence[str]) -> list[Contestant]:
     """Read ``NAME=PATH`` entries and check that their models may be compared.
 
-    Where a run's best weights are not its last, they are scored beside them.
+    A sweep's folder stands for its trials. Where a run's best weights are not its last, they are
+    scored beside them, if it restores values.
 
     Raises:
-        ValueError: There is no entry, a name is a baseline's, vocabularies differ, or a model was
-            not told codes and times.
+        ValueError: There is no entry, a name is a baseline's or its runs are of several kinds,
+            vocabularies differ, or see `runs_of`.
         FileNotFoundError: A path holds no checkpoint.
     """
     if not entries:
@@ -81,14 +84,13 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
                 f"evaluate.checkpoints={name}=...: this name is taken "
                 f"({', '.join(BASELINES)} are always evaluated); give the model another one"
             )
-    contestants = [_stamped(name, resolved_path(path), "last") for name, _, path in split]
+    contestants = [_found(*run) for name, _, path in split for run in runs_of(name, path)]
     contestants.sort(key=_place)  # the order in which they were given changes no figure
-    for contestant in contestants:
-        _require_value_target(contestant)
+    _require_alike(contestants)
     _require_seeds(contestants)
-    first = contestants[0]
-    vocabulary = _statistics(first)
-    for contestant in contestants[1:]:
+    encoders = [c for c in contestants if c.serves != "predictions"]  # all that is compared
+    for first, contestant in itertools.product(encoders[:1], encoders[1:]):
+        vocabulary = _statistics(first)
         statistics = _statistics(contestant)
         if (statistics.codes, statistics.members) != (vocabulary.codes, vocabulary.members):
             missing = len(set(vocabulary.codes) - set(statistics.codes))
@@ -99,9 +101,10 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
                 "with the same codes in the same order can be compared: fit the statistics once "
                 "and give them to every run as data.statistics"
             )
-    best = [_stamped(c.name, c.path, "best") for c in contestants]
+    restoring = [c for c in contestants if c.serves == "reconstruction"]
+    best = [_stamped(c.name, c.path, "best") for c in restoring]
     differing = [
-        c for c, last in zip(best, contestants, strict=True) if _global_step(c) < _global_step(last)
+        c for c, last in zip(best, restoring, strict=True) if _global_step(c) < _global_step(last)
     ]
     # All seeds or none: an average over some of them would compare different seeds.
     names = {c.name for c in differing}
@@ -111,11 +114,11 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
 def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
     """Return whom others are compared with: `random` with the default clipping, if it is there.
 
-    Else another with the default clipping, or anybody; of several the first by name and path.
+    Else another with the default clipping, or anybody; of several the first by name and seed.
     """
     default = DataConfig().clip_quantiles
 
-    def key(contestant: Contestant) -> tuple[bool, bool, str, str]:
+    def key(contestant: Contestant) -> tuple[bool, bool, str, int, str]:
         clipping = load(contestant, "cpu").config.data.clip_quantiles
         return clipping != default, *_place(contestant)
 
@@ -208,40 +211,53 @@ def _stamped(name: str, path: str, which: Literal["last", "best"]) -> Contestant
     return Contestant(name=name, path=path, which=which, stamp=checkpoint_stamp(path, which))
 
 
-def _require_value_target(contestant: Contestant) -> None:
+def _found(name: str, path: str) -> Contestant:
+    contestant = _stamped(name, path, "last")
     config = load(contestant, "cpu").config
-    target = config.mask.target
     if config.finetune.checkpoint:
-        raise ValueError(
-            f"evaluate.checkpoints={contestant.name}={contestant.path} was fine-tuned to predict "
-            "labels, and restores no values: give the model that it began with"
-        )
-    if target != "value":
-        raise ValueError(
-            f"evaluate.checkpoints={contestant.name}={contestant.path} was trained with "
-            f"mask.target={target}: it restores hidden values without being told their codes and "
-            "times, so that its errors compare with no other model's; leave it out, and compare "
-            "such runs by what their encoder is worth (probes)"
-        )
+        return replace(contestant, serves="predictions")
+    return contestant if config.mask.target == "value" else replace(contestant, serves="probes")
 
 
-def _place(contestant: Contestant) -> tuple[bool, str, str]:
-    """Return what contestants are sorted by: `random` first, since others are compared with it."""
-    return contestant.name != "random", contestant.name, contestant.path
+def _require_alike(contestants: Sequence[Contestant]) -> None:
+    """Refuse a name whose runs are not of one kind."""
+    for first, second in itertools.pairwise(contestants):  # in order of names
+        if first.name == second.name and first.serves != second.serves:
+            raise ValueError(
+                f"evaluate.checkpoints: {first.name}={first.path} is there for {first.serves} and "
+                f"{second.name}={second.path} for {second.serves}; a repeated name means runs of "
+                "several seeds: give one of them another name"
+            )
+
+
+def _place(contestant: Contestant) -> tuple[bool, str, int, str]:
+    """Return what contestants are sorted by: `random` first, since others are compared with it.
+
+    Then name and seed, and what is in the checkpoint: where it lies decides nothing.
+    """
+    seed = load(contestant, "cpu").config.seed
+    return contestant.name != "random", contestant.name, seed, contestant.stamp
 
 
 def _require_seeds(contestants: Sequence[Contestant]) -> None:
     """Refuse runs of one name that are the same run again, as which they would seem certain."""
-    seen: dict[tuple[str, int], Contestant] = {}
+    seen: dict[tuple[str, int, str], Contestant] = {}
     for contestant in contestants:
-        seed = load(contestant, "cpu").config.seed
-        other = seen.setdefault((contestant.name, seed), contestant)
+        config = load(contestant, "cpu").config
+        seed, began = config.seed, _began_with(config)
+        other = seen.setdefault((contestant.name, seed, began), contestant)
         if other is not contestant:
             raise ValueError(
                 f"evaluate.checkpoints: {contestant.name}={other.path} and "
                 f"{contestant.name}={contestant.path} were trained with the same seed={seed}; "
                 "a repeated name means runs of several seeds: give each run once, or another name"
             )
+
+
+def _began_with(config: Config) -> str:
+    """Return what a fine-tuning has learnt and from where on; of others, seeds may be alike."""
+    begun = "" if config.finetune.from_scratch else config.finetune.checkpoint
+    return f"{begun} {config.finetune.labels}"
 
 
 def _statistics(contestant: Contestant) -> CodeStatistics:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvmae.config import Config
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import Contestant, not_compared
 from cvmae.evaluate.convergence import SCHEDULE_NOTE, History
 from cvmae.evaluate.models import load
+from cvmae.evaluate.sweeps import sweep_notes
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["reading_notes"]
@@ -22,15 +23,18 @@ def reading_notes(
     """Return a sentence for each thing that the figures alone would hide.
 
     Args:
-        contestants: Who is compared.
+        contestants: All that are given.
         reference: The one that others are compared with here.
         statistics: That the errors are in.
         histories: Name -> history of each of its runs.
         config: Of the evaluation.
     """
-    trained = [contestant for contestant in contestants if contestant.which == "last"]
+    pretrained = [c for c in contestants if c.which == "last" and c.serves != "predictions"]
+    trained = [contestant for contestant in pretrained if contestant.serves == "reconstruction"]
     notes = [
-        *_unlike(trained, reference),
+        *(f"{name}: {why}." for name, why in not_compared(contestants).items()),
+        *sweep_notes(config.evaluate.checkpoints),
+        *_unlike(pretrained, reference),
         *_elsewhere(trained, config),
         *_statistics(trained, statistics, reference, config),
         *_lengths(histories),

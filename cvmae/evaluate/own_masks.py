@@ -34,8 +34,9 @@ def declare_columns(
     """Return uniform first, leave-one-out, and a column for each mask that models were trained by.
 
     Policies that hide by the same weights share a column, and those of equal weights (`random`)
-    meet their own mask under ``uniform``. A mask whose weights cannot be known is left out, which
-    is logged.
+    have none: they meet their own mask under ``uniform``, by which all are compared. Of a policy
+    whose runs have weights of their own, those of the least seed count. A mask whose weights cannot
+    be known is left out, which is logged.
 
     Args:
         contestants: All of the compared models; best weights bring no column of their own.
@@ -53,7 +54,8 @@ def declare_columns(
     own: list[Column] = []
     for mask, runs in masks.items():
         names = tuple(dict.fromkeys(run.name for run in runs))
-        weight_C = _weights(runs[0], statistics)
+        first = min(runs, key=lambda run: load(run, "cpu").config.seed)
+        weight_C = _weights(first, statistics)
         if weight_C is None:
             continue
         if (weight_C == weight_C[0]).all() and not mask.draws_independently:
@@ -64,7 +66,7 @@ def declare_columns(
             Column(
                 name=f"{OWN_MASK}{mask.policy}{unlike}",
                 kind="own mask",
-                meaning=_meaning(mask, runs[0], ratio),
+                meaning=_meaning(mask, first, ratio),
                 ratio=ratio,
                 weight_C=weight_C,
                 draws_independently=mask.draws_independently,
@@ -72,7 +74,7 @@ def declare_columns(
             )
         )
     single = [] if limit is None else [leave_one_out_column(limit)]
-    return (uniform_column(ratio, tuple(equal)), *single, *own)
+    return (uniform_column(ratio, equal), *single, *own)
 
 
 def leave_one_out_column(limit: float) -> Column:

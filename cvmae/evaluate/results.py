@@ -31,7 +31,7 @@ from cvmae.evaluate.volatility import Volatility
 from cvmae.meds.code_names import short_names
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["Data", "Results", "Settings", "build_results", "to_json"]
+__all__ = ["Data", "Failure", "Results", "Settings", "build_results", "to_json"]
 
 INTERPOLATION = BASELINES[-1]  # the one that needs beating: strong where labs are dense
 
@@ -67,6 +67,14 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A part that is missing, since it could not be computed."""
+
+    part: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything that is reported, in the order of results.json."""
 
@@ -91,6 +99,9 @@ class Results:
     near_copies: NearCopies | None = None
     context: Context | None = None  # None: nothing to restore, or not measured, as the next
     perturbation: Perturbation | None = None
+    failed: tuple[Failure, ...] = ()
+    # Name of a run that has no part in reconstruction and what follows from it -> why.
+    not_compared: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def models(self) -> tuple[Method, ...]:

@@ -1,6 +1,5 @@
 """The verb `finetune`: a pretrained encoder and a head learn from labels, and predict held_out."""
 
-import hashlib
 import logging
 import signal
 import threading
@@ -52,6 +51,7 @@ from cvmae.train.run_folder import begin_folder, run_folder
 __all__ = ["PREDICTIONS", "finetune"]
 
 PREDICTIONS = "predictions.parquet"
+LABELS_HASH = "labels_sha256"  # in a checkpoint's fingerprint: which labels were learnt
 TRAIN, TUNING, HELD_OUT = SPLITS
 WARMUP_STEPS = 300  # at most a tenth of the run, as everywhere
 
@@ -227,14 +227,11 @@ def _counted(windows: LabelledWindows) -> str:
 
 def _fitted(own: FittedData, dataset: Dataset, labels: Labels, windows: Windows) -> FittedData:
     """Return what a checkpoint holds: whose labels were learnt, and nothing of the subjects."""
-    hasher = hashlib.sha256()
-    for column in (labels.subject_id_L, labels.time_us_L, labels.value_L):
-        hasher.update(column.tobytes())
     return FittedData(
         statistics=own.statistics,
         unit_index=UnitIndex(units=(), num_sequences={}, num_measurements={}),
         fingerprint=dataset.fingerprint
-        | {"num_labels": labels.num_labels, "labels_sha256": hasher.hexdigest()},
+        | {"num_labels": labels.num_labels, LABELS_HASH: labels.digest},
         settings=own.settings,
         report={
             "splits": {

@@ -17,7 +17,7 @@ from cvmae.statistics.code_statistics import CodeStatistics
 
 NUM_CODES, NUM_SUBJECTS, VALUES = 8, 60, 5
 COLUMNS = (
-    uniform_column(0.25, own_of=("random",)),
+    uniform_column(0.25),
     Column(name=LEAVE_ONE_OUT, kind=LEAVE_ONE_OUT, meaning="one at a time"),
     Column(name="own mask of cv", kind="own mask", meaning="as cv hides", own_of=("cv",)),
 )
@@ -94,7 +94,7 @@ def test_the_code_mean_scores_zero_wherever_values_lie_and_seeds_enter_by_their_
 
 def test_a_column_tells_its_counts_and_who_was_trained_on_its_mask(sums):
     rows = column_scores(COLUMNS, [sums] * 3, [totals(sums, MODELS)] * 3, None)
-    assert [row.own_of for row in rows] == [("random",), (), ("cv",)]
+    assert [row.own_of for row in rows] == [(), (), ("cv",)]
     assert [row.name for row in rows] == ["uniform", "leave-one-out", "own mask of cv"]
     row = rows[0]
     assert (row.num_scored, row.num_hidden, row.num_twins) == (2400, 2404, 4)

@@ -29,7 +29,7 @@ from cvmae.meds.units import plan_units
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
-from tests.evaluate.trained import train_models
+from tests.evaluate.trained import changed_run, train_models
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,6 @@ def settings_for(runs, output, *checkpoints, **changes):
     few = {"evaluate.min_scored": 10, "evaluate.bootstrap_samples": 30, "output_dir": output}
     few["evaluate.sequence_length"] = 32  # as they were trained
     return override(shared, {"evaluate.checkpoints": given, **few, **changes})
-
-
-def test_a_model_that_was_not_told_codes_and_times_is_refused(runs, tmp_path):
-    shared, _ = runs
-    run = pretrain(override(shared, {"mask.target": "measurement", "output_dir": tmp_path / "run"}))
-    with pytest.raises(ValueError, match=r"whole=.*/run was trained with mask\.target=measurement"):
-        find_contestants([f"whole={run}"])
 
 
 def test_evaluate_writes_results_figures_and_a_report(runs, tmp_path):
@@ -233,14 +226,6 @@ def test_models_that_were_not_trained_alike_are_noted(runs, tmp_path):
     evaluate(settings_for(runs, tmp_path / "out", "cv=cv", f"other={other}"))
     _, note, _ = json.loads((tmp_path / "out" / "results.json").read_text())["notes"]
     assert note.startswith("other and cv were not trained alike (optim differ)")
-
-
-def changed_run(folder, target, changes):
-    """A copy of a model that says that it was trained with other settings."""
-    copy = shutil.copytree(find_checkpoint(folder), target)
-    write_config(override(read_config(copy / "config.yaml"), changes), copy / "config.yaml")
-    write_manifest(copy, FORMAT)
-    return copy
 
 
 def test_the_order_of_arguments_changes_no_figure(runs, tmp_path):

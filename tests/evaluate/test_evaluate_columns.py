@@ -25,7 +25,7 @@ from cvmae.meds.units import plan_units
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.synthetic.process import code_laws, code_truth
 from cvmae.synthetic.reference import attainable_r2, conditional_variance, single_variance
-from tests.evaluate.trained import train_models
+from tests.evaluate.trained import changed_run, train_models
 from tests.prepared import fit
 
 NAMES = {
@@ -76,11 +76,12 @@ def test_policies_that_hide_alike_share_a_column_and_equal_weights_meet_the_unif
     statistics = load(contestants[0], "cpu").fitted.statistics
     columns = declare_columns(contestants, statistics, ratio=0.25, limit=None)
     assert {column.name: column.own_of for column in columns} == {
-        "uniform": ("random", "flat"),
+        "uniform": (),  # all are compared by it
         "own mask of cv (cv)": ("cv",),
         "own mask of cv (mild)": ("mild",),
         "own mask of adaptive": ("adaptive",),
     }
+    assert columns[0].meaning.endswith("; random, flat trained by such a mask")
     config = load(one_of(contestants, "cv"), "cpu").config
     expected = mask_weights(statistics, config.mask, seed=config.seed)
     by_name = {column.name: column for column in columns}
@@ -88,6 +89,23 @@ def test_policies_that_hide_alike_share_a_column_and_equal_weights_meet_the_unif
     np.testing.assert_array_equal(own.weight_C, expected)
     assert (own.weight_C != milder.weight_C).any()
     assert "sharpness 0.5" in milder.meaning
+
+
+def test_an_own_mask_is_that_of_the_least_seed_wherever_runs_lie(runs, tmp_path):
+    columns = []
+    for places in ("ab", "ba"):
+        folder = tmp_path / places
+        folder.mkdir()
+        entries = []
+        for seed, place in enumerate(places):
+            changes = {"mask.policy": "shuffled_cv", "seed": seed}
+            entries.append(f"mixed={changed_run(runs[1] / 'cv', folder / place, changes)}")
+        found = find_contestants(entries)
+        assert [load(run, "cpu").config.seed for run in found] == [0, 1]
+        statistics = load(found[0], "cpu").fitted.statistics
+        columns.append(declare_columns(found, statistics, ratio=0.25, limit=None)[1])
+    assert "those of the run with seed 0" in columns[1].meaning
+    np.testing.assert_array_equal(columns[0].weight_C, columns[1].weight_C)
 
 
 def test_results_have_every_column_and_mark_own_masks(evaluated):

@@ -42,7 +42,8 @@ def test_methods_table_shows_every_row_and_the_headline():
 KEYS = {
     "": "settings data reference methods pairs against_reference against_interpolation seeds codes "
     "cv_against_r2 convergence notes headline provenance downstream columns code_columns "
-    "volatility near_copies context perturbation",
+    "volatility near_copies context perturbation failed "
+    "not_compared",
     "settings": "split seed min_scored bootstrap_samples statistics mask_ratio sequence_length",
     "data": "num_subjects num_sequences num_measurements num_hidden num_twins num_scored num_codes "
     "num_codes_matched num_codes_counted codes_unmatched codes_left_out",

@@ -1,12 +1,15 @@
 """Models of one vocabulary that were trained for a moment, to be compared."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cvmae.config import PRESETS, Config, override
+from cvmae.checkpoint import FORMAT, find_checkpoint
+from cvmae.config import PRESETS, Config, override, read_config, write_config
 from cvmae.statistics.fit import fit_statistics
+from cvmae.storage.manifest import write_manifest
 from cvmae.train.pretrain import pretrain
 
 
@@ -28,3 +31,11 @@ def train_models(
     for name, own in models.items():
         pretrain(override(shared, {**own, "output_dir": folder / name}))
     return shared
+
+
+def changed_run(folder: Path, target: Path, changes: Mapping[str, Any]) -> Path:
+    """Return a copy of a model that says that it was trained with other settings."""
+    copy = shutil.copytree(find_checkpoint(folder), target)
+    write_config(override(read_config(copy / "config.yaml"), changes), copy / "config.yaml")
+    write_manifest(copy, FORMAT)
+    return copy

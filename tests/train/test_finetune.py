@@ -261,7 +261,10 @@ def test_verbs_keep_to_folders_of_their_own_kind(done, planted, tmp_path):
         "evaluate.checkpoints": [f"a={done.output_dir}"],
         "output_dir": str(tmp_path / "e"),
     }
-    with pytest.raises(ValueError, match="was fine-tuned to predict labels"):
+    with pytest.raises(
+        ValueError,
+        match=r"fine-tuned to predict labels, it restores no values.*give evaluate\.labels",
+    ):
         evaluate(override(done, evaluated))
 
 

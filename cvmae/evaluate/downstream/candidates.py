@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from meds.schema import train_split, tuning_split
@@ -20,13 +20,14 @@ from cvmae.meds.labels import Labels
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "fit_candidates"]
+__all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "add_finetuned", "fit_candidates"]
 
 # Shape letters: L labels, D features.
 
 PUBLISHED: Pooling = "mean"  # features of the paper's probes
 HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
 BY_HAND, BESIDE = "hand-made", "mean + hand-made"
+FINETUNED = "learnt with labels"
 MOST_UNTRAINED = 3  # seeds
 
 logger = logging.getLogger("cvmae")
@@ -104,8 +105,8 @@ def fit_candidates(
         labels: Of the task.
         outcome_L: What is fitted: the labels' values, numbers less their mean on train.
         within: Which labels are of each split.
-        contestants: The models; repeated names are seeds. The untrained model has the settings of
-            the first.
+        contestants: The models with an encoder to read; repeated names are seeds. The untrained
+            model has the settings of the first.
         reading: How the data set is read.
         seed: Of what is random in trees.
     """
@@ -130,15 +131,25 @@ def fit_candidates(
     base = load(contestants[0], reading.device)
     names = [contestant.name for contestant in contestants]
     num_untrained = min(MOST_UNTRAINED, max(map(names.count, names)))
-    asked: list[tuple[str, MethodKind, Loaded]] = [
-        (c.name, "model", load(c, reading.device)) for c in contestants
+    asked: list[tuple[str, MethodKind, str, Loaded]] = [
+        (c.name, "model", c.path, load(c, reading.device)) for c in contestants
     ]
-    asked += [(UNTRAINED, "untrained", untrained(base, n)) for n in range(num_untrained)]
-    embedded = _embed([model for _, _, model in asked], labels, reading)
-    for (method, kind, _), own in zip(asked, embedded, strict=True):
+    asked += [(UNTRAINED, "untrained", "", untrained(base, n)) for n in range(num_untrained)]
+    embedded = _embed([model for *_, model in asked], labels, reading)
+    for (method, kind, path, _), own in zip(asked, embedded, strict=True):
         logger.info("probes of %s (%s)", method, labels.name)
-        _add_model(found, method, kind, _features(own, hand_LD), fit)
+        for features, features_LD in _features(own, hand_LD).items():
+            probe = replace(fit.linear(features_LD), checkpoint=path)
+            _add_seed(found, method, kind, features, probe)
     return list(found.values())
+
+
+def add_finetuned(candidates: list[Candidate], runs: Sequence[tuple[str, Probe]]) -> None:
+    """Add what fine-tuned runs have predicted; runs of one name are its seeds."""
+    found: dict[tuple[str, str], Candidate] = {}
+    for name, probe in runs:
+        _add_seed(found, name, "fine-tuned", FINETUNED, probe)
+    candidates += found.values()
 
 
 def _embed(models: Sequence[Loaded], labels: Labels, reading: Reading) -> list[Embeddings]:
@@ -160,20 +171,18 @@ def _embed(models: Sequence[Loaded], labels: Labels, reading: Reading) -> list[E
     return [embedded[place] for place in range(len(models))]
 
 
-def _add_model(
+def _add_seed(
     found: dict[tuple[str, str], Candidate],
     method: str,
     kind: MethodKind,
-    features_of: Mapping[str, Float32s],
-    fit: _Fit,
+    features: str,
+    probe: Probe,
 ) -> None:
-    """Fit the probes of one model and add them as a seed of its method."""
-    for features, features_LD in features_of.items():
-        probe = fit.linear(features_LD)
-        if (method, features) in found:
-            found[method, features].probes.append(probe)
-        else:
-            found[method, features] = _candidate(method, kind, features, probe)
+    """Add the probe of one run as a seed of its method."""
+    if (method, features) in found:
+        found[method, features].probes.append(probe)
+    else:
+        found[method, features] = _candidate(method, kind, features, probe)
 
 
 def _features(embedded: Embeddings, hand_LD: Float32s) -> dict[str, Float32s]:

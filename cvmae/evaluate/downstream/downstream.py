@@ -2,12 +2,20 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
 
 from meds.schema import train_split, tuning_split
 
 from cvmae.config import Config
 from cvmae.evaluate.contestants import Contestant
-from cvmae.evaluate.downstream.candidates import Candidate, Reading, fit_candidates
+from cvmae.evaluate.downstream.candidates import (
+    Candidate,
+    Reading,
+    add_finetuned,
+    fit_candidates,
+)
+from cvmae.evaluate.downstream.finetuned import finetuned_with, read_finetuned
 from cvmae.evaluate.downstream.predictions import Predictions
 from cvmae.evaluate.downstream.results import Downstream, Task
 from cvmae.evaluate.downstream.rows import differences, probe_rows
@@ -16,13 +24,15 @@ from cvmae.evaluate.downstream.subgroups import subgroups
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
 from cvmae.evaluate.models import device_of
+from cvmae.evaluate.parts import Part
+from cvmae.evaluate.results import Results
 from cvmae.evaluate.seeds import MIN_SEEDS
 from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import EvaluateConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["score_downstream"]
+__all__ = ["task_parts"]
 
 READMISSION_NOTE = (
     "General readmission cannot be studied in MIMIC-IV: it holds the patients of one hospital who "
@@ -33,27 +43,23 @@ READMISSION_NOTE = (
 )
 
 
-def score_downstream(
+def task_parts(
     tasks: Sequence[Labels],
     contestants: Sequence[Contestant],
     dataset: Dataset,
     statistics: CodeStatistics,
     config: Config,
-) -> tuple[Downstream | None, list[Predictions]]:
-    """Fit probes on train, choose on tuning, and score them on the split of the evaluation.
+) -> list[Part]:
+    """Return a part for each task: probes fitted on train, chosen on tuning, scored on the split.
 
     Args:
-        tasks: Label sets; without any, nothing is done.
-        contestants: Models; those of best weights are left out.
+        tasks: Label sets.
+        contestants: All that are compared; those of best weights are left out, and fine-tuned
+            ones of other tasks.
         dataset: Whose rows are read.
         statistics: Scale and clipping of hand-made features.
         config: Split, resamples and seed; where the work runs.
-
-    Returns:
-        What is reported, and the predictions of every probe of boolean tasks.
     """
-    if not tasks:
-        return None, []
     reading = Reading(
         dataset=dataset,
         statistics=statistics,
@@ -61,15 +67,21 @@ def score_downstream(
         unit_rows=config.data.unit_rows,
         device=device_of(config.scaling),
     )
-    split = config.evaluate.split
     models = [contestant for contestant in contestants if contestant.which == "last"]
-    facts = read_facts(dataset, scaling=config.scaling, unit_rows=config.data.unit_rows)
-    scored = [_score_task(labels, models, reading, config.evaluate, facts) for labels in tasks]
-    found = tuple(task for task, _ in scored)
-    return (
-        Downstream(split=split, tasks=found, notes=_notes(found, models, split)),
-        [prediction for _, own in scored for prediction in own],
+    facts = cache(
+        partial(read_facts, dataset, scaling=config.scaling, unit_rows=config.data.unit_rows)
     )
+
+    def add(labels: Labels, results: Results) -> tuple[Results, list[Predictions]]:
+        task, own = _score_task(labels, models, reading, config.evaluate, facts())
+        before = results.downstream.tasks if results.downstream else ()
+        found, split = (*before, task), config.evaluate.split
+        downstream = Downstream(split=split, tasks=found, notes=_notes(found, models, split))
+        return replace(results, downstream=downstream), own
+
+    return [
+        Part(name=f"task {labels.name}", add=partial(add, labels), is_long=True) for labels in tasks
+    ]
 
 
 def _score_task(
@@ -88,14 +100,18 @@ def _score_task(
     outcomes = Outcomes(
         outcome_L=labels.value_L - middle, subject_id_L=labels.subject_id_L, boolean=boolean
     )
+    encoders = [model for model in models if model.serves != "predictions"]
+    learnt = finetuned_with(models, labels)
+    ended = [(run.name, read_finetuned(run, labels, within[config.split])) for run in learnt]
     candidates = fit_candidates(
-        labels, outcomes.outcome_L, within, models, reading, seed=config.seed
+        labels, outcomes.outcome_L, within, encoders, reading, seed=config.seed
     )
+    add_finetuned(candidates, ended)
     resampling = {"samples": config.bootstrap_samples, "seed": config.seed}
     scored = score_labels(
         candidates, outcomes, within[config.split], undefined=found.not_scored, **resampling
     )
-    names = list(dict.fromkeys(model.name for model in models))
+    names = list(dict.fromkeys(model.name for model in (*encoders, *learnt)))
     task = Task(
         support=found,
         probes=probe_rows(scored),

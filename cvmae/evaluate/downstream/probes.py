@@ -16,7 +16,7 @@ from cvmae.evaluate.downstream.scores import log_loss
 
 __all__ = ["Learner", "Probe", "fit_boosting", "fit_linear"]
 
-Learner = Literal["logistic regression", "ridge regression", "gradient boosting"]
+Learner = Literal["logistic regression", "ridge regression", "gradient boosting", "fine-tuning"]
 
 # Shape letters: L labels, D features.
 
@@ -31,9 +31,10 @@ class Probe:
     """What a fitted probe says of all labels, and how it did on tuning."""
 
     learner: Learner
-    strength: float  # C, the ridge penalty or the number of trees
+    strength: float  # C, the ridge penalty, the number of trees, or the epoch of a fine-tuning
     tuning_loss: float  # log loss, or mean squared error
     predicted_L: Floats  # chances, or numbers
+    checkpoint: str = ""  # of the model whose encoder is read; '' where there is none
 
 
 def fit_linear(

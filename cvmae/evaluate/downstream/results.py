@@ -11,7 +11,7 @@ from cvmae.evaluate.two_way import Interval
 
 __all__ = ["Difference", "Downstream", "MethodKind", "ProbeRow", "Score", "Subgroup", "Task"]
 
-MethodKind = Literal["model", "untrained", "hand-made"]
+MethodKind = Literal["model", "fine-tuned", "untrained", "hand-made"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class ProbeRow:
     tuning_loss: float
     scores: dict[str, Score]
     calibration: tuple[CalibrationBin, ...]  # all seeds together
+    checkpoints: tuple[str, ...] = ()  # of each seed, of methods that have some
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,7 @@ def _probe_row(scored: Scored, place: int, *, is_chosen: bool) -> ProbeRow:
         tuning_loss=candidate.tuning_loss,
         scores=scores,
         calibration=curve,
+        checkpoints=tuple(probe.checkpoint for probe in candidate.probes if probe.checkpoint),
     )
 
 
@@ -98,8 +99,8 @@ def _pairs(
     pairs = []
     for place_of in (*alike.values(), best):
         own = [name for name in names if name in place_of]
-        others = [name for name in own if name != reference and reference in place_of]
-        pairs += [(place_of[name], place_of[reference]) for name in others]
+        base = reference if reference in place_of else (own or [""])[0]  # of fine-tuned ones
+        pairs += [(place_of[name], place_of[base]) for name in own if name != base]
         pairs += [(place_of[name], place_of[UNTRAINED]) for name in own if UNTRAINED in place_of]
     pairs += [(best[name], best[HAND_MADE]) for name in names]
     yield from dict.fromkeys(pairs)

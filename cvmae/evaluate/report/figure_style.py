@@ -47,13 +47,16 @@ class Drawing:
 def colours(results: Results) -> dict[str, str]:
     """Return a colour for every method."""
     models = [method.name for method in results.methods if method.kind != "baseline"]
+    tasks = results.downstream.tasks if results.downstream else ()
+    rows = [row for task in tasks for row in task.probes]
+    models += [row.method for row in rows if row.kind in ("model", "fine-tuned")]
     return {method.name: GREY for method in results.methods} | name_colours(models)
 
 
 def name_colours(names: Iterable[str]) -> dict[str, str]:
     """Return a colour for each name; the palette begins again where there are many."""
     chosen, further = {}, itertools.cycle(FURTHER_COLOURS)
-    for name in names:
+    for name in dict.fromkeys(names):
         chosen[name] = POLICY_COLOURS[name] if name in POLICY_COLOURS else next(further)
     return chosen
 

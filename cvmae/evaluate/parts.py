@@ -1,0 +1,61 @@
+"""What an evaluation computes after reconstruction, part by part: none costs what is there."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cvmae.evaluate.downstream.predictions import Predictions
+from cvmae.evaluate.results import Failure, Results
+from cvmae.tracking.origin import first_line
+
+__all__ = ["NOT_REACHED", "Part", "Write", "add_parts"]
+
+logger = logging.getLogger("cvmae")
+
+NOT_REACHED = "not reached: the evaluation ended before it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One thing to compute: results without it -> results with it, and predictions to be kept."""
+
+    name: str
+    add: Callable[[Results], tuple[Results, Sequence[Predictions]]]
+    is_long: bool = False  # the report is written before the first such part
+
+
+class Write(Protocol):
+    """Writes what there is."""
+
+    def __call__(
+        self, results: Results, predictions: Sequence[Predictions], *, report: bool
+    ) -> None:
+        """Replace what is there; the report takes some seconds."""
+
+
+def add_parts(results: Results, parts: Sequence[Part], write: Write) -> Results:
+    """Compute part after part and write what there is before each and after the last.
+
+    One that fails is logged and said in the results, and the others are done. Where the process
+    itself ends, the parts that it did not reach are said to be missing in what lies there.
+    """
+    predictions: list[Predictions] = []
+    is_reported = False
+    for place, part in enumerate(parts):
+        waiting = tuple(Failure(part=later.name, reason=NOT_REACHED) for later in parts[place:])
+        report = part.is_long and not is_reported
+        write(replace(results, failed=(*results.failed, *waiting)), predictions, report=report)
+        is_reported |= report
+        try:
+            results, own = part.add(results)
+        except Exception as error:
+            is_users = isinstance(error, (ValueError, OSError))  # says all by itself
+            logger.error("%s failed: %s", part.name, error, exc_info=not is_users)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            failure = Failure(part=part.name, reason=reason)
+            results = replace(results, failed=(*results.failed, failure))
+        else:
+            predictions += own
+    write(results, predictions, report=True)
+    return results
