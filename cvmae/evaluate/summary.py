@@ -28,6 +28,7 @@ class SummaryRow:
     epochs_to_reference_best: float | None
     num_reached: int = 0  # of its runs, that reached the reference's best
     num_runs: int = 1
+    is_timed: bool = True  # False: there is no best of the reference to reach
     final_slope: float | None  # tuning error per epoch over the last five
     measurements_per_s: float | None
 
@@ -41,6 +42,8 @@ class SummaryRow:
         """Return after how many epochs the reference's best was reached, as readers see it."""
         if self.kind == "baseline":
             return ""
+        if not self.is_timed:
+            return wording.ABSENT
         return wording.epochs(self.epochs_to_reference_best, self.num_reached, self.num_runs)
 
 
@@ -68,6 +71,7 @@ def summary(results: Results) -> list[SummaryRow]:
                 epochs_to_reference_best=curve.epochs_to_reference_best if curve else None,
                 num_reached=curve.num_reached if curve else 0,
                 num_runs=curve.num_runs if curve else 1,
+                is_timed=results.convergence.reference_best is not None,
                 final_slope=curve.final_slope if curve else None,
                 measurements_per_s=curve.measurements_per_s if curve else None,
             )

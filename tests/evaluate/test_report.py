@@ -209,6 +209,7 @@ def test_no_history_means_no_learning_curves_and_no_invented_epochs():
     results = make_results({"random": 0.7, "cv": 0.6}, histories=False)
     assert "learning_curves" not in {drawing.name for drawing in draw(results)}
     assert summary(results)[0].epochs_to_reference_best is None
+    assert {row.epochs_needed for row in summary(results)} == {"-", ""}  # not `never`
 
 
 def test_report_and_figures_call_codes_by_the_names_that_the_data_set_gives_them(tmp_path):

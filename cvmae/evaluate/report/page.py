@@ -95,6 +95,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         best_weights=any(method.kind == "best weights" for method in results.methods),
         colours=colours(results),
         downstream=downstream_section(results.downstream, environment),
+        runs_beside=_runs_beside(results),
         contrast=_contrast,
         plain=_plain,
     )
@@ -114,14 +115,26 @@ def _embedded(drawing: Drawing, path: Path) -> dict[str, str]:
     }
 
 
+def _runs_beside(results: Results) -> dict[str, list[str]]:
+    """Return the checkpoints of those that tasks alone compare."""
+    tasks = results.downstream.tasks if results.downstream else ()
+    rows = [row for task in tasks for row in task.probes]
+    return {
+        name: list(
+            dict.fromkeys(path for row in rows if row.method == name for path in row.checkpoints)
+        )
+        for name in results.not_compared
+    }
+
+
 def _plain(found: Contrast, digits: int = 3) -> str:
-    return f"{wording.signed(found.value, digits)} ({wording.spread(found.interval, digits)})"
+    return wording.estimated(found.value, found.interval, digits)
 
 
 def _contrast(found: Contrast, digits: int = 3) -> str:
     """Return a difference between policies, marked where its seeds do not decide it."""
     undecided = "; undecided" if found.verdict == "undecided" else ""
-    return _plain(found, digits).removesuffix(")") + f"{undecided})"
+    return wording.estimated(found.value, found.interval, digits, undecided)
 
 
 def _noun(results: Results) -> str:

@@ -8,10 +8,12 @@ from cvmae.evaluate.significance import Comparison
 __all__ = [
     "count",
     "epochs",
+    "estimated",
     "listed",
     "noun",
     "number",
     "p_value",
+    "percent",
     "signed",
     "significant",
     "spread",
@@ -56,8 +58,38 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def spread(bounds: Iterable[float | None], digits: int = 3) -> str:
-    """Write an interval as ``low to high``."""
-    return " to ".join(number(bound, digits) for bound in bounds)
+    """Write an interval as ``low to high``, a dash where neither is known.
+
+    Example:
+        >>> spread((0.1, None)), spread((None, float("nan")))
+        ('0.100 to -', '-')
+    """
+    texts = [number(bound, digits) for bound in bounds]
+    return ABSENT if set(texts) == {ABSENT} else " to ".join(texts)
+
+
+def estimated(
+    value: float | None, interval: Iterable[float | None], digits: int = 3, said: str = ""
+) -> str:
+    """Write a difference with its interval and a remark, one dash where there is none.
+
+    Example:
+        >>> estimated(0.1, (0.05, 0.2), 2, "; undecided"), estimated(None, (None, None))
+        ('+0.10 (0.05 to 0.20; undecided)', '-')
+    """
+    text = signed(value, digits)
+    return text if text == ABSENT else f"{text} ({spread(interval, digits)}{said})"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """Write a share in percent, a dash where there is none.
+
+    Example:
+        >>> percent(0.25), percent(float("nan"))
+        ('25%', '-')
+    """
+    text = number(None if share is None else 100 * share, digits)
+    return text if text == ABSENT else f"{text}%"
 
 
 def count(value: float | None) -> str:
