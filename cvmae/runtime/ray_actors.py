@@ -55,6 +55,7 @@ class _Worker:
     def __init__(self, setup: Any, notes: str) -> None:
         self._setup, self._notes = setup, notes
         self._function: Callable[[Any], Any] | None = None
+        self._unready: Exception | None = None  # why there is none; another try would take as long
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["number"])
@@ -70,18 +71,22 @@ class _Worker:
         return {"number": number, "result": pickle.dumps(result)}
 
     def _prepared(self, number: int) -> Callable[[Any], Any]:
+        if self._unready:
+            raise self._unready
         put_note(self._preparing(number))
         try:
             function: Callable[[Any], Any] = ray.get(self._setup)()
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
+            self._unready = error
             raise
         except Exception as error:
             told = str(error).strip().partition("\n")[0]
-            raise ChildProcessError(
+            self._unready = ChildProcessError(
                 f"a process could not make ready for its units ({type(error).__name__}: {told}): "
                 "where memory of a node or GPU is short, lower scaling.num_workers or give more of "
                 "it; all nodes need the same packages"
-            ) from None
+            )
+            raise self._unready from None
         drop_note(self._preparing(number))
         return function
 

@@ -67,7 +67,7 @@ def test_what_a_unit_refuses_is_refused_once_and_in_its_words(tmp_path):
 @pytest.mark.parametrize(
     ("unready", "message", "most"),
     [
-        ("dies", r"^the process that was to work on unit \d .* ended 3 times, .* loaded", 6),
+        ("dies", r"^the process that was to work on unit \d .* ended 3 times, .* loaded", 3 * 6),
         ("fails", r"^a process could not make ready .*\(RuntimeError: CUDA out of memory\): ", 2),
     ],
 )
