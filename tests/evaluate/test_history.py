@@ -187,6 +187,13 @@ def test_evaluate_reports_history_and_says_what_it_does_not_show(runs, tmp_path)
         "code mean",
         "last value",
     ]
+    verdicts = {m["name"]: m["change"]["verdict"] for m in corrupted["methods"]}
+    assert verdicts == {"random": "undecided", "cv": "undecided"} | dict.fromkeys(
+        ("code mean", "last value")  # they have no seeds that could decide
+    )
+    assert all(low is not None for m in corrupted["methods"] for low in m["change"]["interval"])
+    for row in corrupted["codes"]:
+        assert {name: change["verdict"] for name, change in row["change"].items()} == verdicts
     page = (tmp_path / "report.html").read_text()
     assert "Degradation is not benefit" in page
     assert "; undecided)" in page
