@@ -77,14 +77,12 @@ def _title(against: Sequence[Comparison], reference: str) -> str:
 
 def _seeds_of(against: Sequence[Comparison]) -> str:
     """Say how many runs the policies have of which nothing is decided, reference included."""
-    numbers = {
-        number for pair in against if pair.verdict == "undecided" for number in pair.num_runs
-    }
-    if not numbers:
-        return ""
+    undecided = [pair for pair in against if pair.verdict == "undecided"]
+    numbers = {number for pair in undecided for number in pair.num_runs} or {0}
     least, most = min(numbers), max(numbers)
-    counted = f"{least}" if least == most else f"{least} to {most}"
-    return f"{counted} run{'' if most == 1 else 's'} ({'seed' if most == 1 else 'seeds'})"
+    if most == 1:
+        return "1 run (seed)"
+    return f"{most if least == most else f'{least} to {most}'} runs (seeds)"
 
 
 def _single(model: Method) -> str:
