@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["BEST_WEIGHTS", "Contestant", "Serves", "not_compared", "require_use"]
+__all__ = [
+    "BEST_WEIGHTS",
+    "Contestant",
+    "Serves",
+    "not_compared",
+    "reference_name",
+    "require_use",
+]
 
 # Suffix of the method that stands for a name's weights with the least tuning error.
 BEST_WEIGHTS = " (best weights)"
@@ -36,6 +43,21 @@ class Contestant:
     def method(self) -> str:
         """Name under which its errors are averaged with those of other seeds."""
         return self.name + (BEST_WEIGHTS if self.which == "best" else "")
+
+
+def reference_name(names: Sequence[str]) -> str:
+    """Return whom the others are compared with, whatever the order of names.
+
+    `random`; without it `shuffled_cv` where `cv` is there, whose control it is; else the first by
+    the alphabet.
+
+    Example:
+        >>> reference_name(["variance", "cv", "shuffled_cv"]), reference_name(["variance", "cv"])
+        ('shuffled_cv', 'cv')
+    """
+    if "random" in names:
+        return "random"
+    return "shuffled_cv" if {"cv", "shuffled_cv"} <= set(names) else min(names)
 
 
 def not_compared(contestants: Sequence[Contestant]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from cvmae.arrays import Floats, Ints
-from cvmae.evaluate.two_way import Figure, Interval, Over, Runs, estimate
+from cvmae.evaluate.two_way import Estimate, Figure, Interval, Over, Runs, estimate
 
 __all__ = ["Contrast", "contrast", "fit_slopes", "ratio", "total_by_subject"]
 
@@ -25,41 +25,54 @@ class Contrast:
     """A mean over the runs of one policy, or that minus the mean of another's.
 
     With fewer than three runs of a policy the interval is over subjects alone, there is no p, and
-    the verdict is *undecided*.
+    the verdict is *undecided*. A baseline has no seeds: its interval is over subjects, and there is
+    no verdict, which would be on a policy.
     """
 
     value: float
     interval: Interval  # 95%
     over: Over
-    verdict: Verdict  # where the value lies, seen from zero
+    verdict: Verdict | None  # where the value lies, seen from zero; None of a baseline
     p: float  # that it is zero; NaN where seeds are too few to say
-    num_seeds: int  # of the policy with fewer
+    num_seeds: int  # of the policy with fewer; 0 of a baseline
     num_subjects: int  # that move it
 
 
-def contrast(figure: Figure, first: Sequence[int], second: Sequence[int] = ()) -> Contrast:
+def contrast(
+    figure: Figure, first: Sequence[int], second: Sequence[int] = (), *, is_trained: bool = True
+) -> Contrast:
     """Return the mean of some runs, minus that of others if there are any.
 
     Args:
         figure: Of all runs.
         first: Columns of the runs of one policy.
         second: Columns of the other's.
+        is_trained: False: the columns are a baseline's.
     """
     moves_S = np.any(figure.moved_SK != 0, axis=1)
     own = Figure(value_K=figure.value_K, moved_SK=figure.moved_SK[moves_S])
-    groups = [Runs(columns=tuple(columns)) for columns in (first, second) if len(columns)]
+    groups = [
+        Runs(columns=tuple(columns), is_trained=is_trained)
+        for columns in (first, second)
+        if len(columns)
+    ]
     found = estimate(own, *groups)
-    low, high = found.interval
-    verdict: Verdict = "above" if low > 0 else "below" if high < 0 else "open"
     return Contrast(
         value=found.value,
         interval=found.interval,
         over=found.over,
-        verdict=verdict if all(group.are_enough for group in groups) else "undecided",
+        verdict=_verdict(found, groups) if is_trained else None,
         p=found.p,
-        num_seeds=min(len(group.columns) for group in groups),
+        num_seeds=min(len(group.columns) for group in groups) if is_trained else 0,
         num_subjects=len(own.moved_SK),
     )
+
+
+def _verdict(found: Estimate, groups: Sequence[Runs]) -> Verdict:
+    if not all(group.are_enough for group in groups):
+        return "undecided"
+    low, high = found.interval
+    return "above" if low > 0 else "below" if high < 0 else "open"
 
 
 def ratio(numerator_SK: Floats, denominator_SK: Floats) -> Figure:

@@ -15,7 +15,8 @@ from cvmae.batches.evaluation import EvaluationBatch, column_batches
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config, resolved_path
 from cvmae.evaluate.baselines import BASELINES
-from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant
+from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant, reference_name
+from cvmae.evaluate.one_policy import require_one_policy
 from cvmae.evaluate.reconstruction import Predict, Sums, add_batches
 from cvmae.evaluate.sweeps import runs_of
 from cvmae.meds.dataset import Source
@@ -68,8 +69,8 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
     scored beside them, if it restores values.
 
     Raises:
-        ValueError: There is no entry, a name is a baseline's or its runs are of several kinds,
-            vocabularies differ, or see `runs_of`.
+        ValueError: There is no entry, a name is a baseline's or its runs are of several kinds or
+            policies, vocabularies differ, or see `runs_of`.
         FileNotFoundError: A path holds no checkpoint.
     """
     if not entries:
@@ -87,7 +88,6 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
     contestants = [_found(*run) for name, _, path in split for run in runs_of(name, path)]
     contestants.sort(key=_place)  # the order in which they were given changes no figure
     _require_alike(contestants)
-    _require_seeds(contestants)
     encoders = [c for c in contestants if c.serves != "predictions"]  # all that is compared
     for first, contestant in itertools.product(encoders[:1], encoders[1:]):
         vocabulary = _statistics(first)
@@ -101,6 +101,8 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
                 "with the same codes in the same order can be compared: fit the statistics once "
                 "and give them to every run as data.statistics"
             )
+    require_one_policy([(contestant, load(contestant, "cpu")) for contestant in contestants])
+    _require_seeds(contestants)
     restoring = [c for c in contestants if c.serves == "reconstruction"]
     best = [_stamped(c.name, c.path, "best") for c in restoring]
     differing = [
@@ -112,15 +114,16 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
 
 
 def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
-    """Return whom others are compared with: `random` with the default clipping, if it is there.
+    """Return whom others are compared with: see `reference_name`, with the default clipping.
 
     Else another with the default clipping, or anybody; of several the first by name and seed.
     """
     default = DataConfig().clip_quantiles
+    preferred = reference_name([contestant.name for contestant in contestants])
 
-    def key(contestant: Contestant) -> tuple[bool, bool, str, int, str]:
+    def key(contestant: Contestant) -> tuple[bool, bool, bool, str, int, str]:
         clipping = load(contestant, "cpu").config.data.clip_quantiles
-        return clipping != default, *_place(contestant)
+        return clipping != default, contestant.name != preferred, *_place(contestant)
 
     return min(contestants, key=key)
 

@@ -1,7 +1,9 @@
-"""What a reader must know first: models trained otherwise than others, or than evaluated."""
+"""What a reader must know first: models trained or chosen otherwise than figures would tell."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from meds.schema import held_out_split, tuning_split
 
 from cvmae.config import Config
 from cvmae.evaluate.contestants import Contestant, not_compared
@@ -32,6 +34,7 @@ def reading_notes(
     pretrained = [c for c in contestants if c.which == "last" and c.serves != "predictions"]
     trained = [contestant for contestant in pretrained if contestant.serves == "reconstruction"]
     notes = [
+        *_chosen(config),
         *(f"{name}: {why}." for name, why in not_compared(contestants).items()),
         *sweep_notes(config.evaluate.checkpoints),
         *_unlike(pretrained, reference),
@@ -43,6 +46,17 @@ def reading_notes(
     if "cosine" in schedules and len({contestant.name for contestant in trained}) > 1:
         notes.append(SCHEDULE_NOTE)
     return list(dict.fromkeys(notes))
+
+
+def _chosen(config: Config) -> list[str]:
+    """Say where the subjects are those on which models were chosen."""
+    if config.evaluate.split != tuning_split:
+        return []
+    return [
+        f"Figures are of evaluate.split={tuning_split}, by whose error best weights, and settings "
+        "of sweeps, are chosen: they are optimistic, most of all for whoever was chosen among "
+        f"many. Claims rest on {held_out_split}."
+    ]
 
 
 def _unlike(trained: Sequence[Contestant], reference: Contestant) -> list[str]:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from cvmae.batches.policies import epoch_weights, mask_weights
 from cvmae.checkpoint import Loaded
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.models import load
+from cvmae.evaluate.one_policy import mask_in_effect
 from cvmae.settings import MaskConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.train.weights_file import table_weights
@@ -90,15 +90,9 @@ def leave_one_out_column(limit: float) -> Column:
 
 def _what_matters(mask: MaskConfig) -> MaskConfig:
     """Return the settings that weights follow from, all others at their defaults."""
-    kept: dict[str, Any] = {"policy": mask.policy}
-    if mask.policy == "random":
-        return MaskConfig(**kept)
-    names = ["sharpness", "uniform_share"]
-    if mask.policy == "cv_two_level":
-        names += ["two_level_quantile", "two_level_chances", "two_level_ratio"]
-    if mask.policy == "table":
-        names.append("weights_file")
-    return MaskConfig(**kept, **{name: getattr(mask, name) for name in names})
+    default = MaskConfig()
+    others = ("ratio", "target", "anneal_epochs", "anneal_from")
+    return replace(mask_in_effect(mask), **{name: getattr(default, name) for name in others})
 
 
 def _weights(contestant: Contestant, statistics: CodeStatistics) -> Float32s | None:

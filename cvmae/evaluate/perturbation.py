@@ -207,10 +207,10 @@ def summarise(
                 name=name,
                 kind="model" if name in runs else "baseline",
                 error=float(error_K[own].mean()),
-                change=contrast(change, own),
-                percent=contrast(percent, own),
-                control_change=contrast(control_change, own),
-                control_percent=contrast(control_percent, own),
+                change=contrast(change, own, is_trained=name in runs),
+                percent=contrast(percent, own, is_trained=name in runs),
+                control_change=contrast(control_change, own, is_trained=name in runs),
+                control_percent=contrast(control_percent, own, is_trained=name in runs),
             )
             for name, own in columns.items()
         ),
@@ -224,12 +224,12 @@ def summarise(
             for name, own in runs.items()
             if name != reference
         ),
-        codes=_codes(errors, columns, codes),
+        codes=_codes(errors, columns, set(runs), codes),
     )
 
 
 def _codes(
-    errors: TargetErrors, columns: dict[str, list[int]], codes: Sequence[str]
+    errors: TargetErrors, columns: dict[str, list[int]], trained: set[str], codes: Sequence[str]
 ) -> tuple[CodeDegradation, ...]:
     rows = []
     count_C = np.bincount(errors.code_T, minlength=len(codes))
@@ -245,7 +245,10 @@ def _codes(
                 num_targets=int(count_C[code]),
                 num_subjects=len(np.unique(errors.subject_T[own_T])),
                 error={name: float(error_K[own].mean()) for name, own in columns.items()},
-                change={name: contrast(change, own) for name, own in columns.items()},
+                change={
+                    name: contrast(change, own, is_trained=name in trained)
+                    for name, own in columns.items()
+                },
                 percent={name: float(percent.value_K[own].mean()) for name, own in columns.items()},
             )
         )

@@ -2,11 +2,12 @@
 
 Errors are on standardised values of the reference statistics, about clipped targets. Sums per
 (subject, code) are all that leaves a unit: they give every score, and resampling subjects gives
-every interval. They hold no subject_id, only a running number.
+every interval. Subjects are numbered in the order of their ids, whatever unit they came in, so that
+a resample draws the same ones however rows are cut into units; joined sums know numbers alone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ class Sums:
     square_R: Floats  # of their squares
     error_RK: Floats  # squared error, summed
     absolute_CK: Floats  # absolute error, summed
+    # In memory only, for `merge`: of a unit's subjects, ascending. None where units were joined.
+    subject_id_S: Ints | None = field(default=None, repr=False)
 
     @property
     def num_codes(self) -> int:
@@ -121,6 +124,7 @@ def add_batches(
         square_R=_total(place_M, target**2, len(pair_R)),
         error_RK=_totals(place_M, error**2, len(pair_R)),
         absolute_CK=_totals(joined["code"], np.abs(error), num_codes),
+        subject_id_S=subjects,
     )
 
 
@@ -179,7 +183,9 @@ def _totals(place_M: Ints, values_MK: Floats, length: int) -> Floats:
 
 
 def merge(parts: Iterable[Sums]) -> Sums:
-    """Join the sums of units, which share no subject.
+    """Join the sums of units, which share no subject, and forget the ids of subjects.
+
+    Pairs stand by subject, then by code, whatever the order and the size of units.
 
     Raises:
         ValueError: There are no parts.
@@ -187,22 +193,34 @@ def merge(parts: Iterable[Sums]) -> Sums:
     units = list(parts)
     if not units:
         raise ValueError("nothing to merge: the data set has no unit")
-    first_subject = np.cumsum([0, *(unit.num_subjects for unit in units)])
-    shifted = [u.subject_R + start for u, start in zip(units, first_subject, strict=False)]
+    subjects, subject_R = _renumbered(units)
+    code_R = np.concatenate([unit.code_R for unit in units])
+    order_R = np.lexsort((code_R, subject_R))
     return Sums(
-        num_subjects=int(first_subject[-1]),
+        num_subjects=len(subjects),
         num_sequences=sum(unit.num_sequences for unit in units),
         num_hidden=sum(unit.num_hidden for unit in units),
         num_twins=sum(unit.num_twins for unit in units),
         measurements_C=np.sum([unit.measurements_C for unit in units], axis=0),
-        subject_R=np.concatenate(shifted),
-        code_R=np.concatenate([unit.code_R for unit in units]),
-        count_R=np.concatenate([unit.count_R for unit in units]),
-        sum_R=np.concatenate([unit.sum_R for unit in units]),
-        square_R=np.concatenate([unit.square_R for unit in units]),
-        error_RK=np.concatenate([unit.error_RK for unit in units]),
+        subject_R=subject_R[order_R],
+        code_R=code_R[order_R],
+        count_R=np.concatenate([unit.count_R for unit in units])[order_R],
+        sum_R=np.concatenate([unit.sum_R for unit in units])[order_R],
+        square_R=np.concatenate([unit.square_R for unit in units])[order_R],
+        error_RK=np.concatenate([unit.error_RK for unit in units])[order_R],
         absolute_CK=np.sum([unit.absolute_CK for unit in units], axis=0),
     )
+
+
+def _renumbered(units: Sequence[Sums]) -> tuple[Ints, Ints]:
+    """Return all subjects in the order of their ids, and the place of each pair's among them."""
+    ids = []
+    for unit in units:
+        assert unit.subject_id_S is not None, "sums that were joined are not joined again"
+        ids.append(unit.subject_id_S)
+    subjects = np.unique(np.concatenate(ids))
+    own = [np.searchsorted(subjects, id_S)[u.subject_R] for u, id_S in zip(units, ids, strict=True)]
+    return subjects, np.concatenate(own)
 
 
 def average_runs(sums: Sums, names: Sequence[str]) -> tuple[Sums, tuple[str, ...]]:

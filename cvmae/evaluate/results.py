@@ -15,7 +15,7 @@ import numpy as np
 
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.columns import CodeColumns, ColumnScores
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import Contestant, reference_name
 from cvmae.evaluate.context import Context
 from cvmae.evaluate.convergence import Convergence, History, learning_curves
 from cvmae.evaluate.downstream.results import Downstream
@@ -143,7 +143,7 @@ def build_results(
         notes: What a reader must know first.
     """
     models = list(dict.fromkeys(contestant.name for contestant in contestants))
-    reference = "random" if "random" in models else min(models)
+    reference = reference_name(models)
     found = score(
         sums,
         contestants,

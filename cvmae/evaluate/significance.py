@@ -88,7 +88,12 @@ class Correlation:
 
 
 def wilcoxon_p(difference_C: Floats) -> float:
-    """Return the two-sided p of the signed-rank test that differences centre on zero."""
+    """Return the two-sided p of the signed-rank test that differences centre on zero.
+
+    NaN without a code: nothing was tested. 1 where all are ties.
+    """
+    if not len(difference_C):
+        return float("nan")
     # Without a non-zero difference there is nothing to rank, and scipy would return NaN.
     if not np.any(difference_C):
         return 1.0

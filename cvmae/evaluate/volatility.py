@@ -244,7 +244,7 @@ def _published(
         losses=losses,
         ties=len(codes) - wins - losses,
         win_rate=wins / (wins + losses) if wins + losses else float("nan"),
-        wilcoxon_p=wilcoxon_p(difference) if len(codes) else float("nan"),
+        wilcoxon_p=wilcoxon_p(difference),
         cohens_d=cohens_d(difference),
         published_win_rate=win_rate,
         published_p_below=p_below,

@@ -56,14 +56,18 @@ def make_statistics(num_codes=NUM_CODES):
 def make_results(
     errors, *, seeds=3, num_codes=NUM_CODES, histories=True, settings=SETTINGS, called=None
 ):
-    """Results in which each name's error on every code is scaled as given (by code or alike)."""
+    """Results in which each name's error on every code is scaled as given (by code or alike).
+
+    Seeds are so many of each name, or a number by name.
+    """
     rng = np.random.default_rng(11)
     subject, code = (
         grid.ravel() for grid in np.meshgrid(np.arange(NUM_SUBJECTS), np.arange(num_codes))
     )
     target = rng.normal(size=(len(subject), VALUES))
     shared = rng.normal(size=target.shape)  # what is hard is hard for all
-    names = [name for name in errors for _ in range(seeds)]
+    number = seeds if isinstance(seeds, dict) else dict.fromkeys(errors, seeds)
+    names = [name for name in errors for _ in range(number[name])]
     columns = []
     for scale in [*(errors[name] for name in names), *BASELINE_ERRORS[1:]]:
         noise = shared + 0.3 * rng.normal(size=target.shape)
@@ -93,7 +97,7 @@ def make_results(
         [Contestant(name=name, path=f"runs/{name}", stamp="") for name in names],
         statistics=make_statistics(num_codes),
         names=called or {},
-        histories={name: [curve if histories else []] * seeds for name in errors},
+        histories={name: [curve if histories else []] * number[name] for name in errors},
         settings=settings,
         provenance=PROVENANCE,
     )

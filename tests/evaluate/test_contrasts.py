@@ -85,6 +85,16 @@ def test_fewer_than_three_seeds_of_a_policy_decide_nothing(rng):
     assert np.isnan(found.p)
 
 
+def test_a_baseline_has_an_interval_over_subjects_and_no_verdict_over_seeds(rng):
+    change = ratio(3.0 + rng.normal(size=(50, 2)), np.ones((50, 2)))
+    baseline, run = contrast(change, [1], is_trained=False), contrast(change, [1])
+    assert baseline.interval == run.interval
+    assert baseline.interval[0] > 2
+    assert (baseline.over, baseline.num_seeds, baseline.verdict) == ("subjects", 0, None)
+    assert baseline.p < 1e-9
+    assert (run.num_seeds, run.verdict) == (1, "undecided")
+
+
 def test_seeds_that_disagree_leave_a_difference_open_that_subjects_alone_would_decide():
     influence = np.array([[0.01] * 6, [-0.01] * 6])
     values = np.array([1.0, 5.0, 9.0, 0.0, 0.0, 0.0])

@@ -96,14 +96,29 @@ def test_the_same_checkpoint_under_two_names_scores_the_same(runs, tmp_path):
     assert results["headline"]["title"].startswith("Undecided: again against random")
 
 
-def test_scores_do_not_depend_on_how_subjects_are_cut_into_units(runs, tmp_path):
-    scores = []
+def reversed_shards(root, target):
+    """A copy of a hospital whose held-out subjects are in two shards, the later ones first."""
+    shutil.copytree(root, target)
+    folder = target / "data" / "held_out"
+    table = pq.read_table(folder / "0.parquet")
+    subject_N = table["subject_id"].to_numpy()
+    middle = int(np.searchsorted(subject_N, np.median(subject_N)))
+    pq.write_table(table.slice(middle), folder / "0.parquet")
+    pq.write_table(table.slice(0, middle), folder / "1.parquet")
+    return target
+
+
+def test_scores_and_intervals_do_not_depend_on_how_subjects_are_cut_into_units(runs, tmp_path):
+    hospital = reversed_shards(runs[0].data.root, tmp_path / "meds")
+    found = []
     for unit_rows in (300, 100_000):
         out = tmp_path / str(unit_rows)
-        evaluate(settings_for(runs, out, "cv=cv", **{"data.unit_rows": unit_rows}))
-        scores.append(json.loads((out / "results.json").read_text())["methods"][0]["r2_pooled"])
+        given = {"data.root": hospital, "data.unit_rows": unit_rows}
+        evaluate(settings_for(runs, out, "cv=cv", **given))
+        methods = json.loads((out / "results.json").read_text())["methods"]
+        found.append([[m["r2_pooled"], *m["r2_pooled_interval"]] for m in methods])
     # Other units make other batches, so other orders of float32 additions.
-    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-9)
 
 
 def test_a_model_with_statistics_of_its_own_is_translated_to_the_references(runs):
@@ -297,3 +312,14 @@ def test_runs_of_other_lengths_are_said(runs):
     statistics = choose_statistics("", contestants)
     (note,) = reading_notes(contestants, contestants[0], statistics, histories, settings)
     assert note.startswith("Runs of cv have 1 to 2 epochs: their learning curve ends with")
+
+
+def test_figures_on_tuning_are_said_to_be_optimistic(runs):
+    shared, folder = runs
+    contestants = find_contestants([f"cv={folder / 'cv'}"])
+    statistics = choose_statistics("", contestants)
+    for split, number in (("tuning", 1), ("held_out", 0)):
+        asked = {"evaluate.sequence_length": 32, "evaluate.split": split}
+        notes = reading_notes(contestants, contestants[0], statistics, {}, override(shared, asked))
+        assert sum("evaluate.split=tuning" in note for note in notes) == number
+        assert sum("optimistic" in note for note in notes) == number

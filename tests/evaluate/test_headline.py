@@ -43,13 +43,37 @@ def test_it_leaves_out_no_model():
 def test_with_fewer_than_three_runs_it_says_undecided_and_why(seeds):
     title, text = headline_of({"random": 0.7, "cv": 0.6, "variance": 0.9}, seeds=seeds)
     assert title == (
-        "Undecided: cv and variance against random, with fewer than 3 runs (seeds) each"
+        f"Undecided: cv and variance against random, with {seeds} run"
+        f"{' (seed)' if seeds == 1 else 's (seeds)'} a policy where 3 are needed"
     )
     assert f"random has {seeds}" in text
     assert "over subjects; undecided)" in text
     assert "luck of training" in text
     assert "clearly" not in text
     assert "luck of training" not in headline_of({"random": 0.7, "cv": 0.6})[1]
+
+
+def test_it_says_how_many_runs_there_are_where_policies_have_unequal_numbers():
+    errors = {"random": 0.7, "cv": 0.6, "variance": 0.9, "entropy": 0.5}
+    seeds = {"random": 5, "cv": 2, "variance": 1, "entropy": 3}
+    title, text = headline_of(errors, seeds=seeds)
+    assert title == (
+        "entropy restores hidden values better than random; undecided: cv and variance against "
+        "random, with 1 to 5 runs (seeds) a policy where 3 are needed"
+    )
+    assert "cv has 2 and variance has 1" in text
+
+
+def test_without_random_cv_is_tested_against_its_control():
+    for errors in (("cv", "shuffled_cv"), ("adaptive", "cv", "shuffled_cv", "variance")):
+        results = make_results(dict(zip(errors, (0.6, 0.7, 0.75, 0.8), strict=False)))
+        first = results.pairs[0]
+        assert (first.first, first.second, first.family) == ("cv", "shuffled_cv", "primary")
+        assert [pair.family for pair in results.pairs[1:]] == ["further"] * len(results.pairs[1:])
+        assert first.p_adjusted == first.p  # alone in its family
+        assert results.reference == "shuffled_cv"
+        assert "cv minus shuffled_cv" in results.headline.sentences[1]
+        assert "after Holm" in results.headline.sentences[1]
 
 
 def test_what_seeds_alone_make_stands_beside_what_policies_make():

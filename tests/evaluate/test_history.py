@@ -164,7 +164,8 @@ def test_hours_count_from_the_first_measurement_whatever_is_taken_out(examined):
     assert shorter  # in some the first measurement itself was taken out
 
 
-def test_evaluate_reports_history_and_says_what_it_does_not_show(runs, tmp_path):
+def test_evaluate_reports_history_and_says_what_it_does_not_show(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(perturbation, "MIN_CODE_TARGETS", 2)  # there are few
     shared, folder = runs
     given = [f"{name}={folder / name}" for name in ("random", "cv")]
     few = {"evaluate.min_scored": 10, "evaluate.bootstrap_samples": 30}
@@ -187,6 +188,14 @@ def test_evaluate_reports_history_and_says_what_it_does_not_show(runs, tmp_path)
         "code mean",
         "last value",
     ]
+    verdicts = {m["name"]: m["change"]["verdict"] for m in corrupted["methods"]}
+    assert verdicts == {"random": "undecided", "cv": "undecided"} | dict.fromkeys(
+        ("code mean", "last value")  # they have no seeds that could decide
+    )
+    assert all(low is not None for m in corrupted["methods"] for low in m["change"]["interval"])
+    assert corrupted["codes"]
+    for row in corrupted["codes"]:
+        assert {name: change["verdict"] for name, change in row["change"].items()} == verdicts
     page = (tmp_path / "report.html").read_text()
     assert "Degradation is not benefit" in page
     assert "; undecided)" in page

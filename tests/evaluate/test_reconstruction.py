@@ -54,7 +54,10 @@ def predict_constant(batch):
 
 
 def assert_same_sums(one, other):
+    assert one.subject_id_S is other.subject_id_S is None
     for name, value in vars(one).items():
+        if value is None:
+            continue
         np.testing.assert_allclose(value, getattr(other, name), rtol=1e-12, err_msg=name)
 
 
@@ -120,15 +123,28 @@ def test_a_subject_that_spans_batches_is_summed_once(rng):
 
 def test_units_merge_to_the_sums_of_all_their_batches(rng):
     first, second = make_evaluation_batch(rng, [0, 1]), make_evaluation_batch(rng, [2, 3])
-    together = add_batches([first, second], [predict_half], NUM_CODES)
+    together = merge([add_batches([first, second], [predict_half], NUM_CODES)])
     apart = merge(add_batches([batch], [predict_half], NUM_CODES) for batch in (first, second))
     assert_same_sums(apart, together)
 
 
+def test_subjects_are_numbered_by_their_id_whatever_unit_they_came_in(rng):
+    batches = [make_evaluation_batch(rng, [subject]) for subject in range(6)]
+    whole = merge([add_batches(batches, [predict_half], NUM_CODES)])
+    for cut in [[4, 1, 5], [2], [0, 3]], [[5], [0, 3], [1, 2, 4]], [[3, 4, 5], [0, 1, 2]]:
+        units = [[batches[subject] for subject in unit] for unit in cut]
+        sums = merge(add_batches(unit, [predict_half], NUM_CODES) for unit in units)
+        assert sums.subject_R.tolist() == whole.subject_R.tolist()
+        assert sums.error_RK.tolist() == whole.error_RK.tolist()
+
+
 def test_sums_name_no_subject(rng):
     batch = make_evaluation_batch(rng, range(3), first_subject=77_000_000)
-    sums = add_batches([batch], [predict_half], NUM_CODES)
-    assert max(np.max(value) for value in vars(sums).values()) < 77_000_000
+    unit = add_batches([batch], [predict_half], NUM_CODES)
+    sums = merge([unit])
+    assert sums.subject_id_S is None
+    assert max(np.max(value) for value in vars(sums).values() if value is not None) < 77_000_000
+    assert "7700000" not in repr(unit)  # a unit's know them, to be numbered by, and never show them
 
 
 def test_seeds_of_a_name_enter_by_the_mean_of_their_r2(rng):
@@ -191,4 +207,4 @@ def test_one_lab_that_is_far_off_does_not_decide_the_median(rng):
 def test_a_unit_without_a_subject_of_the_split_adds_nothing(rng):
     empty = add_batches([], [predict_half], NUM_CODES)
     some = add_batches([make_evaluation_batch(rng, range(3))], [predict_half], NUM_CODES)
-    assert_same_sums(merge([empty, some, empty]), some)
+    assert_same_sums(merge([empty, some, empty]), merge([some]))

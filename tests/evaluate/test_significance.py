@@ -4,6 +4,7 @@ from scipy import stats
 
 from cvmae.evaluate.multiplicity import benjamini_hochberg, holm
 from cvmae.evaluate.reconstruction import scores
+from cvmae.evaluate.report.wording import p_value
 from cvmae.evaluate.seeds import estimate_mean, seed_spreads
 from cvmae.evaluate.significance import (
     LEVEL,
@@ -20,7 +21,7 @@ RUNS = {"cv": Runs(columns=(0, 1, 2)), "random": Runs(columns=(3, 4, 5))}
 
 
 def compared(sums, *, runs=RUNS, **options):
-    counted = np.ones(sums.num_codes, bool)
+    counted = options.pop("counted_C", np.ones(sums.num_codes, bool))
     codes = code_figures(sums)
     return compare(
         runs,
@@ -137,6 +138,13 @@ def test_seeds_of_a_policy_are_compared_with_one_another(rng):
 
 def test_a_mean_over_two_seeds_has_no_interval():
     assert estimate_mean([1.0, 2.0]).low is None
+
+
+def test_without_a_code_to_compare_on_wilcoxons_p_is_undefined(rng):
+    sums = of_policies(rng, 0.0, 0.8)
+    outcome = compared(sums, counted_C=np.zeros(sums.num_codes, bool))
+    assert np.isnan(outcome.wilcoxon_p)
+    assert p_value(outcome.wilcoxon_p) == "p undefined"
 
 
 def test_wilcoxons_p_is_scipys(rng):

@@ -8,7 +8,7 @@ from functools import cache, partial
 from meds.schema import train_split, tuning_split
 
 from cvmae.config import Config
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import Contestant, reference_name
 from cvmae.evaluate.downstream.candidates import (
     Candidate,
     Reading,
@@ -115,7 +115,7 @@ def _score_task(
     task = Task(
         support=found,
         probes=probe_rows(scored),
-        differences=differences(scored, names, "random" if "random" in names else names[0]),
+        differences=differences(scored, names, reference_name([model.name for model in encoders])),
         subgroups=subgroups(scored, label_groups(facts, labels), **resampling),
     )
     return task, [

@@ -17,9 +17,10 @@ from scipy import stats
 
 from cvmae.arrays import Floats, Ints
 from cvmae.evaluate.seeds import CONFIDENCE, MIN_SEEDS
+from cvmae.evaluate.significance import LEVEL
 from cvmae.evaluate.two_way import Interval
 
-__all__ = ["Estimate", "Verdict", "estimate", "resample_labels", "verdict"]
+__all__ = ["Estimate", "Verdict", "are_enough", "estimate", "resample_labels", "verdict"]
 
 # Shape letters: L labels, S subjects with labels, T resamples, K runs (seeds of a method).
 
@@ -34,6 +35,7 @@ class Estimate:
 
     value: float
     interval: Interval
+    p: float  # two-sided, that it is 0; NaN where there is no interval
 
 
 def resample_labels(
@@ -72,15 +74,16 @@ def estimate(sides: Sequence[tuple[Floats, Floats, float]], num_subjects: int) -
             its sign. A method of one seed has no variance over seeds.
         num_subjects: With a label.
     """
+    nothing = float("nan")
     value = sum(sign * float(score_K.mean()) for score_K, _, sign in sides)
     draws_T = np.sum([sign * drawn_TK.mean(axis=1) for _, drawn_TK, sign in sides], axis=0)
     draws_T = draws_T[np.isfinite(draws_T)]
     if not np.isfinite(value) or len(draws_T) < 2:
-        return Estimate(value=value, interval=(float("nan"), float("nan")))
+        return Estimate(value=value, interval=(nothing, nothing), p=nothing)
     seeded = [_over_seeds(score_K, drawn_TK) for score_K, drawn_TK, _ in sides]
     if not any(between for between, _, _ in seeded):
         low, high = np.quantile(draws_T, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Estimate(value=value, interval=(float(low), float(high)))
+        return Estimate(value=value, interval=(float(low), float(high)), p=_share_beyond(draws_T))
     subjects = float(draws_T.var(ddof=1))
     seeds = sum(between for between, _, _ in seeded)
     both = sum(shared for _, shared, _ in seeded)
@@ -88,23 +91,33 @@ def estimate(sides: Sequence[tuple[Floats, Floats, float]], num_subjects: int) -
     total = max(subjects + seeds - both, subjects, seeds)
     spread = subjects**2 / max(num_subjects - 1, 1)
     spread += sum(between**2 / freedom for between, _, freedom in seeded if freedom)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, total**2 / spread)) * float(np.sqrt(total))
-    return Estimate(value=value, interval=(value - half, value + half))
+    freedom, error = total**2 / spread, float(np.sqrt(total))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Estimate(
+        value=value,
+        interval=(value - half, value + half),
+        p=2 * float(stats.t.sf(abs(value) / error, freedom)),
+    )
 
 
-def verdict(found: Estimate, num_seeds: Sequence[int | None]) -> Verdict:
-    """Say what an interval of a difference allows to say.
+def are_enough(num_seeds: Sequence[int | None]) -> bool:
+    """Tell whether seeds can be told from policies; None: nothing in that side is random."""
+    return all(number is None or number >= MIN_SEEDS for number in num_seeds)
 
-    Args:
-        found: The difference.
-        num_seeds: Of each side; None where nothing in it is random.
-    """
-    if any(number is not None and number < MIN_SEEDS for number in num_seeds):
+
+def verdict(value: float, p: float) -> Verdict:
+    """Say what a p of a difference, adjusted for how many were asked, allows to say of it."""
+    if not np.isfinite(p):
         return "undecided"
-    low, high = found.interval
-    if low > 0:
-        return "higher"
-    return "lower" if high < 0 else "no clear difference"
+    if p >= LEVEL:
+        return "no clear difference"
+    return "higher" if value > 0 else "lower"
+
+
+def _share_beyond(draws_T: Floats) -> float:
+    """Return p by resamples: twice the share of the draws on the rarer side of 0, never 0."""
+    rarer = min((draws_T <= 0).sum(), (draws_T >= 0).sum())
+    return min(1.0, 2 * float(rarer + 1) / (len(draws_T) + 1))
 
 
 def _over_seeds(score_K: Floats, drawn_TK: Floats) -> tuple[float, float, int]:

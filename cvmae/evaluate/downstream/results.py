@@ -42,7 +42,11 @@ class ProbeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The first way to predict minus the second, on the same subjects."""
+    """The first way to predict minus the second, on the same subjects.
+
+    The interval is of this difference alone. p and verdict are adjusted for how many differences
+    the task has: all of them together, by false discovery rate.
+    """
 
     first: str
     second: str
@@ -52,7 +56,9 @@ class Difference:
     value: float
     interval: Interval
     num_seeds: tuple[int | None, int | None]  # None where nothing is random
-    verdict: Verdict
+    p: float  # that there is none; NaN where seeds are too few to say, as the next
+    p_adjusted: float
+    verdict: Verdict  # by the latter
 
 
 @dataclass(frozen=True, kw_only=True)

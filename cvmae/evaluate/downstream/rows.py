@@ -1,16 +1,18 @@
 """Fitted probes -> scores with intervals, and differences."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from cvmae.arrays import Floats
 from cvmae.evaluate.downstream.candidates import HAND_MADE, UNTRAINED, Candidate
-from cvmae.evaluate.downstream.over_seeds import estimate, verdict
+from cvmae.evaluate.downstream.over_seeds import are_enough, estimate, verdict
 from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score
 from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored
 from cvmae.evaluate.downstream.scores import CalibrationBin, calibration_curve, calibration_line
 from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL
+from cvmae.evaluate.multiplicity import benjamini_hochberg
 
 __all__ = ["COMPARED", "best_places", "differences", "probe_rows"]
 
@@ -31,7 +33,9 @@ def probe_rows(scored: Scored) -> tuple[ProbeRow, ...]:
 def differences(scored: Scored, names: Sequence[str], reference: str) -> tuple[Difference, ...]:
     """Compare ways to predict: each model with the reference, untrained ones and hand-made ones.
 
-    With the same features on both sides, and with those that each side has chosen on tuning.
+    With the same features on both sides, and with those that each side has chosen on tuning. What
+    is said of them is adjusted for how many they are, by false discovery rate: none of these pairs
+    is of the family that claims of the evaluation rest on.
 
     Args:
         scored: All candidates.
@@ -40,10 +44,15 @@ def differences(scored: Scored, names: Sequence[str], reference: str) -> tuple[D
     """
     if scored.undefined:
         return ()
-    return tuple(
+    found = [
         _difference(scored, first, second, score)
         for first, second in _pairs(scored.candidates, names, reference)
         for score in COMPARED[scored.outcomes.boolean]
+    ]
+    adjusted = benjamini_hochberg([difference.p for difference in found])
+    return tuple(
+        replace(difference, p_adjusted=float(p), verdict=verdict(difference.value, float(p)))
+        for difference, p in zip(found, adjusted, strict=True)
     )
 
 
@@ -111,6 +120,7 @@ def _difference(scored: Scored, first: int, second: int, score: str) -> Differen
     sides = [scored.side(first, score, 1.0), scored.side(second, score, -1.0)]
     found = estimate(sides, scored.num_subjects)
     num_seeds = (one.num_seeds, other.num_seeds)
+    p = found.p if are_enough(num_seeds) else float("nan")
     return Difference(
         first=one.method,
         second=other.method,
@@ -120,7 +130,9 @@ def _difference(scored: Scored, first: int, second: int, score: str) -> Differen
         value=found.value,
         interval=found.interval,
         num_seeds=num_seeds,
-        verdict=verdict(found, num_seeds),
+        p=p,
+        p_adjusted=p,  # until `differences` knows how many there are
+        verdict=verdict(found.value, p),
     )
 
 

@@ -83,7 +83,12 @@ def _task_text(task: Task, split: str) -> str:
         for pair in task.differences
         if pair.score == task.main_score
     ]
-    return "\n".join([title, "* features chosen on tuning", table, *verdicts])
+    adjusted = (
+        f"verdicts adjusted for the {len(task.differences)} differences of the task (false "
+        "discovery rate), intervals each of its own:"
+    )
+    told = [adjusted, *verdicts] if verdicts else []
+    return "\n".join([title, "* features chosen on tuning", table, *told])
 
 
 def _features(pair: Difference) -> str:

@@ -67,12 +67,22 @@ def _title(against: Sequence[Comparison], reference: str) -> str:
         f"{named['better']} {restore} hidden values better than {reference}",
         f"{reference} restores hidden values better than {named['worse']}",
         f"no clear difference between {named['no clear difference']} and {reference}",
-        f"undecided: {named['undecided']} against {reference}, with fewer than {MIN_SEEDS} runs "
-        "(seeds) each",
+        f"undecided: {named['undecided']} against {reference}, with {_seeds_of(against)} a policy "
+        f"where {MIN_SEEDS} are needed",
     ]
     title = "; ".join(said for said, names in zip(found, named.values(), strict=True) if names)
     starts_with_a_name = named["better"] or named["worse"]
     return title if starts_with_a_name else title[:1].upper() + title[1:]
+
+
+def _seeds_of(against: Sequence[Comparison]) -> str:
+    """Say how many runs the policies have of which nothing is decided, reference included."""
+    undecided = [pair for pair in against if pair.verdict == "undecided"]
+    numbers = {number for pair in undecided for number in pair.num_runs} or {0}
+    least, most = min(numbers), max(numbers)
+    if most == 1:
+        return "1 run (seed)"
+    return f"{most if least == most else f'{least} to {most}'} runs (seeds)"
 
 
 def _single(model: Method) -> str:

@@ -112,7 +112,7 @@ def epochs(value: float | None, num_reached: int = 0, num_runs: int = 1) -> str:
 def p_value(value: float | None) -> str:
     """Write a p with its relation, e.g. ``p = 0.031`` or ``p < 0.0001``."""
     if value is None or not math.isfinite(value):
-        return "p unknown"
+        return "p undefined"
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
 
 

@@ -101,6 +101,14 @@ def test_n_and_positives_stand_beside_scores_and_undefined_ones_say_why(evaluate
     assert "nan" not in printed
 
 
+def test_the_number_of_differences_that_verdicts_are_adjusted_for_is_said(evaluated, tasks):
+    number = len(tasks["known"]["differences"])
+    out, printed = evaluated
+    assert f"verdicts adjusted for the {number} differences of the task" in printed
+    page = (out / "report.html").read_text()
+    assert f"adjustment for all {number} differences of this task" in page
+
+
 def test_two_seeds_decide_nothing_against_one_of_another_policy(tasks):
     pairs = {
         (pair["first"], pair["second"]): pair["verdict"] for pair in tasks["known"]["differences"]

@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cvmae.evaluate.downstream.over_seeds import Estimate, estimate, resample_labels, verdict
+from cvmae.evaluate.downstream.over_seeds import are_enough, estimate, resample_labels, verdict
 from cvmae.evaluate.downstream.scores import weighted_auroc
 
 
@@ -71,9 +71,32 @@ def test_many_labels_of_few_subjects_widen_the_interval(rng):
 
 
 def test_fewer_than_three_seeds_decide_nothing():
-    clear = Estimate(value=0.1, interval=(0.05, 0.15))
-    assert verdict(clear, (2, 3)) == "undecided"
-    assert verdict(clear, (3, 3)) == "higher"
-    assert verdict(clear, (3, None)) == "higher"  # what is not random needs no seeds
-    assert verdict(Estimate(value=-0.1, interval=(-0.15, -0.05)), (3, 3)) == "lower"
-    assert verdict(Estimate(value=0.1, interval=(-0.05, 0.25)), (5, 5)) == "no clear difference"
+    assert not are_enough((2, 3))
+    assert are_enough((3, 3))
+    assert are_enough((3, None))  # what is not random needs no seeds
+    assert verdict(0.1, float("nan")) == "undecided"
+
+
+def test_a_verdict_follows_from_p_and_the_sign_of_the_difference():
+    assert verdict(0.1, 0.049) == "higher"
+    assert verdict(-0.1, 0.049) == "lower"
+    assert verdict(0.1, 0.051) == "no clear difference"
+
+
+def test_p_is_below_the_level_just_where_the_interval_leaves_out_0(rng):
+    beside = []
+    for shift in np.linspace(-0.3, 0.3, 13):
+        (score_K, drawn_TK, sign), other = simulated(rng, 3, 150, seed_spread=0.05)
+        found = estimate([(score_K + shift, drawn_TK + shift, sign), other], 150)
+        low, high = found.interval
+        beside.append(not low <= 0 <= high)
+        assert (found.p < 0.05) == beside[-1]
+    assert 0 < sum(beside) < len(beside)
+
+
+def test_without_seeds_p_is_by_resamples():
+    draws_T1 = np.linspace(-0.1, 0.9, 999)[:, None]
+    found = estimate([(np.array([0.4]), draws_T1, 1.0)], 100)
+    assert found.p == pytest.approx(2 * (np.sum(draws_T1 <= 0) + 1) / 1000)
+    above = estimate([(np.array([1.4]), draws_T1 + 1, 1.0)], 100)
+    assert above.p == pytest.approx(2 / 1000)  # never 0: there are only so many resamples
