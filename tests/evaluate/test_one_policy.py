@@ -11,6 +11,7 @@ from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.models import find_contestants, load
 from cvmae.evaluate.one_policy import MAY_DIFFER, TAUGHT, mask_in_effect, require_one_policy
 from cvmae.settings import MaskConfig
+from cvmae.train.finetune import LABELS_HASH
 from tests.evaluate.trained import changed_run, train_models
 
 
@@ -139,6 +140,20 @@ def test_tables_are_compared_by_their_weights_not_by_their_place(model, tmp_path
     shutil.move(tmp_path / "b.csv", tmp_path / "gone.csv")  # all that is known is its path
     with pytest.raises(ValueError, match=r"weights_file=.*a\.csv in the first and .*b\.csv"):
         require(one, alike)
+
+
+def test_fine_tuned_runs_of_one_task_are_of_one_policy_and_those_of_two_may_differ(model):
+    def learnt(task, **changes):
+        fitted = model.fitted
+        fingerprint = fitted.fingerprint | {LABELS_HASH: task}
+        return replace(changed(model, **changes), fitted=replace(fitted, fingerprint=fingerprint))
+
+    began = {"finetune.checkpoint": "elsewhere", "seed": 1}
+    require(learnt("24 h"), learnt("24 h", **began))
+    for setting, value in (("mask.policy", "variance"), ("finetune.epochs", 9)):
+        with pytest.raises(ValueError, match=f"{setting} is"):
+            require(learnt("24 h"), learnt("24 h", **{setting: value}, **began))
+        require(learnt("24 h"), learnt("48 h", **{setting: value}, **began))
 
 
 def test_settings_that_may_differ_are_settings(model):
