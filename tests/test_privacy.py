@@ -41,6 +41,7 @@ SETTINGS = {
     "sweep.policies": ["random"],
     "sweep.seeds": [0],
 }
+NOTED = re.compile(r"^(?:The files below )?(\S+?)/? are patient data", re.M)
 # Said to hold them (docs/data.md): of checkpoints and statistics, which subjects are in a read, and
 # the least and the greatest value of each code.
 KEPT = re.compile(r"(unit_index|code_statistics)\.parquet")
@@ -85,33 +86,30 @@ def _run_verbs(root: Path, folder: Path) -> list[str]:
     def to(name: str, **changes: object) -> Config:
         return override(config, {"output_dir": folder / name, **changes})
 
+    run = folder / "run"
+    given = {
+        evaluate: {"evaluate.checkpoints": [f"random={run}"], "evaluate.labels": labels},
+        embed: {"infer.checkpoint": run},
+        finetune: {"finetune.checkpoint": run, "finetune.labels": labels},
+        export: {"infer.checkpoint": run},
+    }
     said = [
         validate(to("validate")),
         fit_statistics(to("statistics")),
         pretrain(to("run")),
         sweep(to("sweep")),
-        evaluate(
-            to(
-                "evaluation",
-                **{
-                    "evaluate.checkpoints": [f"random={folder / 'run'}"],
-                    "evaluate.labels": labels,
-                },
-            )
-        ),
-        embed(to("embeddings", **{"infer.checkpoint": folder / "run"})),
-        finetune(
-            to("finetuned", **{"finetune.checkpoint": folder / "run", "finetune.labels": labels})
-        ),
-        export(to("exported", **{"infer.checkpoint": folder / "run"})),
+        evaluate(to("evaluation", **given[evaluate])),
+        embed(to("embeddings", **given[embed])),
+        finetune(to("finetuned", **given[finetune])),
+        export(to("exported", **given[export])),
     ]
     for fault in (_not_ascending, _in_two_files, _with_null_code):
         broken = folder.parent / fault.__name__
         fault(root, broken)
-        for verb in (validate, fit_statistics, pretrain):
+        for verb in (validate, fit_statistics, pretrain, sweep, evaluate, embed, finetune):
             name = f"{fault.__name__}_{verb.__name__}"
             try:
-                said.append(verb(to(name, **{"data.root": broken})))
+                said.append(verb(to(name, **{"data.root": broken}, **given.get(verb, {}))))
             except (ValueError, OSError, SystemExit) as error:
                 said.append(str(error))
     return said
@@ -154,8 +152,10 @@ def secrets(root):
     rows = pa.concat_tables(pq.read_table(path) for path in files)
     ids = sorted(set(rows["subject_id"].to_pylist()))
     labs = rows.filter(pc.match_substring_regex(rows["code"], "^LAB//"))
-    values = {str(value) for value in labs["numeric_value"].drop_null().to_numpy()}
-    values = {text for text in values if len(text.replace(".", "").lstrip("0")) >= 6}
+    measured = labs["numeric_value"].drop_null().to_numpy()
+    short = {str(value) for value in measured}  # as float32, and as Python's floats are written:
+    long = {repr(value) for value in measured.astype(float).tolist()}
+    values = {text for text in short | long if len(text.replace(".", "").lstrip("0")) >= 6}
     assert len(ids) > 50
     assert len(values) > 500
     return ids, values
@@ -171,9 +171,15 @@ def found_in(text: str, secrets: tuple[list[int], set[str]]) -> list[str]:
 
 
 def patient_data(path: Path, folder: Path) -> bool:
-    """Tell whether a folder above says that its files are patient data."""
-    own = path.relative_to(folder).parts
-    return any((folder.joinpath(*own[:depth]) / NOTE).is_file() for depth in range(1, len(own)))
+    """Tell whether a note names this file, or a folder that it is in, as patient data."""
+    own = path.relative_to(folder).parts[:-1]
+    for depth in range(1, len(own) + 1):
+        note = folder.joinpath(*own[:depth], NOTE)
+        if note.is_file():
+            (named,) = NOTED.findall(note.read_text())
+            inside = path.relative_to(note.parent).parts
+            return path != note and named in (note.parent.name, inside[0])
+    return False
 
 
 def test_what_is_printed_and_logged_names_no_subject_and_no_value(written, secrets):
@@ -207,11 +213,12 @@ def _search(path: Path, secrets: tuple[list[int], set[str]]) -> list[str]:
     return binary + found_in(content.decode("utf-8", errors="replace"), secrets)
 
 
-def test_patient_data_is_where_it_is_said_to_be(written, secrets):
+def test_patient_data_is_where_it_is_said_to_be(root, written, secrets):
     """The search finds what it looks for: embeddings and predictions do hold ids."""
     folder, _ = written
     for name in ("embeddings", "finetuned", "evaluation"):
         assert list((folder / name).rglob(NOTE)), f"{name} has no {NOTE}"
+    assert "a value" in _search(next((root / "data").rglob("*.parquet")), secrets)
     files = sorted((folder / "embeddings").rglob("*.parquet"))
     assert any(_search(path, secrets) for path in files)
     assert any(_search(path, secrets) for path in (folder / "run").rglob("unit_index.parquet"))

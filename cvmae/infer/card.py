@@ -65,8 +65,8 @@ def _training(loaded: Loaded) -> str:
     config, progress = loaded.config, loaded.progress
     if config.finetune.checkpoint:
         return (
-            f"On the labels {config.finetune.labels!r}, the best of {config.finetune.epochs} "
-            f"epochs, seed {config.seed}."
+            f"On the labels {config.finetune.labels!r}, {progress.epoch} epochs (the best on "
+            f"tuning of {config.finetune.epochs}), seed {config.seed}."
         )
     mask = config.mask
     return (

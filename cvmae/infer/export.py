@@ -36,7 +36,7 @@ def export(config: Config) -> str:
     if not config.infer.checkpoint:
         raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
     with output_folder(config.output_dir, "export") as folder:
-        loaded = _bare(load_model(resolved_path(config.infer.checkpoint)))
+        loaded = _bare(_chosen(resolved_path(config.infer.checkpoint)))
         _write(join(folder, "model"), loaded)
         with written(join(folder, CARD)) as aside:
             aside.write_text(model_card(loaded), encoding="utf-8")
@@ -45,6 +45,12 @@ def export(config: Config) -> str:
         "Its statistics and weights were made from patients: it stays under the terms of their "
         "data set"
     )
+
+
+def _chosen(path: str) -> Loaded:
+    """Load the last epoch of a pretraining; of a fine-tuning the best, by which it predicts."""
+    loaded = load_model(path)
+    return load_model(path, which="best") if loaded.config.finetune.checkpoint else loaded
 
 
 def _bare(loaded: Loaded) -> Loaded:

@@ -20,6 +20,7 @@ __all__ = ["like", "read_measurements", "read_moments"]
 # Shape letters: N rows of the frame, M measurements, S subjects.
 
 PREDICTION_TIME = "prediction_time"
+MOST = np.iinfo(np.int64).max
 SHOWN = 3  # codes that a message shows
 
 
@@ -92,8 +93,7 @@ def _as_table(frame: Any, names: tuple[str, ...]) -> pa.Table:
     if hasattr(frame, "collect") and not hasattr(frame, "__arrow_c_stream__"):
         raise TypeError("a lazy frame has no rows yet: give what its collect() returns")
     if type(frame).__module__.partition(".")[0] == "pandas":
-        there = [name for name in names if name in frame.columns]
-        table = pa.Table.from_pandas(frame[there], preserve_index=False)
+        table = _of_pandas(frame, [name for name in names if name in frame.columns])
     elif hasattr(frame, "__arrow_c_stream__"):
         table = pa.table(frame)
     else:
@@ -109,6 +109,19 @@ def _as_table(frame: Any, names: tuple[str, ...]) -> pa.Table:
     return table.select(list(names))
 
 
+def _of_pandas(frame: Any, names: list[str]) -> pa.Table:
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = pa.Array.from_pandas(frame[name])
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # they show the value
+            raise ValueError(
+                f"{name} holds values of several types (dtype {frame[name].dtype}): convert the "
+                "column to one first"
+            ) from None
+    return pa.table(columns)
+
+
 def _subjects(table: pa.Table) -> Ints:
     kind = table.schema.field(SUBJECT).type
     if not pa.types.is_integer(kind):
@@ -116,9 +129,11 @@ def _subjects(table: pa.Table) -> Ints:
             f"{SUBJECT} is of type {kind}, expected int64: pandas turns integers into floats where "
             "one is missing; drop such rows, and number subjects that have names"
         )
-    column = _column(table, SUBJECT, pa.int64())
+    column = _column(table, SUBJECT, kind)
     _refuse(column.is_null(), SUBJECT, "is empty")
-    return np.asarray(column, np.int64)
+    if kind == pa.uint64():
+        _refuse(np.asarray(column) > MOST, SUBJECT, f"is beyond {MOST}, the last of int64")
+    return np.asarray(column).astype(np.int64)
 
 
 def _times(table: pa.Table, name: str) -> tuple[Ints, Bools]:

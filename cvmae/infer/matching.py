@@ -27,6 +27,7 @@ __all__ = ["Matching", "matching_lines", "require_common_code"]
 
 SHOWN = 3  # codes that a message shows
 LOOKED_INTO = 4  # units in which a code of the model is looked for before others are asked
+ENOUGH = 100  # values; of fewer, a mean tells of single patients and of chance
 FAR = 0.5  # standard deviations of train by which a mean is called far off
 
 _Look = tuple[bool, tuple[str, ...]]  # whether a unit has a value for the model; codes there
@@ -38,13 +39,13 @@ class Matching:
 
     codes: tuple[str, ...]
     count_C: Ints
-    shift_C: Floats  # of the mean, in standard deviations of train; NaN without a value
-    spread_C: Floats  # standard deviation over that of train; NaN without a value
+    shift_C: Floats  # of the mean, in standard deviations of train; NaN: fewer than ENOUGH values
+    spread_C: Floats  # standard deviation over that of train; NaN likewise
 
     @classmethod
     def of(cls, sums: CodeSums, statistics: CodeStatistics) -> Self:
         """Compare a data set's sums with train, whose standardised values have mean 0 and std 1."""
-        count_C = np.where(sums.count_C > 0, sums.count_C, np.nan)
+        count_C = np.where(sums.count_C >= ENOUGH, sums.count_C, np.nan)
         mean_C = sums.sum_C / count_C
         variance_C = np.maximum(sums.square_C / count_C - mean_C**2, 0)
         return cls(
@@ -60,11 +61,15 @@ class Matching:
             {
                 "code": code,
                 "values": int(self.count_C[place]),
-                "mean_shift": float(self.shift_C[place]) if self.count_C[place] else None,
-                "std_ratio": float(self.spread_C[place]) if self.count_C[place] else None,
+                "mean_shift": _or_none(self.shift_C[place]),
+                "std_ratio": _or_none(self.spread_C[place]),
             }
             for place, code in enumerate(self.codes)
         ]
+
+
+def _or_none(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)
 
 
 def matching_lines(matching: Matching) -> list[str]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from cvmae.checkpoint import Loaded, load_model
-from cvmae.infer.embed import embed_moments
+from cvmae.infer.embed import embed_moments, refuse_not_finite
 from cvmae.infer.frames import like, read_measurements, read_moments
 from cvmae.infer.histories import last_moments
 from cvmae.infer.matching import Matching, matching_lines
@@ -53,14 +54,19 @@ class Model:
 
         Raises:
             TypeError: What was given is no data frame.
-            ValueError: A column is missing or of another type, the model knows no code of it, or
-                see `refuse_pooling`.
+            ValueError: A column is missing or of another type, the model knows no code of it, what
+                it makes of them is no number, or see `refuse_pooling`.
         """
         refuse_pooling(self.loaded, [pooling])
         statistics = self.loaded.fitted.statistics
         rows = read_measurements(measurements, statistics)
         moments = last_moments(rows) if at is None else read_moments(at)
-        embeddings = embed_moments(self.loaded, rows, moments, [pooling])
+        num_threads = torch.get_num_threads()
+        try:
+            embeddings = embed_moments(self.loaded, rows, moments, [pooling])
+        finally:  # the process is not ours
+            torch.set_num_threads(num_threads)
+        refuse_not_finite(embeddings, self.loaded, "the model, rows of the frame")
         for line in matching_lines(Matching.of(CodeSums.of(rows, statistics), statistics)):
             logger.info("%s", line)
         embedding_LD = np.asarray(embeddings.embedding_LD[pooling])

@@ -243,18 +243,22 @@ def test_codes_without_values_and_values_that_moved_are_reported(
     mean, std = statistics.mean, statistics.std
     draw = np.random.default_rng(0).normal(size=400)
     rows = [(1, i * HOUR, kept, float(mean[0] + std[0] * z)) for i, z in enumerate(draw)]
-    rows += [(1, 401 * HOUR, moved, float(mean[1] + 2 * std[1]))] * 3
+    rows += [(1, 401 * HOUR, moved, float(mean[1] + 2 * std[1]))] * 100
+    rows += [(1, 402 * HOUR, statistics.codes[3], float(mean[3] + 2 * std[3]))] * 99
     other = write_meds({"0.parquet": rows}, {1: "train"}, name="elsewhere")
     config = override(settings, {"data.root": other, "infer.labels": ""})
     printed = embed(config)
-    assert f"2 of the model's {statistics.num_codes} codes have values; none: " in printed
+    assert f"3 of the model's {statistics.num_codes} codes have values; none: " in printed
     assert f"{moved}: mean +2.0" in printed
     assert f"  {kept}" not in printed
+    assert f"  {statistics.codes[3]}" not in printed
     codes = json.loads(Path(config.output_dir, REPORT).read_text("utf-8"))["codes"]
     by_code = {entry["code"]: entry for entry in codes}
     # Clipping to train's quantiles, and 400 draws: within a few standard errors of 0.05.
     assert by_code[kept]["mean_shift"] == pytest.approx(draw.mean(), abs=0.05)
     assert by_code[kept]["std_ratio"] == pytest.approx(draw.std(), abs=0.05)
+    few = {"values": 99, "mean_shift": None, "std_ratio": None}
+    assert by_code[statistics.codes[3]] == {"code": statistics.codes[3], **few}
     assert by_code[statistics.codes[2]] == {
         "code": statistics.codes[2],
         "values": 0,

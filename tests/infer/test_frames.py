@@ -123,6 +123,26 @@ def test_texts_are_no_values(statistics, table):
     assert "high" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["subject_id", "numeric_value"])
+def test_what_a_message_of_pandas_would_show_is_not_shown(statistics, table, name):
+    frame = table.to_pandas()
+    frame[name] = frame[name].astype(object)
+    frame.loc[3, name] = "748113"
+    with pytest.raises(ValueError, match=f"^{name} holds values of several types") as told:
+        read_measurements(frame, statistics)
+    assert "748113" not in str(told.value)
+    assert told.value.__cause__ is None
+
+
+def test_an_id_beyond_the_last_of_int64_is_refused(statistics, table):
+    ids = pa.array([2**63 + 5, *[7] * 9], pa.uint64())
+    with pytest.raises(ValueError, match="row 0 of the frame: subject_id is beyond 92233") as told:
+        read_measurements(table.set_column(0, "subject_id", ids), statistics)
+    assert str(2**63 + 5) not in str(told.value)
+    small = table.set_column(0, "subject_id", table["subject_id"].cast(pa.uint64()))
+    assert read_measurements(small, statistics).subject_id_S.tolist() == [3, 7]
+
+
 def test_a_time_that_no_calendar_has_is_refused(statistics, table):
     far = pa.array([10**13] * 10).cast(pa.timestamp("s"))
     with pytest.raises(ValueError, match="row 0 of the frame: time is in no year from 1 to 9999"):

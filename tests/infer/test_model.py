@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import cvmae
 from cvmae.checkpoint import load_model
@@ -111,6 +112,20 @@ def test_nothing_later_than_the_asked_time_counts(exported, rows):
     assert whole_LD[0].any()
 
 
+def test_what_diverged_is_refused_and_threads_are_left_alone(exported, rows):
+    model = cvmae.load(str(exported / "model"))
+    torch.set_num_threads(2)
+    try:
+        model.encode(rows)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    with torch.no_grad():
+        model.loaded.model.mask_token.fill_(torch.nan)
+    with pytest.raises(ValueError, match="its weights are not finite"):
+        model.encode(rows)
+
+
 def test_nothing_of_the_run_but_the_model_is_handed_on(run, exported):
     assert sorted(path.name for path in exported.iterdir()) == [CARD, "model"]
     names = {path.name for path in exported.rglob("*") if path.is_file()}
@@ -130,6 +145,23 @@ def test_nothing_of_the_run_but_the_model_is_handed_on(run, exported):
     assert all((tensor == weights[n]).all() for n, tensor in after.model.state_dict().items())
     changed = {n for n, v in flatten(before.config).items() if flatten(after.config)[n] != v}
     assert changed == {"output_dir", "data.root"}
+
+
+def test_of_a_fine_tuning_the_best_epoch_is_handed_on(run, tmp_path, monkeypatch):
+    own, asked = load_model(run.output_dir), []
+    tuned = replace(own, config=override(own.config, {"finetune.checkpoint": "/private-runs/cv"}))
+
+    def remember(path, which="last"):
+        asked.append(which)
+        return tuned
+
+    monkeypatch.setattr("cvmae.infer.export.load_model", remember)
+    config = override(PRESETS["paper"], {"infer.checkpoint": "x", "output_dir": tmp_path / "out"})
+    export(config)
+    assert asked == ["last", "best"]
+    card = (tmp_path / "out" / CARD).read_text()
+    assert "1 epochs (the best on tuning of 5)" in card
+    assert "private-runs" not in (tmp_path / "out" / "model" / "config.yaml").read_text()
 
 
 def test_the_card_says_what_the_model_is_and_is_not_for(run, exported):
