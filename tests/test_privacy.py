@@ -99,7 +99,7 @@ def _run_verbs(root: Path, folder: Path) -> list[str]:
         pretrain(to("run")),
         sweep(to("sweep")),
         evaluate(to("evaluation", **given[evaluate])),
-        embed(to("embeddings", **given[embed])),
+        embed(to("vectors", **given[embed])),
         finetune(to("finetuned", **given[finetune])),
         export(to("exported", **given[export])),
     ]
@@ -216,10 +216,10 @@ def _search(path: Path, secrets: tuple[list[int], set[str]]) -> list[str]:
 def test_patient_data_is_where_it_is_said_to_be(root, written, secrets):
     """The search finds what it looks for: embeddings and predictions do hold ids."""
     folder, _ = written
-    for name in ("embeddings", "finetuned", "evaluation"):
+    for name in ("vectors", "finetuned", "evaluation"):
         assert list((folder / name).rglob(NOTE)), f"{name} has no {NOTE}"
     assert "a value" in _search(next((root / "data").rglob("*.parquet")), secrets)
-    files = sorted((folder / "embeddings").rglob("*.parquet"))
+    files = sorted((folder / "vectors").rglob("*.parquet"))
     assert any(_search(path, secrets) for path in files)
     assert any(_search(path, secrets) for path in (folder / "run").rglob("unit_index.parquet"))
     (exported,) = (folder / "exported").rglob("unit_index.parquet")
