@@ -76,7 +76,7 @@ def task_parts(
         task, own = _score_task(labels, models, reading, config.evaluate, facts())
         before = results.downstream.tasks if results.downstream else ()
         found, split = (*before, task), config.evaluate.split
-        downstream = Downstream(split=split, tasks=found, notes=_notes(found, models, split))
+        downstream = Downstream(split=split, tasks=found, notes=_notes(found, split))
         return replace(results, downstream=downstream), own
 
     return [
@@ -136,11 +136,14 @@ def _file(task: str, candidate: Candidate, seed: int) -> str:
     return f"{task}/{name}_{seed}.parquet"
 
 
-def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> tuple[str, ...]:
+def _notes(tasks: Sequence[Task], split: str) -> tuple[str, ...]:
     notes = []
-    names = [model.name for model in models]
-    few = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
-    if any(names.count(name) < MIN_SEEDS for name in names):
+    num_seeds: dict[str, int] = {}  # in the task with fewest: a fine-tuned run has part in one
+    for row in (row for task in tasks for row in task.probes if row.checkpoints):
+        seeds = len(row.checkpoints)
+        num_seeds[row.method] = min(seeds, num_seeds.get(row.method, seeds))
+    few = [f"{name} ({seeds})" for name, seeds in num_seeds.items()]
+    if any(seeds < MIN_SEEDS for seeds in num_seeds.values()):
         notes.append(
             f"Fewer than {MIN_SEEDS} seeds of a policy decide nothing about it, since seeds of "
             f"one policy differ as policies do: seeds here are {', '.join(few)}."

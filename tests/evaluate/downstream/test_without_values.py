@@ -32,6 +32,8 @@ def trained(tmp_path_factory):
         "output_dir": folder / "learnt",
     }
     finetune(override(shared, given))
+    other = {"finetune.labels": folder / "meds" / "labels" / "later"}
+    finetune(override(shared, given | other | {"output_dir": folder / "learnt_later"}))
     few = {"bootstrap_samples": 20, "min_scored": 10, "leave_one_out": 0}
     few |= {"labels": folder / "meds" / "labels"}
     return override(shared, {f"evaluate.{name}": value for name, value in few.items()}), folder
@@ -50,7 +52,8 @@ def evaluated(trained, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         module = importlib.import_module("cvmae.evaluate.evaluate")
         patch.setattr(module, "give_to_runs", lambda results, folder: given.extend(results))
-        evaluate(settings_for(trained, out, "random", "whole", "learnt"))
+        later = f"learnt={trained[1] / 'learnt_later'}"
+        evaluate(settings_for(trained, out, "random", "whole", "learnt", later))
     return out, given
 
 
@@ -83,7 +86,7 @@ def test_a_fine_tuned_encoder_stands_beside_the_probes_of_the_task_it_has_learnt
         task["support"]["name"]: [r for r in task["probes"] if r["method"] == "learnt"]
         for task in results["downstream"]["tasks"]
     }
-    assert {name for name, own in rows.items() if own} == {"known"}
+    assert {name for name, own in rows.items() if own} == {"known", "later"}
     (row,) = rows["known"]
     assert (row["kind"], row["learner"], row["chosen"]) == ("fine-tuned", "fine-tuning", True)
     table = pq.read_table(trained[1] / "learnt" / "predictions.parquet")
@@ -95,11 +98,16 @@ def test_a_fine_tuned_encoder_stands_beside_the_probes_of_the_task_it_has_learnt
     assert pairs == {"random", "untrained encoder", "hand-made features"}
     assert "learnt" in results["not_compared"]
     assert any("learnt" in group["scores"] for group in known["subgroups"])
+    # Two runs under one name, and one seed in each task.
+    assert results["downstream"]["notes"][0].endswith("random (1), whole (1), learnt (1).")
 
 
 def test_each_run_is_given_its_scores_of_every_task(trained, evaluated, results):
     found = {str(run.path): run.metrics for run in evaluated[1]}
-    assert set(found) == {str(trained[1] / name) for name in ("random", "whole", "learnt")}
+    names = ("random", "whole", "learnt", "learnt_later")
+    assert set(found) == {str(trained[1] / name) for name in names}
+    learnt = found[str(trained[1] / "learnt_later")]
+    assert set(learnt) == {"held_out_later_auroc", "held_out_later_auprc"}
     for name in ("random", "whole", "learnt"):
         metrics = found[str(trained[1] / name)]
         own = [row for row in task_of(results, "known")["probes"] if row["method"] == name]
