@@ -31,6 +31,7 @@ __all__ = [
     "Interval",
     "Over",
     "Runs",
+    "by_t",
     "code_figures",
     "estimate",
     "macro_figure",
@@ -147,22 +148,25 @@ def estimate(figure: Figure, first: Runs, second: Runs | None = None) -> Estimat
             parts.append((_seeds(figure, group), len(group.columns) - 1))
             both += bessel * _interaction(figure, group)
     parts.append((max(0.0, subjects - both), num_subjects - 1))
-    return _by_t(value, parts, over, has_p=enough)
-
-
-def _pairs_of_codes(sums: Sums) -> list[Ints]:
-    """Return where the pairs of each code stand."""
-    order: Ints = np.argsort(sums.code_R, kind="stable").astype(np.int64)
-    ends = np.cumsum(np.bincount(sums.code_R, minlength=sums.num_codes))
-    return np.split(order, ends[:-1])
-
-
-def _by_t(value: float, parts: Sequence[tuple[float, int]], over: Over, *, has_p: bool) -> Estimate:
-    """Return an estimate from parts of its variance, each with its degrees of freedom."""
     variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / own for part, own in parts)
+    return by_t(value, variance, spread, over, has_p=enough)
+
+
+def by_t(
+    value: float, variance: float, spread: float, over: Over, *, has_p: bool = True
+) -> Estimate:
+    """Return an estimate by Student's t with Satterthwaite's degrees of freedom.
+
+    Args:
+        value: What is estimated.
+        variance: Of it.
+        spread: Sum, over the parts of the variance, of their squares over their own freedom.
+        over: What the variance is over.
+        has_p: False where seeds are too few to say.
+    """
     if variance > 0:
-        freedom = variance**2 / sum(part**2 / own for part, own in parts)
-        error = float(np.sqrt(variance))
+        freedom, error = variance**2 / spread, float(np.sqrt(variance))
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
         p = 2 * float(stats.t.sf(abs(value) / error, freedom))
     else:  # the same run twice, or baselines that agree
@@ -174,6 +178,13 @@ def _by_t(value: float, parts: Sequence[tuple[float, int]], over: Over, *, has_p
         degrees_of_freedom=float(freedom),
         p=p if has_p else float("nan"),
     )
+
+
+def _pairs_of_codes(sums: Sums) -> list[Ints]:
+    """Return where the pairs of each code stand."""
+    order: Ints = np.argsort(sums.code_R, kind="stable").astype(np.int64)
+    ends = np.cumsum(np.bincount(sums.code_R, minlength=sums.num_codes))
+    return np.split(order, ends[:-1])
 
 
 def _ratio(error_SK: Floats, square_S: Floats) -> Figure:

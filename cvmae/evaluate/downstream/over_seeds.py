@@ -9,33 +9,22 @@ sums of errors; ranks have no such sums.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from cvmae.arrays import Floats, Ints
 from cvmae.evaluate.seeds import CONFIDENCE, MIN_SEEDS
 from cvmae.evaluate.significance import LEVEL
-from cvmae.evaluate.two_way import Interval
+from cvmae.evaluate.two_way import Estimate, by_t
 
-__all__ = ["Estimate", "Verdict", "are_enough", "estimate", "resample_labels", "verdict"]
+__all__ = ["Verdict", "are_enough", "estimate", "resample_labels", "verdict"]
 
 # Shape letters: L labels, S subjects with labels, T resamples, K runs (seeds of a method).
 
 CHUNK = 20_000_000  # weights at a time: 160 MB
 
 Verdict = Literal["higher", "lower", "no clear difference", "undecided"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over seeds, or a difference of two, and its 95% interval."""
-
-    value: float
-    interval: Interval
-    p: float  # two-sided, that it is 0; NaN where there is no interval
 
 
 def resample_labels(
@@ -78,12 +67,18 @@ def estimate(sides: Sequence[tuple[Floats, Floats, float]], num_subjects: int) -
     value = sum(sign * float(score_K.mean()) for score_K, _, sign in sides)
     draws_T = np.sum([sign * drawn_TK.mean(axis=1) for _, drawn_TK, sign in sides], axis=0)
     draws_T = draws_T[np.isfinite(draws_T)]
-    if not np.isfinite(value) or len(draws_T) < 2:
-        return Estimate(value=value, interval=(nothing, nothing), p=nothing)
     seeded = [_over_seeds(score_K, drawn_TK) for score_K, drawn_TK, _ in sides]
-    if not any(between for between, _, _ in seeded):
-        low, high = np.quantile(draws_T, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Estimate(value=value, interval=(float(low), float(high)), p=_share_beyond(draws_T))
+    has_any = np.isfinite(value) and len(draws_T) >= 2
+    if not has_any or not any(between for between, _, _ in seeded):
+        tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        low, high = np.quantile(draws_T, tails) if has_any else (nothing, nothing)
+        return Estimate(
+            value=value,
+            interval=(float(low), float(high)),
+            over="subjects",
+            degrees_of_freedom=nothing,
+            p=_share_beyond(draws_T) if has_any else nothing,
+        )
     subjects = float(draws_T.var(ddof=1))
     seeds = sum(between for between, _, _ in seeded)
     both = sum(shared for _, shared, _ in seeded)
@@ -91,13 +86,7 @@ def estimate(sides: Sequence[tuple[Floats, Floats, float]], num_subjects: int) -
     total = max(subjects + seeds - both, subjects, seeds)
     spread = subjects**2 / max(num_subjects - 1, 1)
     spread += sum(between**2 / freedom for between, _, freedom in seeded if freedom)
-    freedom, error = total**2 / spread, float(np.sqrt(total))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Estimate(
-        value=value,
-        interval=(value - half, value + half),
-        p=2 * float(stats.t.sf(abs(value) / error, freedom)),
-    )
+    return by_t(value, total, spread, "seeds and subjects")
 
 
 def are_enough(num_seeds: Sequence[int | None]) -> bool:
