@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 from cvmae.config import PRESETS, Config
 from cvmae.settings import ScalingConfig
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
+from tests.blank_figures import blank, drawing
 from tests.meds_writer import write_meds
 from tests.ray_head import RayHead, start_head
 
@@ -36,6 +37,19 @@ def _interruptible() -> None:
     A shell lets what it starts in the background ignore it, and Ray Tune leaves a handler behind.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_figures() -> Iterator[None]:
+    with blank():
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Iterator[None]:
+    """Draw figures in a module whose tests are about them."""
+    with drawing():
+        yield
 
 
 @pytest.fixture
