@@ -22,11 +22,13 @@ INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-# Two lanes side by side: all that starts Ray is in one of them, and mostly waits. Both are run to
-# their ends, and each closes with a line of its own.
-LANES := --no-print-directory --jobs 2 lane-with-ray lane-without-ray
+# Three lanes side by side, of about the same length on two cores: all that starts Ray is in one of
+# them, which often waits, and so do ranks of training and storage that fails in another. All are
+# run to their ends, and each closes with a line of its own.
+LANES := --no-print-directory --jobs 3 lane-with-ray lane-of-training lane-without-ray
 
-.PHONY: install demo test survival lane-with-ray lane-without-ray quick lint format clean
+.PHONY: install demo test survival lane-with-ray lane-of-training lane-without-ray quick lint format \
+    clean
 
 install: $(INSTALLED)
 
@@ -43,8 +45,11 @@ survival: $(INSTALLED)
 lane-with-ray:
 	$(BIN)/pytest -m "ray and $(TESTS)" --durations=10
 
+lane-of-training:
+	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10 tests/train
+
 lane-without-ray:
-	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10
+	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10 --ignore=tests/train
 
 quick: $(INSTALLED)
 	$(BIN)/pytest

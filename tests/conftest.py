@@ -2,11 +2,12 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-# Before torch is imported, which reads it then: two lanes share the cores.
+# Before torch is imported, which reads it then: several lanes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -20,6 +21,7 @@ if not torch.cuda.is_available():
 from cvmae.config import PRESETS, Config
 from cvmae.settings import ScalingConfig
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
+from tests.blank_figures import blank, drawing
 from tests.meds_writer import write_meds
 from tests.ray_head import RayHead, start_head
 
@@ -27,6 +29,8 @@ __all__ = ["write_meds"]
 
 # Said to the shared Ray and to who joins it: left alone, one side turns tokens on, one does not.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Ray's processes would else give way to those of other lanes, and theirs would be the longest.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +40,19 @@ def _interruptible() -> None:
     A shell lets what it starts in the background ignore it, and Ray Tune leaves a handler behind.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_figures() -> Iterator[None]:
+    with blank():
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Iterator[None]:
+    """Draw figures in a module whose tests are about them."""
+    with drawing():
+        yield
 
 
 @pytest.fixture
@@ -58,24 +75,44 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[RayHead]:
     """The Ray of all tests that neither take nodes away nor ask how a local Ray is started."""
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     with start_head() as head:
         yield head
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
 def shared_ray(ray_head: RayHead) -> Iterator[None]:
-    """Join the shared Ray as the jobs join a cluster; also what is started meanwhile joins it."""
+    """Join the shared Ray as the jobs join a cluster; also what is started meanwhile joins it.
+
+    Who has joined stays for the modules that follow, whose tasks then find processes that have
+    imported what they need, unless something of the module before is still held.
+    """
     import ray
 
     from cvmae.runtime.start_ray import start_ray
 
-    ray.shutdown()
+    if not _is_free(ray_head):
+        ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", ray_head.address)
         start_ray(ScalingConfig(num_workers=2))
         yield
-        ray.shutdown()
+
+
+def _is_free(head: RayHead) -> bool:
+    """Tell whether this process has joined a head and holds none of its CPUs."""
+    import ray
+
+    if not ray.is_initialized() or ray.get_runtime_context().gcs_address != head.address:
+        return False
+    total = ray.cluster_resources()["CPU"]
+    deadline_s = time.monotonic() + 5
+    while ray.available_resources().get("CPU", 0.0) < total:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,18 @@ from typing import Any
 
 import torch.multiprocessing
 
-# What a rank would spend its first seconds on.
-IMPORTED = ["pytest", "torch.distributed", "cvmae.train.loop", "cvmae.train.deepspeed_engine"]
+# What a rank would spend its first seconds on: the last four come with an optimiser of torch's, and
+# with DeepSpeed's engine.
+IMPORTED = [
+    "pytest",
+    "torch.distributed",
+    "cvmae.train.loop",
+    "cvmae.train.deepspeed_engine",
+    "torch._dynamo",
+    "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+]
 
 
 def on_ranks(function: Callable[..., Any], args: tuple[Any, ...], *, world: int) -> None:

@@ -63,7 +63,7 @@ def test_a_folder_that_holds_something_is_refused_in_one_line(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_the_demo_runs_in_one_process_and_says_where_everything_is(tmp_path):
+def test_the_demo_runs_in_one_process_and_says_where_everything_is(tmp_path, drawn):
     out = tmp_path / "demo"
     config = DemoConfig(output_dir=str(out), num_subjects=150, epochs=1, num_workers=0)
     text = demo(config)

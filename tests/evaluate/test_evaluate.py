@@ -49,7 +49,7 @@ def settings_for(runs, output, *checkpoints, **changes):
     return override(shared, {"evaluate.checkpoints": given, **few, **changes})
 
 
-def test_evaluate_writes_results_figures_and_a_report(runs, tmp_path):
+def test_evaluate_writes_results_figures_and_a_report(runs, tmp_path, drawn):
     printed = evaluate(settings_for(runs, tmp_path / "out", "random=random", "cv=cv"))
     written = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {"results.json", "report.html", "codes.parquet", "config.yaml"} <= written

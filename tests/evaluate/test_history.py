@@ -164,7 +164,9 @@ def test_hours_count_from_the_first_measurement_whatever_is_taken_out(examined):
     assert shorter  # in some the first measurement itself was taken out
 
 
-def test_evaluate_reports_history_and_says_what_it_does_not_show(runs, tmp_path, monkeypatch):
+def test_evaluate_reports_history_and_says_what_it_does_not_show(
+    runs, tmp_path, monkeypatch, drawn
+):
     monkeypatch.setattr(perturbation, "MIN_CODE_TARGETS", 2)  # there are few
     shared, folder = runs
     given = [f"{name}={folder / name}" for name in ("random", "cv")]

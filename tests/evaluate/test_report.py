@@ -16,6 +16,8 @@ from cvmae.evaluate.results import Results, build_results, to_json
 from cvmae.evaluate.summary import summary
 from tests.evaluate.made_results import PROVENANCE, SETTINGS, make_results, make_statistics
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def test_summary_has_a_row_per_policy_and_baseline_best_first():
     rows = summary(make_results({"random": 0.7, "cv": 0.6}))

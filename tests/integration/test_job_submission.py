@@ -14,27 +14,33 @@ pytestmark = pytest.mark.ray
 REPOSITORY = Path(__file__).parents[2]
 
 
-def submit(head: RayHead, *entrypoint: str) -> "subprocess.CompletedProcess[str]":
-    await_job_agent(head)
-    return subprocess.run(
+@pytest.fixture(scope="module")
+def head(ray_head: RayHead) -> RayHead:
+    await_job_agent(ray_head)
+    return ray_head
+
+
+def submit(head: RayHead, *entrypoint: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
         [str(BIN / "ray"), "job", "submit", "--address", head.jobs, "--working-dir", ".", "--",
          *entrypoint],
         cwd=REPOSITORY,
         env=outside(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=400,
     )  # fmt: skip
 
 
-def test_a_submitted_pretrain_leaves_a_checkpoint_and_an_mlflow_run(ray_head, hospital, tmp_path):
+def test_a_submitted_pretrain_leaves_a_checkpoint_and_an_mlflow_run(head, hospital, tmp_path):
     out = tmp_path / "run"
-    done = submit(
-        ray_head,
+    job = submit(
+        head,
         "python", "jobs/pretrain.py", "--base", "tiny", "--data.root", hospital,
         "--data.min_count", "2", "--scaling.num_workers", "2", "--output_dir", str(out),
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    said, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, said[-6000:]
     progress, _, _ = load_state(find_checkpoint(out))
     assert progress.epoch == 2
 
@@ -49,19 +55,17 @@ def test_a_submitted_pretrain_leaves_a_checkpoint_and_an_mlflow_run(ray_head, ho
     assert [point.value for point in logged] == [e["tuning_mse"] for e in progress.history]
 
 
-def test_a_submitted_job_does_not_write_into_the_copy_of_its_folder(ray_head, hospital):
-    for flags in (["--output_dir", "runs/cv"], ["--resume", "runs/cv"]):
-        done = submit(ray_head, "python", "jobs/pretrain.py", "--data.root", hospital, *flags)
-        assert done.returncode != 0
-        assert "=runs/cv is relative, and this job runs in Ray's copy" in done.stdout
-
-
-def test_a_submitted_job_with_bad_input_fails_with_one_line(ray_head, tmp_path):
-    done = submit(
-        ray_head,
-        "python", "jobs/pretrain.py", "--data.root", str(tmp_path / "none"),
-        "--output_dir", str(tmp_path / "run"),
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "cvmae: " in done.stdout
-    assert "Traceback" not in done.stdout
+def test_submitted_jobs_that_cannot_begin_fail_with_one_line(head, hospital, tmp_path):
+    """One test, because each takes seconds of starting up: side by side they take them once."""
+    in_the_copy = "=runs/cv is relative, and this job runs in Ray's copy"
+    wanted = {
+        ("--data.root", hospital, "--output_dir", "runs/cv"): in_the_copy,
+        ("--data.root", hospital, "--resume", "runs/cv"): in_the_copy,
+        ("--data.root", str(tmp_path / "none"), "--output_dir", str(tmp_path / "run")): "cvmae: ",
+    }
+    jobs = [submit(head, "python", "jobs/pretrain.py", *flags) for flags in wanted]
+    for job, line in zip(jobs, wanted.values(), strict=True):
+        said, _ = job.communicate(timeout=400)
+        assert job.returncode != 0
+        assert line in said
+        assert "Traceback" not in said

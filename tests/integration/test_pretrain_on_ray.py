@@ -102,19 +102,20 @@ def test_broken_data_is_refused_in_one_line_as_without_ray(on_ray, tmp_path, cap
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_two_workers_lose_what_one_process_loses(long, calm):
-    alone = pretrain(replace(long, scaling=replace(long.scaling, num_workers=0)))
-    ours, theirs = progress_of(calm).history, progress_of(alone).history
+def test_two_workers_lose_what_one_process_loses(by_two, by_two_done):
+    alone = pretrain(replace(by_two, scaling=replace(by_two.scaling, num_workers=0)))
+    ours, theirs = progress_of(by_two_done).history, progress_of(alone).history
+    assert len(ours) == 3
     assert [e["step"] for e in ours] == [e["step"] for e in theirs]
     for name in ("train_loss", "tuning_mse"):
         # The same gradients, summed over two ranks in another order: about 1e-6 a step,
         # amplified by AdamW's division by small second moments.
         np.testing.assert_allclose(
-            [e[name] for e in ours], [e[name] for e in theirs], rtol=2e-3, err_msg=name
+            [e[name] for e in ours], [e[name] for e in theirs], rtol=1e-3, err_msg=name
         )
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed", marks=pytest.mark.survival)])
 def test_a_loss_that_explodes_ends_all_workers_with_step_and_batch(on_ray, strategy):
     optim = replace(on_ray.optim, lr=1e30, schedule="constant", warmup_steps=0)
     config = replace(

@@ -36,7 +36,8 @@ def test_trials_run_side_by_side_and_a_failed_one_is_all_that_a_resumed_sweep_re
     trials.mkdir(parents=True)
     (trials / "cv_epochs2_seed0").write_text("in the way")
     (Path(config.output_dir) / "config.yaml").touch()
-    config = replace(config, resume=config.output_dir)
+    alone = replace(config.scaling, num_workers=1)  # each worker takes seconds of starting up
+    config = replace(config, resume=config.output_dir, scaling=alone)
     with pytest.raises(ValueError, match="1 of 3 trials failed"):
         sweep(config)
     assert [row["status"] for row in read_rows(config)] == ["finished", "finished", "failed"]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 SHARD, SPLITS = "data/a.parquet", "metadata/subject_splits.parquet"
 # So many variants a process: one that ends or hangs tells which variant did it.
-BATCH, TIMEOUT_S = 200, 120
+BATCH, TIMEOUT_S = 1000, 300
 MEMORY_BYTES = 8 << 30
 READER = """
 import hashlib, json, resource, shutil, sys, zlib

@@ -14,6 +14,8 @@ from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.report import figures
 from cvmae.train.pretrain import pretrain
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.mark.parametrize("backend", ["nonsense", "module://no_such_package.backend"])
 def test_figures_are_drawn_whatever_backend_the_surroundings_name(tmp_path, backend):

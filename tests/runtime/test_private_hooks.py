@@ -97,13 +97,10 @@ def test_a_node_is_drained_by_a_call_and_for_a_reason_that_ray_has(monkeypatch):
 
 
 @pytest.mark.ray
-def test_notes_and_attempts_are_seen_by_the_processes_of_a_cluster():
+def test_notes_and_attempts_are_seen_by_the_processes_of_a_cluster(shared_ray):
     ray = pytest.importorskip("ray")
     from cvmae.runtime.ray_hooks import drop_note, has_note, put_note, task_attempt
-    from cvmae.runtime.start_ray import start_ray
-    from cvmae.settings import ScalingConfig
 
-    start_ray(ScalingConfig(num_workers=1))
     put_note("a note")
     see = ray.remote(num_cpus=0)(lambda: (has_note("a note"), task_attempt()))
     assert ray.get(see.remote()) == (True, 0)

@@ -173,7 +173,7 @@ def test_the_table_shows_what_each_trial_reached(config, pretrained):
     ] in lines
 
 
-def test_a_sweep_leaves_all_that_is_needed_to_draw_it_again(config, pretrained, tmp_path):
+def test_a_sweep_leaves_all_that_is_needed_to_draw_it_again(config, pretrained, tmp_path, drawn):
     pretrained.draws = True
     told = driver.sweep(config)
     folder = Path(config.output_dir)

@@ -54,7 +54,7 @@ def test_a_worker_that_does_not_see_the_journal_yet_writes_to_the_same_run(in_pr
     assert not (tmp_path / "run/tracking.json").exists()
 
 
-def test_parameters_status_and_files_are_json(in_process, tmp_path):
+def test_parameters_status_and_files_are_json(in_process, tmp_path, drawn):
     tracker = tracking.open_tracker(in_process, run_name="alone", parent_run_id="sweep")
     tracker.log_params({"model.width": 32})
     tracker.log_params({"model.width": 64, "seed": 1})

@@ -9,7 +9,7 @@ import pytest
 from cvmae.train.pretrain import pretrain
 
 
-def test_the_last_epoch_of_each_code_is_kept_as_a_table(tiny):
+def test_the_last_epoch_of_each_code_is_kept_as_a_table(tiny, drawn):
     run = pretrain(tiny)
     told = json.loads((Path(run) / "tables/code_metrics.json").read_text())
     whole = pq.read_table(f"{run}/code_metrics.parquet").to_pylist()

@@ -39,7 +39,7 @@ def planted(settings: Config, tmp_path: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def done(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+def done(settings: Config, tmp_path_factory: pytest.TempPathFactory, drawn: None) -> Config:
     """Settings of a fine-tuning that has ended."""
     folder = tmp_path_factory.mktemp("done") / "fine-tuned"
     config = override(settings, {"output_dir": str(folder), "checkpoint.every_steps": 2})

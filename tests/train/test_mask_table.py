@@ -88,7 +88,7 @@ def test_expected_shares_are_those_that_many_epochs_hide(tiny, settings):
     assert chances.mean() == pytest.approx(overall, abs=0.01)
 
 
-def test_a_run_writes_the_table_and_completes_it(tiny, caplog):
+def test_a_run_writes_the_table_and_completes_it(tiny, caplog, drawn):
     caplog.set_level(logging.INFO)
     config = masked(tiny, policy="cv")
     run = pretrain(config)
@@ -122,7 +122,7 @@ def test_the_table_is_there_while_a_run_trains(tiny, monkeypatch):
         pretrain(masked(tiny, policy="cv"))
 
 
-def test_a_trial_of_a_sweep_writes_its_table_and_keeps_quiet(tiny, caplog):
+def test_a_trial_of_a_sweep_writes_its_table_and_keeps_quiet(tiny, caplog, drawn):
     caplog.set_level(logging.INFO)
     run = pretrain(masked(tiny, policy="cv"), parent_run_id="sweep")
     assert np.isfinite(columns_of(run)["realised_share"]).all()

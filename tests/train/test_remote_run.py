@@ -12,7 +12,7 @@ import torch
 
 from cvmae.checkpoint import has_checkpoints, load_model, load_state, read_progress
 from cvmae.command_line import load
-from cvmae.config import Config
+from cvmae.config import Config, override
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.storage import folders
 from cvmae.storage import places as storage
@@ -136,6 +136,8 @@ def test_the_manifest_is_sent_last_and_taken_away_first(remote, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["hang up", pytest.param("slow down", marks=pytest.mark.slow)])
 def test_an_upload_that_breaks_once_is_repeated(remote, tiny, proxy, kind):
+    # Each upload that breaks is waited for, half a second in the mean.
+    remote, tiny = (override(config, {"train.epochs": 1}) for config in (remote, tiny))
     whole = pretrain(tiny)
     faults = [first_time(kind, words) for words in ("PUT", "POST")]
     proxy.reset(lambda request: faults[0](request) or faults[1](request))

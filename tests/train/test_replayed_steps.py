@@ -24,7 +24,7 @@ from cvmae.model.kernels import attention, gelu, norm
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, id="visible_only"),
+        pytest.param({}, id="visible_only", marks=pytest.mark.survival),  # the next adds to it
         pytest.param(
             {"train.loss_weighting": "inclusion", "train.visible_weight": 0.5},
             id="weighted and visible",

@@ -1,5 +1,6 @@
 """Resuming: what changes data, model or updates is refused and named, the rest is not."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,17 @@ class InterruptedRunError(Exception):
     """Stands for a process that ends here."""
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
 @pytest.fixture
-def run(tiny: Config) -> Config:
-    """Settings of a run that is resumed."""
-    pretrain(tiny)
+def run(tiny: Config, trained: Path) -> Config:
+    """Settings of a run that is resumed: a copy of one that was trained once."""
+    if not trained.exists():
+        pretrain(replace(tiny, output_dir=str(trained)))
+    shutil.copytree(trained, tiny.output_dir)
     return replace(tiny, resume=tiny.output_dir)
 
 

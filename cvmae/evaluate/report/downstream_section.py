@@ -1,7 +1,5 @@
 """Predictions in the report and on the terminal."""
 
-import importlib.resources
-
 import jinja2
 
 from cvmae.evaluate.downstream.results import Difference, Downstream, Task
@@ -37,8 +35,7 @@ def downstream_section(found: Downstream | None, environment: jinja2.Environment
     """Return the section of the report, empty where there are no label sets."""
     if found is None:
         return ""
-    template = importlib.resources.files("cvmae.evaluate.report").joinpath("downstream.html")
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return environment.get_template("downstream.html").render(
         found=found,
         splits=SPLITS,
         score_names=SCORE_NAMES,

@@ -1,6 +1,7 @@
 """The results as a table for the terminal and as one HTML file."""
 
 import base64
+import functools
 import math
 from pathlib import Path
 
@@ -75,14 +76,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = [_embedded(*pair) for pair in write_figures(results, folder / "figures")]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cvmae.evaluate", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update({name: getattr(wording, name) for name in wording.__all__})
+    environment = _templates()
     models = [method.name for method in results.models]
     page = environment.get_template(REPORT).render(
         results=results,
@@ -102,6 +96,19 @@ def write_report(results: Results, folder: str | Path) -> Path:
     path = folder / REPORT
     path.write_text(page, encoding="utf-8")
     return path
+
+
+@functools.cache  # with the templates that it has compiled
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cvmae.evaluate", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update({name: getattr(wording, name) for name in wording.__all__})
+    return environment
 
 
 def _embedded(drawing: Drawing, path: Path) -> dict[str, str]:

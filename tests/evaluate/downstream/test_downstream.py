@@ -17,7 +17,7 @@ TEXTS = {".json", ".html", ".yaml", ".txt", ".svg", ".csv"}
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
+def evaluated(tmp_path_factory, drawn):
     """The folder of an evaluation, and what it printed."""
     folder = tmp_path_factory.mktemp("downstream")
     write_set(folder / "meds")
