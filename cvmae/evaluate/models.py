@@ -121,7 +121,7 @@ def choose_reference(contestants: Sequence[Contestant]) -> Contestant:
     default = DataConfig().clip_quantiles
     preferred = reference_name([contestant.name for contestant in contestants])
 
-    def key(contestant: Contestant) -> tuple[bool, bool, bool, str, int, str]:
+    def key(contestant: Contestant) -> tuple[bool, bool, bool, str, int, bool, str]:
         clipping = load(contestant, "cpu").config.data.clip_quantiles
         return clipping != default, contestant.name != preferred, *_place(contestant)
 
@@ -233,13 +233,14 @@ def _require_alike(contestants: Sequence[Contestant]) -> None:
             )
 
 
-def _place(contestant: Contestant) -> tuple[bool, str, int, str]:
+def _place(contestant: Contestant) -> tuple[bool, str, int, bool, str]:
     """Return what contestants are sorted by: `random` first, since others are compared with it.
 
-    Then name and seed, and what is in the checkpoint: where it lies decides nothing.
+    Then name, seed, last weights before best ones, and what is in the checkpoint: where it lies
+    decides nothing.
     """
-    seed = load(contestant, "cpu").config.seed
-    return contestant.name != "random", contestant.name, seed, contestant.stamp
+    seed, is_best = load(contestant, "cpu").config.seed, contestant.which == "best"
+    return contestant.name != "random", contestant.name, seed, is_best, contestant.stamp
 
 
 def _require_seeds(contestants: Sequence[Contestant]) -> None:

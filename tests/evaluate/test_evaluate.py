@@ -13,6 +13,7 @@ from cvmae.batches.columns import uniform_column
 from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import FORMAT, find_checkpoint
 from cvmae.config import override, read_config, write_config
+from cvmae.evaluate import models
 from cvmae.evaluate.convergence import SCHEDULE_NOTE
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.models import (
@@ -279,6 +280,15 @@ def test_the_reference_is_random_with_the_default_clipping_whoever_comes_first(r
     names[1] = f"random={published}"
     for order in (names, names[::-1]):
         assert choose_reference(find_contestants(order)).name == "cv"
+
+
+@pytest.mark.parametrize("stamp", ["0", "z"])
+def test_the_reference_is_of_last_weights_whatever_the_hash_of_the_best(runs, stamp, monkeypatch):
+    _, folder = runs
+    (last,) = find_contestants([f"random={folder / 'random'}"])
+    best, loaded = replace(last, which="best", stamp=stamp), models.load(last, "cpu")
+    monkeypatch.setattr(models, "load", lambda contestant, device: loaded)
+    assert choose_reference([best, last]) is last
 
 
 def test_the_same_run_twice_under_one_name_is_no_second_seed(runs, tmp_path):
