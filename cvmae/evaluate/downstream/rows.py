@@ -11,8 +11,8 @@ from cvmae.evaluate.downstream.over_seeds import are_enough, estimate, verdict
 from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score
 from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored
 from cvmae.evaluate.downstream.scores import CalibrationBin, calibration_curve, calibration_line
-from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL
 from cvmae.evaluate.multiplicity import benjamini_hochberg
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 
 __all__ = ["COMPARED", "best_places", "differences", "probe_rows"]
 
