@@ -165,7 +165,7 @@ def _quartile(
     reference: str,
 ) -> Quartile:
     count = float(found.count_C[codes].sum())
-    # Of all together no number is kept; that of the most common code is no more.
+    # Subjects of a quartile are as many as those of its most common code, or more.
     shown = 1.0 if found.subjects_C[codes].max() >= SMALLEST_CELL else math.nan
     r2 = found.by_name(shown * found.pooled_r2(codes))
     absolute = found.by_name(found.absolute_CK[codes].sum(axis=0) / max(count, 1.0) * shown)
