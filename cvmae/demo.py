@@ -22,6 +22,7 @@ from cvmae.batches.evaluation import evaluation_batches
 from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, Config, without_password
 from cvmae.evaluate.evaluate import compare_models
+from cvmae.evaluate.parts import require_all
 from cvmae.evaluate.report import wording
 from cvmae.evaluate.summary import SummaryRow, summary
 from cvmae.meds.dataset import open_dataset
@@ -73,7 +74,8 @@ def demo(config: DemoConfig) -> str:
     """Write a hospital, sweep three policies, evaluate them; return the table and the places.
 
     Raises:
-        ValueError: The output folder is not new, or a setting is not allowed.
+        ValueError: The output folder is not new, a setting is not allowed, or a part of the
+            evaluation failed (after the others have ended; the message holds the table).
     """
     with output_folder(
         config.output_dir,
@@ -118,13 +120,15 @@ def _demo(config: DemoConfig) -> str:
     if counted_C.any():
         best = replace(best, r2_macro=float(best.r2_C[counted_C].mean()))
     minutes = (time.monotonic() - start) / 60
-    return "\n\n".join(
+    told = "\n\n".join(
         [
             format_table(summary(results), best),
             f"{SYNTHETIC_NOTE}\nThis took {minutes:.1f} minutes.",
             _places(sweep_config, folder),
         ]
     )
+    require_all(results, told)
+    return told
 
 
 def hospital_attainable(config: Config, run_dir: str) -> Attainable:

@@ -11,8 +11,10 @@ from cvmae.command_line import main
 from cvmae.config import PRESETS, override
 from cvmae.demo import SYNTHETIC_NOTE, DemoConfig, demo, format_table
 from cvmae.demo import _places as places
+from cvmae.evaluate.results import Failure
 from cvmae.evaluate.summary import SummaryRow
 from cvmae.synthetic.reference import Attainable
+from tests.evaluate.made_results import make_results
 
 BEST = Attainable(
     name="best attainable R2",
@@ -75,6 +77,28 @@ def test_the_demo_runs_in_one_process_and_says_where_everything_is(tmp_path, dra
     assert str(out / "evaluation" / "report.html") in text
     with pytest.raises(ValueError, match="is not empty"):
         demo(config)
+
+
+def test_a_part_of_the_evaluation_that_failed_fails_the_demo_after_its_table(tmp_path, monkeypatch):
+    failed = (Failure(part="context", reason="RuntimeError: out of memory"),)
+    results = replace(make_results({"random": 0.6, "cv": 0.5}, seeds=1), failed=failed)
+    best = replace(BEST, r2_C=np.full(len(results.codes), 0.6))
+    made = {
+        "write_hospital": lambda config: config.root,
+        "sweep": lambda config: None,
+        "compare_models": lambda config: results,
+        "hospital_attainable": lambda config, run: best,
+    }
+    for name, function in made.items():
+        monkeypatch.setattr(f"cvmae.demo.{name}", function)
+    config = DemoConfig(output_dir=str(tmp_path / "demo"), num_workers=0)
+    with pytest.raises(ValueError, match="1 parts of the evaluation failed") as caught:
+        demo(config)
+    assert "context: RuntimeError: out of memory" in str(caught.value)
+    assert "\nbest attainable R2 " in str(caught.value)
+    assert SYNTHETIC_NOTE in str(caught.value)
+    monkeypatch.setattr("cvmae.demo.compare_models", lambda config: replace(results, failed=()))
+    assert SYNTHETIC_NOTE in demo(replace(config, output_dir=str(tmp_path / "whole")))
 
 
 @pytest.mark.parametrize(

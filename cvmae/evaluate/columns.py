@@ -16,6 +16,7 @@ from cvmae.evaluate.attainable import Truth
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.reconstruction import Sums, average_runs, r2_per_code
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["CodeColumns", "ColumnScores", "Totals", "code_columns", "column_scores", "totals"]
@@ -43,7 +44,10 @@ class ColumnScores:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeColumns:
-    """One code under every column; errors are in the code's own unit."""
+    """One code under every column; errors are in the code's own unit.
+
+    Where a column scores values of fewer than `SMALLEST_CELL` subjects, R2 and errors are NaN.
+    """
 
     code: str
     robust_cv: float  # beside `cv` and `cv_unclipped` of the code's scores
@@ -63,6 +67,7 @@ class Totals:
 
     names: tuple[str, ...]  # of the methods
     run_names: tuple[str, ...]  # of the method of each run
+    subjects_C: Ints  # with a scored value
     count_C: Floats
     square_C: Floats  # of z
     error_CK: Floats
@@ -115,6 +120,7 @@ def totals(sums: Sums, contestants: Sequence[Contestant]) -> Totals:
     return Totals(
         names=names,
         run_names=run_names,
+        subjects_C=np.bincount(sums.code_R, minlength=sums.num_codes),
         count_C=totals_CX[:, 0],
         square_C=totals_CX[:, 1],
         error_CK=totals_CX[:, 2 : 2 + len(names)],
@@ -168,10 +174,11 @@ def code_columns(
         truth: Of the synthetic hospital, where the data are its.
     """
     named = list(zip((column.name for column in columns), all_totals, strict=True))
-    r2_by = {name: found.r2_CK for name, found in named}
-    absolute_by = {}
+    r2_by, absolute_by = {}, {}
     for name, found in named:
-        count_C = np.where(found.count_C > 0, found.count_C, np.nan)
+        enough_C = found.subjects_C >= SMALLEST_CELL
+        count_C = np.where(enough_C, found.count_C, np.nan)
+        r2_by[name] = np.where(enough_C[:, None], found.r2_CK, np.nan)
         absolute_by[name] = found.absolute_CK * (statistics.std / count_C)[:, None]
     rows = []
     for code, text in enumerate(statistics.codes):

@@ -21,6 +21,7 @@ from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contrasts import Contrast, contrast, fit_slopes, ratio, total_by_subject
 from cvmae.evaluate.history import Observed, observe
 from cvmae.evaluate.one_target import Examination, TargetErrors, restore_targets
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.evaluate.targets import Variant, Window
 from cvmae.meds.units import Unit
 from cvmae.settings import ScalingConfig
@@ -47,7 +48,9 @@ class Bin:
     label: str
     num_targets: int
     num_subjects: int
-    error: dict[str, float]  # mean absolute error in standard deviations, by model and baseline
+    # Mean absolute error in standard deviations, by model and baseline; NaN where there are fewer
+    # than `SMALLEST_CELL` subjects, as the gap.
+    error: dict[str, float]
     gap: dict[str, Contrast]  # of other policies, minus the reference
 
 
@@ -251,7 +254,8 @@ def _bin(
     error_NK = error_TK[chosen_T].astype(np.float64)
     total_SK = total_by_subject(subject_N, error_NK, len(subjects))
     count_SK = total_by_subject(subject_N, np.ones_like(error_NK), len(subjects))
-    figure = ratio(total_SK, count_SK)
+    # The error of a single value is as good as the value.
+    figure = ratio(total_SK, count_SK if len(subjects) >= SMALLEST_CELL else 0 * count_SK)
     return Bin(
         label=label,
         num_targets=len(error_NK),

@@ -1,7 +1,8 @@
 """How every method did: pooled, averaged over codes, and code by code."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cvmae.arrays import Floats
@@ -10,6 +11,7 @@ from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.intervals import Intervals, bootstrap_intervals
 from cvmae.evaluate.reconstruction import Scores, Sums, average_runs, scores
 from cvmae.evaluate.significance import Comparison, Family, compare
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.evaluate.two_way import (
     Figure,
     Interval,
@@ -60,7 +62,11 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeScores:
-    """How every method did on one code; errors are in the code's own unit."""
+    """How every method did on one code; errors are in the code's own unit.
+
+    With fewer than `SMALLEST_CELL` subjects all scores are NaN: the error of the code mean over one
+    value, beside the mean, is that value.
+    """
 
     code: str
     name: str | None  # what the data set calls it, in words
@@ -187,7 +193,7 @@ def method_rows(
 def code_rows(
     found: Scored, statistics: CodeStatistics, descriptions: Mapping[str, str]
 ) -> tuple[CodeScores, ...]:
-    """Return a row per code of the vocabulary."""
+    """Return a row per code of the vocabulary, without scores where subjects are few."""
     names, own = found.names, found.scores
     rows = []
     for code, name in enumerate(statistics.codes):
@@ -216,7 +222,19 @@ def code_rows(
                 root_mean_squared_error=_by_name(names, std * own.root_mean_squared_error_CK[code]),
             )
         )
-    return tuple(rows)
+    return tuple(row if row.num_subjects >= SMALLEST_CELL else _without_scores(row) for row in rows)
+
+
+def _without_scores(row: CodeScores) -> CodeScores:
+    none = dict.fromkeys(row.r2, math.nan)
+    return replace(
+        row,
+        r2=none,
+        r2_interval=dict.fromkeys(row.r2, (math.nan, math.nan)),
+        r2_classical=none,
+        mean_absolute_error=none,
+        root_mean_squared_error=none,
+    )
 
 
 def _kind(contestant: Contestant | None) -> Kind:

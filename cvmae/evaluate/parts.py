@@ -9,7 +9,7 @@ from cvmae.evaluate.downstream.predictions import Predictions
 from cvmae.evaluate.results import Failure, Results
 from cvmae.tracking.origin import first_line
 
-__all__ = ["NOT_REACHED", "Part", "Write", "add_parts"]
+__all__ = ["NOT_REACHED", "Part", "Write", "add_parts", "require_all"]
 
 logger = logging.getLogger("cvmae")
 
@@ -59,3 +59,22 @@ def add_parts(results: Results, parts: Sequence[Part], write: Write) -> Results:
             predictions += own
     write(results, predictions, report=True)
     return results
+
+
+def require_all(results: Results, told: str) -> None:
+    """Refuse results in which a part is missing, after all else is done and written.
+
+    Args:
+        results: Of an evaluation.
+        told: Its tables, which the message holds.
+
+    Raises:
+        ValueError: A part failed.
+    """
+    if not results.failed:
+        return
+    reasons = "\n".join(f"  {failure.part}: {failure.reason}" for failure in results.failed)
+    raise ValueError(
+        f"{len(results.failed)} parts of the evaluation failed; the others are done:\n{told}\n"
+        f"{reasons}\nwhen the cause is mended, evaluate again into a new folder"
+    )

@@ -1,7 +1,6 @@
 """What an evaluation says of each run, on its way to the run's tracking."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from cvmae.evaluate.contestants import Contestant
@@ -10,6 +9,7 @@ from cvmae.evaluate.downstream.results import Task
 from cvmae.evaluate.downstream.rows import COMPARED
 from cvmae.evaluate.models import load
 from cvmae.evaluate.results import Results
+from cvmae.storage.safe_names import safe_name
 from cvmae.tracking.results import RunResult
 
 __all__ = ["run_results"]
@@ -50,7 +50,7 @@ def run_results(results: Results, contestants: Sequence[Contestant]) -> list[Run
 
 def _of_task(task: Task, split: str) -> Iterator[tuple[tuple[str, str], Metrics]]:
     """Yield name and path of a run, and what some features of it score."""
-    called = re.sub(r"[^\w.-]+", "-", task.support.name)  # what MLflow allows
+    called = safe_name(task.support.name, plus=False)  # what MLflow allows
     for row in task.probes:
         ends = [""] if row.chosen else []
         ends += [f"_{PUBLISHED}"] if row.features == PUBLISHED else []

@@ -4,6 +4,7 @@ All of it is on the uniform column, and descriptive: the pairs' tests are over c
 does them, and know neither the luck of training nor that of subjects.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ from scipy import stats
 from cvmae.arrays import Bools, Floats, Ints
 from cvmae.evaluate.columns import Totals
 from cvmae.evaluate.significance import cohens_d, correlate, wilcoxon_p
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
 
 __all__ = [
@@ -163,8 +165,10 @@ def _quartile(
     reference: str,
 ) -> Quartile:
     count = float(found.count_C[codes].sum())
-    r2 = found.by_name(found.pooled_r2(codes))
-    absolute = found.by_name(found.absolute_CK[codes].sum(axis=0) / max(count, 1.0))
+    # Subjects of a quartile are as many as those of its most common code, or more.
+    shown = 1.0 if found.subjects_C[codes].max() >= SMALLEST_CELL else math.nan
+    r2 = found.by_name(shown * found.pooled_r2(codes))
+    absolute = found.by_name(found.absolute_CK[codes].sum(axis=0) / max(count, 1.0) * shown)
     runs = found.pooled_r2_runs(codes)
     return Quartile(
         by="cv" if by == "cv" else "within_subject_cv",

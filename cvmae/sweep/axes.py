@@ -1,7 +1,6 @@
 """Axes of a sweep beside policy, epochs and seed: any setting by its dotted name, with values."""
 
 import difflib
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -9,6 +8,7 @@ from typing import Any
 
 from cvmae.config import Config, flatten
 from cvmae.statistics.fitted import SETTINGS
+from cvmae.storage.safe_names import marked
 
 __all__ = [
     "IGNORED_BY_RANDOM",
@@ -118,9 +118,7 @@ def name_part(setting: str, value: object) -> str:
     """
     text = str(value)
     safe = re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(shown_value(setting, value)))[:LONGEST]
-    if safe != text:  # two texts may have become one
-        safe += f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-    return short_name(setting) + safe
+    return short_name(setting) + marked(safe, text)
 
 
 def _require_axis(name: str, config: Config) -> None:

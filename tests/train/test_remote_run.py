@@ -201,7 +201,8 @@ def test_an_object_that_is_damaged_is_passed_over(remote, caplog):
 
 
 @pytest.mark.slow
-def test_models_on_s3_are_evaluated_and_the_report_goes_there(remote, tiny, tmp_path):
+def test_models_on_s3_are_evaluated_and_the_report_goes_there(remote, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvmae.evaluate.methods.SMALLEST_CELL", 1)  # few subjects of any code
     runs = {"there": pretrain(remote), "here": pretrain(tiny)}
     results = {}
     for name, folder in (("s3", f"{remote.output_dir}_evaluation"), ("local", str(tmp_path / "e"))):
@@ -212,6 +213,7 @@ def test_models_on_s3_are_evaluated_and_the_report_goes_there(remote, tiny, tmp_
         with local_copy(f"{folder}/results.json") as path:
             results[name] = json.loads(path.read_text())
     assert results["s3"]["codes"] == results["local"]["codes"]
+    assert any(row["r2"]["here"] is not None for row in results["local"]["codes"])
     for row in results["s3"]["codes"]:
         assert row["r2"]["there"] == row["r2"]["here"]
 

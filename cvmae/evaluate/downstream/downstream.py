@@ -31,6 +31,7 @@ from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
 from cvmae.settings import EvaluateConfig
 from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.storage.safe_names import safe_name
 
 __all__ = ["task_parts"]
 
@@ -131,8 +132,10 @@ def _score_task(
 
 
 def _file(task: str, candidate: Candidate, seed: int) -> str:
-    parts = (candidate.method, candidate.features, candidate.learner)
-    name = "_".join(dict.fromkeys(re.sub(r"[^\w.+-]+", "-", part) for part in parts))
+    # Names of models are anybody's, and may differ in a blank alone; all else is this program's.
+    own = _plain if candidate.kind == "hand-made" else safe_name
+    parts = (own(candidate.method), _plain(candidate.features), _plain(candidate.learner))
+    name = "_".join(dict.fromkeys(parts))
     return f"{task}/{name}_{seed}.parquet"
 
 

@@ -11,13 +11,14 @@ from cvmae.evaluate.downstream.over_seeds import are_enough, estimate, verdict
 from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score
 from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored
 from cvmae.evaluate.downstream.scores import CalibrationBin, calibration_curve, calibration_line
-from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL
 from cvmae.evaluate.multiplicity import benjamini_hochberg
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 
 __all__ = ["COMPARED", "best_places", "differences", "probe_rows"]
 
 # Shape letters: L labels.
 
+MOST_BINS = 10  # of a curve of calibration
 COMPARED = {True: ("auroc", "auprc"), False: ("r2", "rank_correlation")}
 
 
@@ -68,7 +69,9 @@ def _probe_row(scored: Scored, place: int, *, is_chosen: bool) -> ProbeRow:
         curve = calibration_curve(
             np.tile(outcome_L, num_seeds),
             np.concatenate(predictions),
-            smallest=SMALLEST_CELL * num_seeds,
+            np.tile(scored.outcomes.subject_id_L[scored.chosen_L], num_seeds),
+            smallest=SMALLEST_CELL,
+            most=min(MOST_BINS, len(outcome_L) // SMALLEST_CELL),  # more seeds make no more bins
         )
     return ProbeRow(
         method=candidate.method,

@@ -136,26 +136,29 @@ class CalibrationBin:
 
 
 def calibration_curve(
-    outcome_L: Floats, chance_L: Floats, *, smallest: int, most: int = 10
+    outcome_L: Floats, chance_L: Floats, subject_L: Ints, *, smallest: int, most: int
 ) -> tuple[CalibrationBin, ...]:
     """Cut labels, ordered by chance, into bins of equal numbers.
 
     Args:
         outcome_L: 0 or 1.
         chance_L: Predicted.
-        smallest: Labels that a bin must have; with fewer than two such bins there is no curve.
+        subject_L: Whose label it is.
+        smallest: Subjects that every bin must have; there are as many bins as that allows, and
+            with fewer than two there is no curve.
         most: Bins at most.
     """
-    num_bins = min(most, len(chance_L) // max(smallest, 1))
-    if num_bins < 2:
-        return ()
+    order_L = np.argsort(chance_L, kind="stable")
+    most = min(most, len(chance_L) // smallest)
+    cuts = (np.array_split(order_L, num_bins) for num_bins in range(most, 1, -1))
+    parts = next((c for c in cuts if all(len(np.unique(subject_L[p])) >= smallest for p in c)), [])
     return tuple(
         CalibrationBin(
             num_labels=len(part),
             predicted=float(chance_L[part].mean()),
             observed=float(outcome_L[part].mean()),
         )
-        for part in np.array_split(np.argsort(chance_L, kind="stable"), num_bins)
+        for part in parts
     )
 
 

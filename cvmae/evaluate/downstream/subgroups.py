@@ -14,8 +14,8 @@ from cvmae.evaluate.downstream.candidates import Candidate
 from cvmae.evaluate.downstream.results import Score, Subgroup
 from cvmae.evaluate.downstream.rows import COMPARED, best_places
 from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored, score_labels
-from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL, hidden
 from cvmae.evaluate.downstream.subject_groups import UNKNOWN, Groups
+from cvmae.evaluate.small_cells import SMALLEST_CELL, hidden
 
 __all__ = ["subgroups"]
 

@@ -3,8 +3,8 @@
 import jinja2
 
 from cvmae.evaluate.downstream.results import Difference, Downstream, Task
-from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL
 from cvmae.evaluate.report import wording
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.meds.splits import SPLITS
 from cvmae.runtime.tables import text_table
 

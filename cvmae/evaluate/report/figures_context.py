@@ -8,6 +8,7 @@ from cvmae.evaluate.contrasts import Contrast
 from cvmae.evaluate.report.figure_style import GREY, INK, RULE, Drawing, colours, frame
 from cvmae.evaluate.report.wording import count, signed, spread
 from cvmae.evaluate.results import Results
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.runtime.figures import Axes, Figure
 
 __all__ = ["draw_context", "draw_perturbation", "draw_truncated"]
@@ -33,7 +34,8 @@ def draw_context(results: Results) -> Drawing | None:
         title="Errors with more of a patient's history (the paper's Fig. 5)",
         caption=f"{count(context.num_targets)} hidden values of {count(context.num_subjects)} "
         "subjects, the same for all. As observed: bins hold different codes and patients, and more "
-        f"is measured of the sicker.{_said(context.slopes)} A slope below 0 would be a lead that "
+        f"is measured of the sicker; bins of fewer than {SMALLEST_CELL} subjects have no mark."
+        f"{_said(context.slopes)} A slope below 0 would be a lead that "
         "grows with history.",
         figure=figure,
     )

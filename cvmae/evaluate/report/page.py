@@ -14,6 +14,7 @@ from cvmae.evaluate.report.downstream_section import downstream_section
 from cvmae.evaluate.report.figure_style import Drawing, colours
 from cvmae.evaluate.report.figures import write_figures
 from cvmae.evaluate.results import Results
+from cvmae.evaluate.small_cells import SMALLEST_CELL
 from cvmae.evaluate.summary import SummaryRow, summary
 from cvmae.runtime.tables import text_table
 
@@ -90,6 +91,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         colours=colours(results),
         downstream=downstream_section(results.downstream, environment),
         runs_beside=_runs_beside(results),
+        smallest=SMALLEST_CELL,
         contrast=_contrast,
         plain=_plain,
     )

@@ -86,10 +86,25 @@ def test_where_there_is_no_calibration_none_is_told(outcomes, chances):
 def test_bins_of_calibration_hold_every_label_and_none_is_small(rng):
     chance_L = rng.random(110)
     outcome_L = (rng.random(110) < chance_L).astype(float)
-    bins = calibration_curve(outcome_L, chance_L, smallest=20)
+    subject_L = np.arange(110)
+    bins = calibration_curve(outcome_L, chance_L, subject_L, smallest=20, most=10)
     assert [found.num_labels for found in bins] == [22] * 5
     assert [found.predicted for found in bins] == sorted(found.predicted for found in bins)
     assert sum(found.observed * found.num_labels for found in bins) == pytest.approx(
         outcome_L.sum()
     )
-    assert calibration_curve(outcome_L[:39], chance_L[:39], smallest=20) == ()
+    few = (outcome_L[:39], chance_L[:39], subject_L[:39])
+    assert calibration_curve(*few, smallest=20, most=10) == ()
+
+
+def test_a_bin_of_calibration_tells_nothing_of_few_subjects(rng):
+    outcome_L = np.repeat([0.0, 1.0], 20)
+    pair_L = np.repeat([0, 1], 20)  # two subjects, asked twenty times each
+    apart_L = np.linspace(0.1, 0.9, 40)
+    assert calibration_curve(outcome_L, apart_L, pair_L, smallest=20, most=10) == ()
+    # One subject of many labels would have a bin alone: fewer bins leave it with others.
+    subject_L = np.append(np.zeros(60, int), np.arange(1, 241))
+    chance_L = np.append(np.full(60, 0.05), rng.uniform(0.1, 1, 240))
+    outcome_L = (rng.random(300) < chance_L).astype(float)
+    bins = calibration_curve(outcome_L, chance_L, subject_L, smallest=20, most=10)
+    assert [found.num_labels for found in bins] == [100] * 3

@@ -6,8 +6,8 @@ import pytest
 from cvmae.evaluate.downstream.candidates import Candidate
 from cvmae.evaluate.downstream.probes import Probe
 from cvmae.evaluate.downstream.scored import Outcomes, score_labels
-from cvmae.evaluate.downstream.small_cells import SMALLEST_CELL, hidden
 from cvmae.evaluate.downstream.subgroups import subgroups
+from cvmae.evaluate.small_cells import SMALLEST_CELL, hidden
 
 
 @pytest.mark.parametrize(
