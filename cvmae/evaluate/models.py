@@ -17,6 +17,7 @@ from cvmae.config import Config, resolved_path
 from cvmae.evaluate.baselines import BASELINES
 from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant, reference_name
 from cvmae.evaluate.one_policy import require_one_policy
+from cvmae.evaluate.pretrainings import begun_with
 from cvmae.evaluate.reconstruction import Predict, Sums, add_batches
 from cvmae.evaluate.sweeps import runs_of
 from cvmae.meds.dataset import Source
@@ -247,7 +248,7 @@ def _require_seeds(contestants: Sequence[Contestant]) -> None:
     seen: dict[tuple[str, int, str], Contestant] = {}
     for contestant in contestants:
         config = load(contestant, "cpu").config
-        seed, began = config.seed, _began_with(config)
+        seed, began = config.seed, _began_with(contestant.path, config)
         other = seen.setdefault((contestant.name, seed, began), contestant)
         if other is not contestant:
             raise ValueError(
@@ -257,10 +258,9 @@ def _require_seeds(contestants: Sequence[Contestant]) -> None:
             )
 
 
-def _began_with(config: Config) -> str:
+def _began_with(path: str, config: Config) -> str:
     """Return what a fine-tuning has learnt and from where on; of others, seeds may be alike."""
-    begun = "" if config.finetune.from_scratch else config.finetune.checkpoint
-    return f"{begun} {config.finetune.labels}"
+    return f"{begun_with(path, config)} {config.finetune.labels}"
 
 
 def _statistics(contestant: Contestant) -> CodeStatistics:

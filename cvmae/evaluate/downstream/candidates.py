@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from meds.schema import train_split, tuning_split
 
-from cvmae.arrays import Bools, Float32s, Floats
+from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.checkpoint import Loaded
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.downstream.hand_features import hand_features
@@ -22,7 +22,7 @@ from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "add_finetuned", "fit_candidates"]
 
-# Shape letters: L labels, D features.
+# Shape letters: L labels, D features, K probes of a candidate.
 
 PUBLISHED: Pooling = "mean"  # features of the paper's probes
 HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
@@ -46,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """One way to predict; several probes are seeds of it."""
+    """One way to predict; several probes are seeds of it, but for those of one pretraining."""
 
     method: str
     kind: MethodKind
@@ -61,8 +61,15 @@ class Candidate:
 
     @property
     def num_seeds(self) -> int | None:
-        """Return how many runs there are; None where nothing is random."""
-        return None if self.kind == "hand-made" else len(self.probes)
+        """Return how many runs there are that share no training; None: nothing is random."""
+        return None if self.kind == "hand-made" else len(set(self.seed_K.tolist()))
+
+    @property
+    def seed_K(self) -> Ints:
+        """Return of which seed each probe is: fine-tunings of one pretraining are of one."""
+        began = [probe.begun_with or f"own {k}" for k, probe in enumerate(self.probes)]
+        number = {name: n for n, name in enumerate(dict.fromkeys(began))}
+        return np.array([number[name] for name in began])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

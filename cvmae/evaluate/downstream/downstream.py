@@ -23,8 +23,9 @@ from cvmae.evaluate.downstream.scored import Outcomes, score_labels
 from cvmae.evaluate.downstream.subgroups import subgroups
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
-from cvmae.evaluate.models import device_of
+from cvmae.evaluate.models import device_of, load
 from cvmae.evaluate.parts import Part
+from cvmae.evaluate.pretrainings import begun_with
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.seeds import MIN_SEEDS
 from cvmae.meds.dataset import Dataset
@@ -138,9 +139,12 @@ def _file(task: str, candidate: Candidate, seed: int) -> str:
 
 def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> tuple[str, ...]:
     notes = []
-    names = [model.name for model in models]
-    few = [f"{name} ({names.count(name)})" for name in dict.fromkeys(names)]
-    if any(names.count(name) < MIN_SEEDS for name in names):
+    seeds: dict[str, set[str]] = {}
+    for model in models:
+        began = begun_with(model.path, load(model, "cpu").config)
+        seeds.setdefault(model.name, set()).add(began or model.path)
+    few = [f"{name} ({len(own)})" for name, own in seeds.items()]
+    if any(len(own) < MIN_SEEDS for own in seeds.values()):
         notes.append(
             f"Fewer than {MIN_SEEDS} seeds of a policy decide nothing about it, since seeds of "
             f"one policy differ as policies do: seeds here are {', '.join(few)}."
