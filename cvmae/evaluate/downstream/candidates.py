@@ -9,7 +9,7 @@ from meds.schema import train_split, tuning_split
 
 from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.checkpoint import Loaded
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import HAND_MADE, UNTRAINED, Contestant, of_reference
 from cvmae.evaluate.downstream.hand_features import hand_features
 from cvmae.evaluate.downstream.probes import Learner, Probe, fit_boosting, fit_linear
 from cvmae.evaluate.downstream.results import MethodKind
@@ -20,12 +20,11 @@ from cvmae.meds.labels import Labels
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "add_finetuned", "fit_candidates"]
+__all__ = ["Candidate", "Reading", "add_finetuned", "fit_candidates"]
 
 # Shape letters: L labels, D features, K probes of a candidate.
 
 PUBLISHED: Pooling = "mean"  # features of the paper's probes
-HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
 BY_HAND, BESIDE = "hand-made", "mean + hand-made"
 FINETUNED = "learnt with labels"
 MOST_UNTRAINED = 3  # seeds
@@ -113,7 +112,7 @@ def fit_candidates(
         outcome_L: What is fitted: the labels' values, numbers less their mean on train.
         within: Which labels are of each split.
         contestants: The models with an encoder to read; repeated names are seeds. The untrained
-            model has the settings of the first.
+            model has the settings of the first that restores values, if one does.
         reading: How the data set is read.
         seed: Of what is random in trees.
     """
@@ -135,7 +134,7 @@ def fit_candidates(
     for probe in (fit.linear(hand_LD), trees):
         key = (HAND_MADE, probe.learner)
         found[key] = _candidate(HAND_MADE, "hand-made", BY_HAND, probe)
-    base = load(contestants[0], reading.device)
+    base = load(of_reference(contestants)[0], reading.device)
     names = [contestant.name for contestant in contestants]
     num_untrained = min(MOST_UNTRAINED, max(map(names.count, names)))
     asked: list[tuple[str, MethodKind, str, Loaded]] = [

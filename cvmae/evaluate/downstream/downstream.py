@@ -8,7 +8,7 @@ from functools import cache, partial
 from meds.schema import train_split, tuning_split
 
 from cvmae.config import Config
-from cvmae.evaluate.contestants import Contestant, reference_name
+from cvmae.evaluate.contestants import Contestant, of_reference, reference_name
 from cvmae.evaluate.downstream.candidates import (
     Candidate,
     Reading,
@@ -113,10 +113,11 @@ def _score_task(
         candidates, outcomes, within[config.split], undefined=found.not_scored, **resampling
     )
     names = list(dict.fromkeys(model.name for model in (*encoders, *learnt)))
+    reference = reference_name([model.name for model in of_reference(encoders)])
     task = Task(
         support=found,
         probes=probe_rows(scored),
-        differences=differences(scored, names, reference_name([model.name for model in encoders])),
+        differences=differences(scored, names, reference),
         subgroups=subgroups(scored, label_groups(facts, labels), **resampling),
     )
     return task, [

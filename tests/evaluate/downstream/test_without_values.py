@@ -15,6 +15,7 @@ from cvmae.evaluate.downstream.finetuned import read_finetuned
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.evaluate.models import find_contestants, load
 from cvmae.evaluate.pretrainings import begun_with
+from cvmae.infer.embed import untrained
 from cvmae.meds.labels import read_tasks
 from cvmae.train.finetune import finetune
 from tests.evaluate.downstream.planted_tasks import write_set
@@ -82,6 +83,24 @@ def test_a_model_of_whole_measurements_is_compared_by_probes_alone(evaluated, re
     page = (evaluated[0] / "report.html").read_text()
     assert any(note.startswith("whole: trained with mask.target=") for note in results["notes"])
     assert "whole: trained with mask.target=measurement" in page
+
+
+def test_the_others_are_compared_with_a_model_that_restores_values_wherever_it_stands_by_name(
+    trained, tmp_path
+):
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        module = importlib.import_module("cvmae.evaluate.downstream.candidates")
+        patch.setattr(module, "untrained", lambda base, n: asked.append(base) or untrained(base, n))
+        names = [f"cv={trained[1] / 'random'}", f"ablation={trained[1] / 'whole'}"]
+        labels = trained[1] / "meds" / "labels" / "known"
+        settings = settings_for(trained, tmp_path / "out", *names, **{"evaluate.labels": labels})
+        evaluate(settings)
+    assert {model.config.mask.target for model in asked} == {"value"}
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    pairs = {(p["first"], p["second"]) for p in task_of(results, "known")["differences"]}
+    assert ("ablation", "cv") in pairs
+    assert ("cv", "ablation") not in pairs
 
 
 def test_a_fine_tuned_encoder_stands_beside_the_probes_of_the_task_it_has_learnt(trained, results):
