@@ -6,15 +6,20 @@ from typing import Literal
 
 __all__ = [
     "BEST_WEIGHTS",
+    "HAND_MADE",
+    "UNTRAINED",
     "Contestant",
     "Serves",
     "not_compared",
+    "of_reference",
     "reference_name",
     "require_use",
 ]
 
 # Suffix of the method that stands for a name's weights with the least tuning error.
 BEST_WEIGHTS = " (best weights)"
+# What stands beside the models wherever labels are predicted.
+HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
 
 
 # What a run can be compared by: the values that it restores, which all else follows from; what
@@ -58,6 +63,11 @@ def reference_name(names: Sequence[str]) -> str:
     if "random" in names:
         return "random"
     return "shuffled_cv" if {"cv", "shuffled_cv"} <= set(names) else min(names)
+
+
+def of_reference(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Return those that the others may be compared with: who restores values, if anybody does."""
+    return [c for c in contestants if c.serves == "reconstruction"] or list(contestants)
 
 
 def not_compared(contestants: Sequence[Contestant]) -> dict[str, str]:

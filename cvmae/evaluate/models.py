@@ -15,8 +15,15 @@ from cvmae.batches.evaluation import EvaluationBatch, column_batches
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config, resolved_path
 from cvmae.evaluate.baselines import BASELINES
-from cvmae.evaluate.contestants import BEST_WEIGHTS, Contestant, reference_name
+from cvmae.evaluate.contestants import (
+    BEST_WEIGHTS,
+    HAND_MADE,
+    UNTRAINED,
+    Contestant,
+    reference_name,
+)
 from cvmae.evaluate.one_policy import require_one_policy
+from cvmae.evaluate.pretrainings import begun_with
 from cvmae.evaluate.reconstruction import Predict, Sums, add_batches
 from cvmae.evaluate.sweeps import runs_of
 from cvmae.meds.dataset import Source
@@ -80,12 +87,11 @@ def find_contestants(entries: Sequence[str]) -> list[Contestant]:
         )
     split = [entry.partition("=") for entry in entries]
     for name, _, _ in split:
-        if name in BASELINES or name.endswith(BEST_WEIGHTS):
-            raise ValueError(
-                f"evaluate.checkpoints={name}=...: this name is taken "
-                f"({', '.join(BASELINES)} are always evaluated); give the model another one"
-            )
-    contestants = [_found(*run) for name, _, path in split for run in runs_of(name, path)]
+        _require_free(name)
+    runs = [run for name, _, path in split for run in runs_of(name, path)]
+    for name, _ in runs:  # labels of a sweep
+        _require_free(name)
+    contestants = [_found(*run) for run in runs]
     contestants.sort(key=_place)  # the order in which they were given changes no figure
     _require_alike(contestants)
     encoders = [c for c in contestants if c.serves != "predictions"]  # all that is compared
@@ -222,6 +228,17 @@ def _found(name: str, path: str) -> Contestant:
     return contestant if config.mask.target == "value" else replace(contestant, serves="probes")
 
 
+def _require_free(name: str) -> None:
+    """Refuse a name under which something else is reported."""
+    taken = (*BASELINES, HAND_MADE, UNTRAINED)
+    if name in taken or name.endswith(BEST_WEIGHTS):
+        raise ValueError(
+            f"evaluate.checkpoints={name}=...: this name is taken ({', '.join(taken)} are always "
+            f"evaluated, and what ends with{BEST_WEIGHTS} is of best weights); give the model "
+            "another one, or a trial of a sweep by its folder"
+        )
+
+
 def _require_alike(contestants: Sequence[Contestant]) -> None:
     """Refuse a name whose runs are not of one kind."""
     for first, second in itertools.pairwise(contestants):  # in order of names
@@ -248,7 +265,7 @@ def _require_seeds(contestants: Sequence[Contestant]) -> None:
     seen: dict[tuple[str, int, str], Contestant] = {}
     for contestant in contestants:
         config = load(contestant, "cpu").config
-        seed, began = config.seed, _began_with(config)
+        seed, began = config.seed, _began_with(contestant.path, config)
         other = seen.setdefault((contestant.name, seed, began), contestant)
         if other is not contestant:
             raise ValueError(
@@ -258,10 +275,9 @@ def _require_seeds(contestants: Sequence[Contestant]) -> None:
             )
 
 
-def _began_with(config: Config) -> str:
+def _began_with(path: str, config: Config) -> str:
     """Return what a fine-tuning has learnt and from where on; of others, seeds may be alike."""
-    begun = "" if config.finetune.from_scratch else config.finetune.checkpoint
-    return f"{begun} {config.finetune.labels}"
+    return f"{begun_with(path, config)} {config.finetune.labels}"
 
 
 def _statistics(contestant: Contestant) -> CodeStatistics:

@@ -9,6 +9,7 @@ import numpy as np
 from cvmae.checkpoint import Loaded
 from cvmae.config import flatten
 from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.pretrainings import pretraining_of
 from cvmae.settings import MaskConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.train.finetune import LABELS_HASH
@@ -43,6 +44,7 @@ def require_one_policy(runs: Sequence[tuple[Contestant, Loaded]]) -> None:
     """Refuse runs of one name that were trained to different settings.
 
     Their mean would be of no policy, and what lies between them would pass for what seeds make.
+    Of fine-tuned runs, the pretrained models are compared, too, where they are still there.
 
     Args:
         runs: Contestants with their models.
@@ -50,18 +52,23 @@ def require_one_policy(runs: Sequence[tuple[Contestant, Loaded]]) -> None:
     Raises:
         ValueError: Two runs of a name differ in more than seed, place and machine.
     """
-    seen: dict[tuple[str, str | None], tuple[Contestant, Loaded]] = {}
+    seen: dict[tuple[str, str | None, str], tuple[Contestant, Loaded]] = {}
     for contestant, loaded in runs:
+        name = contestant.name
         learnt = loaded.fitted.fingerprint.get(LABELS_HASH)  # fine-tuned for a task, if at all
-        first, other = seen.setdefault((contestant.name, learnt), (contestant, loaded))
-        if differing := _differences(other, loaded):
-            name = contestant.name
-            raise ValueError(
-                f"evaluate.checkpoints: {name}={first.path} and {name}={contestant.path} are not "
-                f"seeds of one policy: {'; '.join(differing)}. Runs that share a name are averaged "
-                f"as its seeds: give them names of their own, for example {name}_1={first.path} "
-                f"{name}_2={contestant.path}"
-            )
+        # The settings of a fine-tuning are written over those that its encoder was taught by.
+        stages = {"": loaded, "in pretraining, ": pretraining_of(contestant.path, loaded.config)}
+        for stage, model in stages.items():
+            if model is None:
+                continue
+            first, other = seen.setdefault((name, learnt, stage), (contestant, model))
+            if differing := _differences(other, model):
+                raise ValueError(
+                    f"evaluate.checkpoints: {name}={first.path} and {name}={contestant.path} are "
+                    f"not seeds of one policy: {stage}{'; '.join(differing)}. Runs that share a "
+                    "name are averaged as its seeds: give them names of their own, for example "
+                    f"{name}_1={first.path} {name}_2={contestant.path}"
+                )
 
 
 def mask_in_effect(mask: MaskConfig) -> MaskConfig:

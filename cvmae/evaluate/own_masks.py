@@ -1,5 +1,6 @@
 """The columns of an evaluation: uniform, leave-one-out, and each policy's own mask."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +48,7 @@ def declare_columns(
     masks: dict[MaskConfig, list[Contestant]] = {}
     for contestant in contestants:
         if contestant.which == "last":
-            mask = _what_matters(load(contestant, "cpu").config.mask)
+            mask = _what_matters(load(contestant, "cpu"))
             masks.setdefault(mask, []).append(contestant)
     policies = [mask.policy for mask in masks]
     equal: list[str] = []
@@ -88,11 +89,20 @@ def leave_one_out_column(limit: float) -> Column:
     )
 
 
-def _what_matters(mask: MaskConfig) -> MaskConfig:
-    """Return the settings that weights follow from, all others at their defaults."""
-    default = MaskConfig()
+def _what_matters(loaded: Loaded) -> MaskConfig:
+    """Return the settings that weights follow from, all others at their defaults.
+
+    A table stands there by a hash of its weights: where their file lies does not matter.
+    """
+    mask, default = mask_in_effect(loaded.config.mask), MaskConfig()
+    try:
+        table_C = table_weights(loaded.config, loaded.fitted.statistics.codes)
+    except (OSError, ValueError):  # neither file nor copy is here: the path is all that is known
+        table_C = None
+    if table_C is not None:
+        mask = replace(mask, weights_file=hashlib.sha256(table_C.tobytes()).hexdigest())
     others = ("ratio", "target", "anneal_epochs", "anneal_from")
-    return replace(mask_in_effect(mask), **{name: getattr(default, name) for name in others})
+    return replace(mask, **{name: getattr(default, name) for name in others})
 
 
 def _weights(contestant: Contestant, statistics: CodeStatistics) -> Float32s | None:

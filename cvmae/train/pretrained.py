@@ -6,7 +6,7 @@ from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config
 from cvmae.storage.folders import is_file, join, local_copy, written
 
-__all__ = ["KEPT_STAMP", "keep_stamp", "load_pretrained"]
+__all__ = ["KEPT_STAMP", "keep_stamp", "kept_stamp", "load_pretrained"]
 
 KEPT_STAMP = "pretrained.sha256"
 
@@ -29,7 +29,14 @@ def load_pretrained(config: Config) -> tuple[Loaded, str]:
             f"finetune.checkpoint={path}: another checkpoint was written there meanwhile; wait for "
             "the run to end, or give one checkpoint of it (checkpoints/step_*)"
         )
-    if config.resume and _kept(config.output_dir) not in ("", stamp):
+    kept = kept_stamp(config.output_dir) if config.resume else stamp
+    if not kept:
+        logger.warning(
+            "%s does not say which weights it was begun with: it begins with those that "
+            "finetune.checkpoint has now",
+            config.output_dir,
+        )
+    elif kept != stamp:
         raise ValueError(
             f"cannot resume {config.output_dir}: it has no checkpoint yet, and finetune.checkpoint="
             f"{path} is not what it was begun with: give the checkpoint that was used "
@@ -44,13 +51,9 @@ def keep_stamp(folder: str, stamp: str) -> None:
         aside.write_text(stamp + "\n", encoding="ascii")
 
 
-def _kept(folder: str) -> str:
+def kept_stamp(folder: str) -> str:
+    """Return the hash of what a fine-tuning was begun with, '' where its folder does not say."""
     if not is_file(join(folder, KEPT_STAMP)):
-        logger.warning(
-            "%s does not say which weights it was begun with: it begins with those that "
-            "finetune.checkpoint has now",
-            folder,
-        )
         return ""
     with local_copy(join(folder, KEPT_STAMP)) as copy:
         return copy.read_text("ascii").strip()

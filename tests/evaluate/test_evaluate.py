@@ -205,6 +205,8 @@ def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
     [
         ([], "evaluate.checkpoints is empty"),
         (["last value=cv"], "this name is taken"),
+        (["untrained encoder=cv"], r"this name is taken \(.*, untrained encoder are"),
+        (["hand-made features=cv"], r"this name is taken \(.*hand-made features"),
         (["cv=nowhere"], "holds no whole checkpoint"),
     ],
 )

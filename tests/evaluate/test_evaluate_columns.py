@@ -22,6 +22,7 @@ from cvmae.evaluate.own_masks import declare_columns, leave_one_out_column
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import plan_units
+from cvmae.statistics.fitted import FittedData
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.synthetic.process import code_laws, code_truth
 from cvmae.synthetic.reference import attainable_r2, conditional_variance, single_variance
@@ -106,6 +107,24 @@ def test_an_own_mask_is_that_of_the_least_seed_wherever_runs_lie(runs, tmp_path)
         columns.append(declare_columns(found, statistics, ratio=0.25, limit=None)[1])
     assert "those of the run with seed 0" in columns[1].meaning
     np.testing.assert_array_equal(columns[0].weight_C, columns[1].weight_C)
+
+
+def test_tables_of_the_same_weights_share_a_column_wherever_their_files_lie(runs, tmp_path):
+    codes = FittedData.read(str(runs[1] / "statistics")).statistics.codes
+    rows = [f"{code},{1 + place}" for place, code in enumerate(codes)]
+    given = {"a": rows, "b": rows, "other": [f"{code},{9 + n}" for n, code in enumerate(codes)]}
+    entries = []
+    for seed, (name, own) in enumerate(given.items()):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(["code,weight", *own]), encoding="utf-8")
+        changes = {"mask.policy": "table", "mask.weights_file": path, "seed": seed}
+        changes["output_dir"] = tmp_path / name
+        copy = changed_run(runs[1] / "cv", tmp_path / name, changes)
+        entries.append(f"{'other' if name == 'other' else 'mine'}={copy}")
+    found = find_contestants(entries)
+    statistics = load(found[0], "cpu").fitted.statistics
+    names = [c.name for c in declare_columns(found, statistics, ratio=0.25, limit=None)]
+    assert names == ["uniform", "own mask of table (mine)", "own mask of table (other)"]
 
 
 def test_results_have_every_column_and_mark_own_masks(evaluated):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.evaluate import made_results
 from tests.evaluate.made_results import NUM_CODES, SETTINGS, make_results
 
 
@@ -51,6 +52,19 @@ def test_with_fewer_than_three_runs_it_says_undecided_and_why(seeds):
     assert "luck of training" in text
     assert "clearly" not in text
     assert "luck of training" not in headline_of({"random": 0.7, "cv": 0.6})[1]
+
+
+def test_with_enough_runs_and_one_subject_it_says_that_subjects_are_too_few(monkeypatch):
+    monkeypatch.setattr(made_results, "NUM_SUBJECTS", 1)
+    title, text = headline_of({"random": 0.7, "cv": 0.6, "variance": 0.9})
+    assert title == "Undecided: cv and variance against random, with too few subjects"
+    assert "Nothing is decided between cv and random: values of too few subjects" in text
+    assert "3 are needed" not in title
+    assert "A claim about a policy needs" not in text
+    # Where runs are too few as well, more of them are the first thing to get.
+    title, text = headline_of({"random": 0.7, "cv": 0.6}, seeds={"random": 3, "cv": 2})
+    assert title.endswith("with 2 to 3 runs (seeds) a policy where 3 are needed")
+    assert "cv has 2." in text
 
 
 def test_it_says_how_many_runs_there_are_where_policies_have_unequal_numbers():

@@ -156,6 +156,29 @@ def test_fine_tuned_runs_of_one_task_are_of_one_policy_and_those_of_two_may_diff
         require(learnt("24 h"), learnt("48 h", **{setting: value}, **began))
 
 
+def test_fine_tuned_runs_whose_pretrainings_differ_are_refused_where_these_are_still_there(
+    model, run, tmp_path
+):
+    def learnt(number, changes, **own):
+        begun = changed_run(run, tmp_path / f"begun{number}", changes)
+        fitted = replace(model.fitted, fingerprint=model.fitted.fingerprint | {LABELS_HASH: "24 h"})
+        given = {"finetune.checkpoint": str(begun), "seed": number, **own}
+        return replace(changed(model, **given), fitted=fitted)
+
+    short, alike = learnt(0, {"seed": 0}), learnt(1, {"seed": 1})
+    long = learnt(2, {"seed": 2, "train.epochs": 100})
+    require(short, alike)
+    with pytest.raises(
+        ValueError, match=r"in pretraining, train\.epochs is 1 in the first and 100"
+    ):
+        require(short, long)
+    require(short, long, names=("cv", "cv_long"))
+    fresh = {"finetune.from_scratch": True}  # pretrained weights count for nothing
+    require(*(replace(own, config=override(own.config, fresh)) for own in (short, long)))
+    shutil.rmtree(tmp_path / "begun2")  # what it was taught by is not known any more
+    require(short, long)
+
+
 def test_settings_that_may_differ_are_settings(model):
     known = set(flatten(model.config))
     assert known >= MAY_DIFFER

@@ -51,6 +51,16 @@ def test_a_sweep_stands_for_the_trials_of_a_label(swept):
         find_contestants([f"variance={folder}"])
 
 
+def test_labels_of_a_sweep_may_not_be_names_that_stand_for_something_else(swept, tmp_path):
+    folder = shutil.copytree(swept[1], tmp_path / "moved")
+    summary = json.loads((folder / "summary.json").read_text())
+    for trial in summary["trials"]:
+        trial["label"] = "untrained encoder" if trial["label"] == "cv" else trial["label"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"checkpoints=untrained encoder=.*this name is taken"):
+        find_contestants([f"all={folder}"])
+
+
 def test_trials_without_an_end_are_left_out_and_said(swept, tmp_path):
     folder = shutil.copytree(swept[1], tmp_path / "moved")
     summary = json.loads((folder / "summary.json").read_text())

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from meds.schema import train_split, tuning_split
 
-from cvmae.arrays import Bools, Float32s, Floats
+from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.checkpoint import Loaded
-from cvmae.evaluate.contestants import Contestant
+from cvmae.evaluate.contestants import HAND_MADE, UNTRAINED, Contestant, of_reference
 from cvmae.evaluate.downstream.hand_features import hand_features
 from cvmae.evaluate.downstream.probes import Learner, Probe, fit_boosting, fit_linear
 from cvmae.evaluate.downstream.results import MethodKind
@@ -20,12 +20,11 @@ from cvmae.meds.labels import Labels
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 
-__all__ = ["HAND_MADE", "UNTRAINED", "Candidate", "Reading", "add_finetuned", "fit_candidates"]
+__all__ = ["Candidate", "Reading", "add_finetuned", "fit_candidates"]
 
-# Shape letters: L labels, D features.
+# Shape letters: L labels, D features, K probes of a candidate.
 
 PUBLISHED: Pooling = "mean"  # features of the paper's probes
-HAND_MADE, UNTRAINED = "hand-made features", "untrained encoder"
 BY_HAND, BESIDE = "hand-made", "mean + hand-made"
 FINETUNED = "learnt with labels"
 MOST_UNTRAINED = 3  # seeds
@@ -46,7 +45,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """One way to predict; several probes are seeds of it."""
+    """One way to predict; several probes are seeds of it, but for those of one pretraining."""
 
     method: str
     kind: MethodKind
@@ -61,8 +60,15 @@ class Candidate:
 
     @property
     def num_seeds(self) -> int | None:
-        """Return how many runs there are; None where nothing is random."""
-        return None if self.kind == "hand-made" else len(self.probes)
+        """Return how many runs there are that share no training; None: nothing is random."""
+        return None if self.kind == "hand-made" else len(set(self.seed_K.tolist()))
+
+    @property
+    def seed_K(self) -> Ints:
+        """Return of which seed each probe is: fine-tunings of one pretraining are of one."""
+        began = [probe.begun_with or f"own {k}" for k, probe in enumerate(self.probes)]
+        number = {name: n for n, name in enumerate(dict.fromkeys(began))}
+        return np.array([number[name] for name in began])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +112,7 @@ def fit_candidates(
         outcome_L: What is fitted: the labels' values, numbers less their mean on train.
         within: Which labels are of each split.
         contestants: The models with an encoder to read; repeated names are seeds. The untrained
-            model has the settings of the first.
+            model has the settings of the first that restores values, if one does.
         reading: How the data set is read.
         seed: Of what is random in trees.
     """
@@ -128,7 +134,7 @@ def fit_candidates(
     for probe in (fit.linear(hand_LD), trees):
         key = (HAND_MADE, probe.learner)
         found[key] = _candidate(HAND_MADE, "hand-made", BY_HAND, probe)
-    base = load(contestants[0], reading.device)
+    base = load(of_reference(contestants)[0], reading.device)
     names = [contestant.name for contestant in contestants]
     num_untrained = min(MOST_UNTRAINED, max(map(names.count, names)))
     asked: list[tuple[str, MethodKind, str, Loaded]] = [

@@ -8,7 +8,7 @@ from functools import cache, partial
 from meds.schema import train_split, tuning_split
 
 from cvmae.config import Config
-from cvmae.evaluate.contestants import Contestant, reference_name
+from cvmae.evaluate.contestants import Contestant, of_reference, reference_name
 from cvmae.evaluate.downstream.candidates import (
     Candidate,
     Reading,
@@ -23,8 +23,9 @@ from cvmae.evaluate.downstream.scored import Outcomes, score_labels
 from cvmae.evaluate.downstream.subgroups import subgroups
 from cvmae.evaluate.downstream.subject_groups import Facts, label_groups, read_facts
 from cvmae.evaluate.downstream.tasks import labels_in_splits, support
-from cvmae.evaluate.models import device_of
+from cvmae.evaluate.models import device_of, load
 from cvmae.evaluate.parts import Part
+from cvmae.evaluate.pretrainings import begun_with
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.seeds import MIN_SEEDS
 from cvmae.meds.dataset import Dataset
@@ -77,7 +78,7 @@ def task_parts(
         task, own = _score_task(labels, models, reading, config.evaluate, facts())
         before = results.downstream.tasks if results.downstream else ()
         found, split = (*before, task), config.evaluate.split
-        downstream = Downstream(split=split, tasks=found, notes=_notes(found, split))
+        downstream = Downstream(split=split, tasks=found, notes=_notes(found, models, split))
         return replace(results, downstream=downstream), own
 
     return [
@@ -113,10 +114,11 @@ def _score_task(
         candidates, outcomes, within[config.split], undefined=found.not_scored, **resampling
     )
     names = list(dict.fromkeys(model.name for model in (*encoders, *learnt)))
+    reference = reference_name([model.name for model in of_reference(encoders)])
     task = Task(
         support=found,
         probes=probe_rows(scored),
-        differences=differences(scored, names, reference_name([model.name for model in encoders])),
+        differences=differences(scored, names, reference),
         subgroups=subgroups(scored, label_groups(facts, labels), **resampling),
     )
     return task, [
@@ -131,6 +133,10 @@ def _score_task(
     ]
 
 
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)
+
+
 def _file(task: str, candidate: Candidate, seed: int) -> str:
     # Names of models are anybody's, and may differ in a blank alone; all else is this program's.
     own = _plain if candidate.kind == "hand-made" else safe_name
@@ -139,11 +145,12 @@ def _file(task: str, candidate: Candidate, seed: int) -> str:
     return f"{task}/{name}_{seed}.parquet"
 
 
-def _notes(tasks: Sequence[Task], split: str) -> tuple[str, ...]:
+def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> tuple[str, ...]:
     notes = []
+    began_of = {c.path: begun_with(c.path, load(c, "cpu").config) or c.path for c in models}
     num_seeds: dict[str, int] = {}  # in the task with fewest: a fine-tuned run has part in one
     for row in (row for task in tasks for row in task.probes if row.checkpoints):
-        seeds = len(row.checkpoints)
+        seeds = len({began_of[path] for path in row.checkpoints})
         num_seeds[row.method] = min(seeds, num_seeds.get(row.method, seeds))
     few = [f"{name} ({seeds})" for name, seeds in num_seeds.items()]
     if any(seeds < MIN_SEEDS for seeds in num_seeds.values()):

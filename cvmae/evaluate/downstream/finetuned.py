@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from meds.schema import LabelSchema, held_out_split
 
 from cvmae.arrays import Bools
-from cvmae.checkpoint import CHECKPOINTS, COST
+from cvmae.checkpoint import COST
 from cvmae.evaluate.contestants import Contestant
 from cvmae.evaluate.downstream.probes import Probe
 from cvmae.evaluate.models import load
+from cvmae.evaluate.pretrainings import begun_with, run_folder_of
 from cvmae.meds.labels import Labels
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.train.finetune import LABELS_HASH, PREDICTIONS
@@ -99,9 +100,9 @@ def read_finetuned(contestant: Contestant, labels: Labels, scored_L: Bools) -> P
         tuning_loss=float(chosen["tuning_loss"]),
         predicted_L=chance_L,
         checkpoint=contestant.path,
+        begun_with=begun_with(contestant.path, load(contestant, "cpu").config),
     )
 
 
 def _predictions(contestant: Contestant) -> str:
-    path = contestant.path.rstrip("/")
-    return join(path.rpartition(f"/{CHECKPOINTS}/")[0] or path, PREDICTIONS)
+    return join(run_folder_of(contestant.path), PREDICTIONS)

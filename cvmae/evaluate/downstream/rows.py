@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from cvmae.arrays import Floats
-from cvmae.evaluate.downstream.candidates import HAND_MADE, UNTRAINED, Candidate
+from cvmae.evaluate.contestants import HAND_MADE, UNTRAINED
+from cvmae.evaluate.downstream.candidates import Candidate
 from cvmae.evaluate.downstream.over_seeds import are_enough, estimate, verdict
 from cvmae.evaluate.downstream.results import Difference, ProbeRow, Score
 from cvmae.evaluate.downstream.scored import NO_INTERVAL, Scored

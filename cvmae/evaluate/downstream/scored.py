@@ -14,7 +14,7 @@ from cvmae.evaluate.downstream.scores import BOOLEAN_SCORES, NUMBER_SCORES
 
 __all__ = ["NO_INTERVAL", "Outcomes", "Scored", "score_labels"]
 
-# Shape letters: L labels, K seeds of a candidate, T resamples.
+# Shape letters: L labels, K probes of a candidate, S seeds of it, T resamples.
 
 NO_INTERVAL = (float("nan"), float("nan"))
 # Scores that need labels of both classes, or of several values.
@@ -47,8 +47,14 @@ class Scored:
         return len(np.unique(self.outcomes.subject_id_L[self.chosen_L]))
 
     def side(self, place: int, name: str, sign: float) -> tuple[Floats, Floats, float]:
-        """Return a candidate as `estimate` takes it."""
-        return self.score_K[place, name], self.draws_TK[place, name], sign
+        """Return a candidate as `estimate` takes it: the mean of each seed's probes."""
+        score_K, draws_TK = self.score_K[place, name], self.draws_TK[place, name]
+        seed_K = self.candidates[place].seed_K
+        share_KS = (seed_K[:, None] == np.unique(seed_K)).astype(np.float64)
+        if share_KS.shape[1] == len(seed_K):
+            return score_K, draws_TK, sign
+        share_KS /= share_KS.sum(axis=0)
+        return score_K @ share_KS, draws_TK @ share_KS, sign
 
     def score(self, place: int, name: str) -> Score:
         """Return a candidate's score; NaN and why where there is none."""

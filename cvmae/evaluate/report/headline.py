@@ -58,26 +58,38 @@ def headline(
 
 def _title(against: Sequence[Comparison], reference: str) -> str:
     """Say of every model how it compares with the reference."""
-    named = {
-        verdict: wording.listed([pair.first for pair in against if pair.verdict == verdict])
+    said_of = {
+        verdict: [pair for pair in against if pair.verdict == verdict]
         for verdict in ("better", "worse", "no clear difference", "undecided")
+    }
+    undecided = said_of.pop("undecided")
+    said_of["few seeds"] = [pair for pair in undecided if _has_few_seeds(pair)]
+    said_of["few subjects"] = [pair for pair in undecided if not _has_few_seeds(pair)]
+    named = {
+        verdict: wording.listed([pair.first for pair in pairs])
+        for verdict, pairs in said_of.items()
     }
     restore = "restores" if sum(pair.verdict == "better" for pair in against) == 1 else "restore"
     found = [
         f"{named['better']} {restore} hidden values better than {reference}",
         f"{reference} restores hidden values better than {named['worse']}",
         f"no clear difference between {named['no clear difference']} and {reference}",
-        f"undecided: {named['undecided']} against {reference}, with {_seeds_of(against)} a policy "
-        f"where {MIN_SEEDS} are needed",
+        f"undecided: {named['few seeds']} against {reference}, with "
+        f"{_seeds_of(said_of['few seeds'])} a policy where {MIN_SEEDS} are needed",
+        f"undecided: {named['few subjects']} against {reference}, with too few subjects",
     ]
     title = "; ".join(said for said, names in zip(found, named.values(), strict=True) if names)
     starts_with_a_name = named["better"] or named["worse"]
     return title if starts_with_a_name else title[:1].upper() + title[1:]
 
 
-def _seeds_of(against: Sequence[Comparison]) -> str:
+def _has_few_seeds(pair: Comparison) -> bool:
+    """Tell whether a policy has too few seeds; where none has, subjects are too few to decide."""
+    return any(0 < number < MIN_SEEDS for number in pair.num_runs)
+
+
+def _seeds_of(undecided: Sequence[Comparison]) -> str:
     """Say how many runs the policies have of which nothing is decided, reference included."""
-    undecided = [pair for pair in against if pair.verdict == "undecided"]
     numbers = {number for pair in undecided for number in pair.num_runs} or {0}
     least, most = min(numbers), max(numbers)
     if most == 1:
@@ -123,9 +135,16 @@ def _evidence(pair: Comparison, noun: str) -> str:
 
 def _undecided(told: Sequence[Comparison]) -> list[str]:
     """Say why nothing is claimed, where nothing is."""
-    open_pairs = [pair for pair in told if pair.verdict == "undecided"]
+    undecided = [pair for pair in told if pair.verdict == "undecided"]
+    open_pairs = [pair for pair in undecided if _has_few_seeds(pair)]
+    few_subjects = [
+        f"Nothing is decided between {pair.first} and {pair.second}: values of too few subjects "
+        "are scored to tell how much subjects differ."
+        for pair in undecided
+        if not _has_few_seeds(pair)
+    ]
     if not open_pairs:
-        return []
+        return few_subjects
     runs = {
         name: number
         for pair in open_pairs
@@ -136,7 +155,8 @@ def _undecided(told: Sequence[Comparison]) -> list[str]:
     return [
         f"A claim about a policy needs {MIN_SEEDS} runs (seeds) of it or more, since seeds of one "
         f"policy differ, too; {counted}. Intervals over subjects alone leave out the luck of "
-        "training."
+        "training.",
+        *few_subjects,
     ]
 
 

@@ -1,5 +1,7 @@
 """What is said of differences between ways to predict, by how many were asked."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import stats
 
@@ -12,7 +14,7 @@ NUM_LABELS, SAMPLES = 100, 400
 NAMES = ("auroc", "auprc")
 
 
-def made(gains, *, num_seeds=3):
+def made(gains, *, num_seeds=3, begun_with=("",) * 3):
     """Policies whose scores are those of `random` and a gain, with seeds and resamples alike."""
     seed_K = np.linspace(-0.02, 0.02, num_seeds)
     draws_TK = 0.01 * np.random.default_rng(0).normal(size=(SAMPLES, num_seeds))
@@ -41,7 +43,7 @@ def made(gains, *, num_seeds=3):
                     kind="model",
                     features="mean",
                     learner="logistic regression",
-                    probes=[probe] * num_seeds,
+                    probes=[replace(probe, begun_with=own) for own in begun_with[:num_seeds]],
                 )
             )
             own_K, own_TK = 0.7 + gain + seed_K, 0.7 + gain + draws_TK
@@ -92,3 +94,18 @@ def test_what_is_not_tested_with_two_seeds_costs_nothing_and_is_undecided():
     found = compared(MANY, num_seeds=2)
     assert {pair.verdict for pair in found} == {"undecided"}
     assert all(np.isnan(pair.p) and np.isnan(pair.p_adjusted) for pair in found)
+
+
+def test_fine_tunings_of_one_pretraining_are_one_seed():
+    (one, _), (three, _) = (
+        [pair for pair in compared(ONE, begun_with=began) if pair.second == "random"]
+        for began in (("a", "a", "a"), ("a", "b", "c"))
+    )
+    assert (one.num_seeds, one.verdict) == ((1, 1), "undecided")
+    assert (three.num_seeds, three.verdict) == ((3, 3), "higher")
+    # The mean of three that share a training: its draws of subjects are all that is known of it.
+    scored = made(ONE, begun_with=("a", "a", "b"))
+    score_K, draws_TK, _ = scored.side(0, "auroc", 1.0)
+    np.testing.assert_allclose(score_K, [0.69, 0.72])
+    own_TK = scored.draws_TK[0, "auroc"]
+    np.testing.assert_allclose(draws_TK, np.stack([own_TK[:, :2].mean(axis=1), own_TK[:, 2]], 1))

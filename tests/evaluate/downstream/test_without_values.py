@@ -4,12 +4,19 @@ import importlib
 import json
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from cvmae.checkpoint import checkpoint_stamp, find_checkpoint
 from cvmae.config import override
+from cvmae.evaluate.downstream.finetuned import read_finetuned
 from cvmae.evaluate.evaluate import evaluate
+from cvmae.evaluate.models import find_contestants, load
+from cvmae.evaluate.pretrainings import begun_with
+from cvmae.infer.embed import untrained
+from cvmae.meds.labels import read_tasks
 from cvmae.train.finetune import finetune
 from tests.evaluate.downstream.planted_tasks import write_set
 from tests.evaluate.trained import train_models
@@ -81,6 +88,24 @@ def test_a_model_of_whole_measurements_is_compared_by_probes_alone(evaluated, re
     assert "whole: trained with mask.target=measurement" in page
 
 
+def test_the_others_are_compared_with_a_model_that_restores_values_wherever_it_stands_by_name(
+    trained, tmp_path
+):
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        module = importlib.import_module("cvmae.evaluate.downstream.candidates")
+        patch.setattr(module, "untrained", lambda base, n: asked.append(base) or untrained(base, n))
+        names = [f"cv={trained[1] / 'random'}", f"ablation={trained[1] / 'whole'}"]
+        labels = trained[1] / "meds" / "labels" / "known"
+        settings = settings_for(trained, tmp_path / "out", *names, **{"evaluate.labels": labels})
+        evaluate(settings)
+    assert {model.config.mask.target for model in asked} == {"value"}
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    pairs = {(p["first"], p["second"]) for p in task_of(results, "known")["differences"]}
+    assert ("ablation", "cv") in pairs
+    assert ("cv", "ablation") not in pairs
+
+
 def test_a_fine_tuned_encoder_stands_beside_the_probes_of_the_task_it_has_learnt(trained, results):
     rows = {
         task["support"]["name"]: [r for r in task["probes"] if r["method"] == "learnt"]
@@ -122,6 +147,23 @@ def test_each_run_is_given_its_scores_of_every_task(trained, evaluated, results)
     assert "held_out_number_r2" in found[str(trained[1] / "whole")]
     # Not defined, so not told.
     assert not [n for n in found[str(trained[1] / "random")] if n.startswith("held_out_readm")]
+
+
+def test_a_fine_tuned_run_says_which_weights_it_began_with(trained, tmp_path):
+    expected = checkpoint_stamp(trained[1] / "random")
+    (labels,) = read_tasks(str(trained[1] / "meds" / "labels" / "known"))
+    none_L = np.zeros(labels.num_labels, bool)
+    moved = shutil.copytree(trained[1] / "learnt", tmp_path / "moved")
+    for path in (trained[1] / "learnt", find_checkpoint(moved)):
+        (run,) = find_contestants([f"learnt={path}"])
+        assert read_finetuned(run, labels, none_L).begun_with == expected
+    config = override(load(run, "cpu").config, {"finetune.from_scratch": True})
+    assert begun_with(run.path, config) == ""
+    # An old folder does not keep it: what it was begun with is still there, or its path is known.
+    (moved / "pretrained.sha256").unlink()
+    for checkpoint, told in ((trained[1] / "random", expected), ("gone", "gone")):
+        config = override(load(run, "cpu").config, {"finetune.checkpoint": checkpoint})
+        assert begun_with(run.path, config) == told
 
 
 def test_predictions_that_do_not_cover_what_is_scored_do_not_count(trained, tmp_path):
