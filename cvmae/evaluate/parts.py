@@ -45,20 +45,39 @@ def add_parts(results: Results, parts: Sequence[Part], write: Write) -> Results:
     for place, part in enumerate(parts):
         waiting = tuple(Failure(part=later.name, reason=NOT_REACHED) for later in parts[place:])
         report = part.is_long and not is_reported
-        write(replace(results, failed=(*results.failed, *waiting)), predictions, report=report)
+        _write(write, replace(results, failed=(*results.failed, *waiting)), predictions, report)
         is_reported |= report
         try:
             results, own = part.add(results)
         except Exception as error:
             is_users = isinstance(error, (ValueError, OSError))  # says all by itself
             logger.error("%s failed: %s", part.name, error, exc_info=not is_users)
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            failure = Failure(part=part.name, reason=reason)
-            results = replace(results, failed=(*results.failed, failure))
+            results = _with_failure(results, part.name, error)
         else:
             predictions += own
-    write(results, predictions, report=True)
+    return _write(write, results, predictions, True)
+
+
+def _write(
+    write: Write, results: Results, predictions: Sequence[Predictions], report: bool
+) -> Results:
+    """Write what there is; a page that cannot be made is a failed part, and numbers stay."""
+    try:
+        write(results, predictions, report=report)
+    except OSError:  # nor could it be said there
+        raise
+    except Exception as error:
+        if not report:
+            raise
+        logger.exception("the report failed; numbers are in results.json")
+        results = _with_failure(results, "report", error)
+        write(results, predictions, report=False)
     return results
+
+
+def _with_failure(results: Results, part: str, error: Exception) -> Results:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return replace(results, failed=(*results.failed, Failure(part=part, reason=reason)))
 
 
 def require_all(results: Results, told: str) -> None:

@@ -73,7 +73,7 @@ def _training(loaded: Loaded) -> str:
         f"{progress.epoch} epochs ({progress.global_step:,} steps of "
         f"{config.train.batch_sequences} sequences), masking policy `{mask.policy}` (sharpness "
         f"{mask.sharpness:g}) hiding {100 * mask.ratio:g}% of the values (target: {mask.target}), "
-        f"seed {config.seed}. All settings are in `model/config.yaml`."
+        f"seed {config.seed}. All settings are in `config.yaml`."
     )
 
 

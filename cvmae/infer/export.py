@@ -37,11 +37,9 @@ def export(config: Config) -> str:
         raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
     with output_folder(config.output_dir, "export") as folder:
         loaded = _bare(_chosen(resolved_path(config.infer.checkpoint)))
-        _write(join(folder, "model"), loaded)
-        with written(join(folder, CARD)) as aside:
-            aside.write_text(model_card(loaded), encoding="utf-8")
+        _write(folder, loaded)
     return (
-        f"model: {join(folder, 'model')}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
+        f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
         "Its statistics and weights were made from patients: it stays under the terms of their "
         "data set"
     )
@@ -99,4 +97,5 @@ def _write(folder: str, loaded: Loaded) -> None:
         write_config(loaded.config, aside / CONFIG)
         (aside / PROGRESS).write_text(json.dumps(asdict(loaded.progress)), encoding="utf-8")
         loaded.fitted.write(aside / STATISTICS)
+        (aside / CARD).write_text(model_card(loaded), encoding="utf-8")
         write_manifest(aside, FORMAT)

@@ -21,7 +21,7 @@ from cvmae.meds.parquet import is_number, is_subject, only_column, open_parquet
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.splits import SPLITS
 from cvmae.storage.folders import file_sizes, is_file, join, names
-from cvmae.storage.places import reaching
+from cvmae.storage.places import is_remote, reaching
 
 __all__ = ["Kind", "Labels", "read_labels", "read_tasks"]
 
@@ -120,6 +120,13 @@ def read_labels(root: str) -> Labels:
     return labels
 
 
+def _said(folder: str, there: str) -> str:
+    if there:
+        return f"there is {there}"
+    missing = not is_remote(folder) and not Path(folder).exists()
+    return "there is no such file or folder" if missing else "it is empty"
+
+
 def _parquet_below(folder: str) -> list[str]:
     """Return the parquet files below a folder, in order, but for hidden ones."""
     found = [
@@ -131,7 +138,7 @@ def _parquet_below(folder: str) -> list[str]:
         there = ", ".join(names(folder)[:3])
         raise FileNotFoundError(
             f"{folder} holds no label set: give a parquet file of MEDS's label schema, or a folder "
-            f"with such files at any depth ({f'there is {there}' if there else 'it is empty'})"
+            f"with such files at any depth ({_said(folder, there)})"
         )
     return found
 
@@ -165,6 +172,12 @@ def _value_column(name: str, paths: Sequence[str], tables: Sequence[Any]) -> str
         raise RefusedDataError(
             f"label set {name!r} has values in several columns ({', '.join(used)})",
             "give each kind of label a folder of its own",
+        )
+    if not used and not any(set(VALUES) & set(table.column_names) for table in tables):
+        raise RefusedDataError(
+            f"label set {name!r} has no column of labels: it has "
+            f"{', '.join(tables[0].column_names)}",
+            f"name it {VALUES[0]} (true or false), or {' or '.join(VALUES[1:3])}",
         )
     if not used:
         raise RefusedDataError(

@@ -157,3 +157,15 @@ def test_the_label_sets_of_real_data_are_read_as_they_are(real_data: Path):
     }
     for task in tasks.values():
         assert (np.diff(task.subject_id_L) >= 0).all()
+
+
+def test_a_file_without_labels_and_a_folder_that_is_not_there_are_told_apart(tmp_path):
+    times = pa.array([5], pa.timestamp("us"))
+    pq.write_table(pa.table({"subject_id": [1], "prediction_time": times}), tmp_path / "a.parquet")
+    message = "no column of labels: it has subject_id, prediction_time; name it boolean_value"
+    with pytest.raises(RefusedDataError, match=message):
+        read_labels(str(tmp_path / "a.parquet"))
+    (tmp_path / "empty").mkdir()
+    for name, why in (("nowhere", "there is no such file or folder"), ("empty", "it is empty")):
+        with pytest.raises(FileNotFoundError, match=why):
+            read_labels(str(tmp_path / name))

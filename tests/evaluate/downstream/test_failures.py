@@ -85,3 +85,18 @@ def test_what_was_computed_lies_there_where_the_process_ends(settings, tmp_path,
     assert [task["support"]["name"] for task in results["downstream"]["tasks"]] == ["known"]
     assert (tmp_path / "out" / "predictions" / "known").is_dir()
     assert "R2 pooled" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_numbers_and_the_table_stay_where_the_report_fails(settings, tmp_path, monkeypatch):
+    module = importlib.import_module("cvmae.evaluate.evaluate")
+
+    def broken(*args, **options):
+        raise KeyError("template")
+
+    monkeypatch.setattr(module, "write_report", broken)
+    with pytest.raises(ValueError, match="1 parts of the evaluation failed") as caught:
+        evaluate(override(settings, {"output_dir": tmp_path / "out", "evaluate.labels": ""}))
+    assert "R2 pooled" in str(caught.value)
+    results = read_results(tmp_path / "out")
+    assert results["failed"] == [{"part": "report", "reason": "KeyError: 'template'"}]
+    assert results["perturbation"] is not None
