@@ -46,10 +46,10 @@ lane-with-ray:
 	$(BIN)/pytest -m "ray and $(TESTS)" --durations=10
 
 lane-of-training:
-	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10 tests/train
+	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10 tests/train tests/benchmarks
 
 lane-without-ray:
-	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10 --ignore=tests/train
+	$(BIN)/pytest -m "not ray and $(TESTS)" --durations=10 --ignore=tests/train --ignore=tests/benchmarks
 
 quick: $(INSTALLED)
 	$(BIN)/pytest

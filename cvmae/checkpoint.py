@@ -288,7 +288,7 @@ def _whole_checkpoints(path: str | Path, which: Which) -> Iterator[str]:
     raise FileNotFoundError(
         f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
         f"checkpoint with {MANIFEST} and what it lists"
-        + ("; this is a sweep: take one of trials/ in it" if "trials" in names(path) else "")
+        + ("; this is a sweep: take one of trials/ in it" if is_file(join(path, ".sweep")) else "")
     )
 
 

@@ -180,7 +180,8 @@ def test_a_folder_in_use_and_a_missing_model_are_refused(run, exported, tmp_path
         export(replace(PRESETS["paper"], output_dir=str(tmp_path / "out")))
     with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
         cvmae.load(str(tmp_path / "nothing"))
-    (tmp_path / "sweep" / "trials").mkdir(parents=True)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / ".sweep").touch()
     with pytest.raises(FileNotFoundError, match="this is a sweep: take one of trials/ in it"):
         cvmae.load(str(tmp_path / "sweep"))
 

@@ -15,6 +15,7 @@ from tests.train.planted import make_planted
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
+@pytest.mark.survival
 def test_two_workers_lose_what_one_process_loses_and_predict_the_same(tmp_path):
     config = make_planted(tmp_path, num_subjects=100)
     alone = override(config, {"output_dir": str(tmp_path / "alone")})

@@ -139,6 +139,7 @@ def test_a_loss_that_explodes_ends_all_workers_with_step_and_batch(on_ray, strat
     assert progress_of(config.output_dir).global_step == 1
 
 
+@pytest.mark.survival
 @pytest.mark.slow
 def test_deepspeed_trains_on_ray_and_hands_over_to_ddp(on_ray, tmp_path):
     """Its checkpoint is like any other: evaluated, resumed under DDP, by one process."""
@@ -221,6 +222,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_undisturbed
     ]
 
 
+@pytest.mark.survival
 def test_ctrl_c_ends_a_run_on_ray_after_a_checkpoint(on_ray):
     config = replace(on_ray, train=replace(on_ray.train, epochs=500))
     run = Path(config.output_dir)

@@ -80,6 +80,7 @@ def test_validate_sweep_and_evaluate_find_on_s3_what_they_find_locally(
         assert ours["tuning_mse"] == theirs["tuning_mse"]
 
 
+@pytest.mark.survival
 @pytest.mark.ray
 def test_two_workers_train_from_s3_into_s3_as_locally_though_each_request_breaks_once(
     bucket, by_two, by_two_done, tmp_path, proxy, cluster
