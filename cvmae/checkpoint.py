@@ -54,6 +54,7 @@ __all__ = [
     "open_checkpoint",
     "read_progress",
     "save_checkpoint",
+    "write_model",
 ]
 
 logger = logging.getLogger("cvmae")
@@ -121,11 +122,8 @@ def save_checkpoint(
     try:
         with written(target, last=MANIFEST) as aside:
             aside.mkdir()
-            save_file({name: t.contiguous() for name, t in model.items()}, aside / MODEL)
+            write_model(aside, config=config, fitted=fitted, progress=progress, model=model)
             save_file({name: t.contiguous() for name, t in optimizer.items()}, aside / OPTIMIZER)
-            write_config(config, aside / CONFIG)
-            (aside / PROGRESS).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
-            fitted.write(aside / STATISTICS)
             write_manifest(aside, FORMAT)
     except (OSError, SafetensorError) as error:
         raise OSError(
@@ -136,6 +134,21 @@ def save_checkpoint(
     except (OSError, ValueError) as error:
         logger.warning("old checkpoints in %s are not all removed (%s)", run_folder, error)
     return target
+
+
+def write_model(
+    folder: Path,
+    *,
+    config: Config,
+    fitted: FittedData,
+    progress: Progress,
+    model: Mapping[str, Tensor],
+) -> None:
+    """Write into a folder all that `load_model` reads but the manifest, which comes last."""
+    save_file({name: t.contiguous() for name, t in model.items()}, folder / MODEL)
+    write_config(config, folder / CONFIG)
+    (folder / PROGRESS).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+    fitted.write(folder / STATISTICS)
 
 
 def checkpoint_folder(run_folder: str | Path, progress: Progress) -> str:

@@ -4,14 +4,12 @@ The folder is a checkpoint, as `cvmae.load`, `embed` and `evaluate` read it, wit
 training needs: optimiser, places of files, and which subjects are in which read.
 """
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
-from safetensors.torch import save_file
 
-from cvmae.checkpoint import CONFIG, FORMAT, MODEL, PROGRESS, STATISTICS, Loaded, load_model
-from cvmae.config import Config, resolved_path, write_config
+from cvmae.checkpoint import FORMAT, MODEL, Loaded, load_model, write_model
+from cvmae.config import Config, resolved_path
 from cvmae.infer.card import CARD, model_card
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.settings import EvaluateConfig, SweepConfig, TrackingConfig
@@ -91,11 +89,13 @@ def _last(path: str) -> str:
 def _write(folder: str, loaded: Loaded) -> None:
     with written(folder, last=MANIFEST) as aside:
         aside.mkdir()
-        weights = {name: tensor.contiguous() for name, tensor in loaded.model.state_dict().items()}
-        save_file(weights, aside / MODEL)
+        write_model(
+            aside,
+            config=loaded.config,
+            fitted=loaded.fitted,
+            progress=loaded.progress,
+            model=loaded.model.state_dict(),
+        )
         (aside / MODEL).chmod(0o644)  # who it is handed on to is another user
-        write_config(loaded.config, aside / CONFIG)
-        (aside / PROGRESS).write_text(json.dumps(asdict(loaded.progress)), encoding="utf-8")
-        loaded.fitted.write(aside / STATISTICS)
         (aside / CARD).write_text(model_card(loaded), encoding="utf-8")
         write_manifest(aside, FORMAT)

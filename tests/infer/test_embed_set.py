@@ -17,30 +17,8 @@ from cvmae.infer.embed_set import NOTE, REPORT, embed
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.labels import read_labels
 from cvmae.settings import ScalingConfig
-from cvmae.train.pretrain import pretrain
 
 HOUR = 3_600_000_000
-
-
-@pytest.fixture(scope="module")
-def run(hospital, tmp_path_factory):
-    """Settings of a model trained for an epoch, which is in their output_dir."""
-    from cvmae.config import PRESETS
-
-    config = override(
-        PRESETS["tiny"],
-        {
-            "data.root": hospital,
-            "data.min_count": 2,
-            "data.unit_rows": 500,
-            "data.sequence_length": 32,
-            "scaling.num_workers": 0,
-            "train.epochs": 1,
-            "output_dir": tmp_path_factory.mktemp("runs") / "cv",
-        },
-    )
-    pretrain(config)
-    return config
 
 
 def write_labels(hospital, path, hours=20, more=()):
