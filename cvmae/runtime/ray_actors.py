@@ -17,6 +17,7 @@ __all__ = ["map_on_actors"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MAX_ATTEMPTS = 3  # at one unit
+UNDER_WAY = "under_way"  # a note: as long as it is there, somebody asks for results
 
 
 def map_on_actors(
@@ -32,6 +33,7 @@ def map_on_actors(
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
     worker: Any = _Worker  # made with the arguments below
     notes = f"cvmae_attempt_{uuid.uuid4().hex}_"
+    put_note(f"{notes}{UNDER_WAY}")
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         worker,
         fn_constructor_args=(ray.put(setup), notes),
@@ -41,7 +43,8 @@ def map_on_actors(
     )
     try:
         yield from in_order(task_tables(dataset, dataset.context), len(items))
-    finally:  # by now nobody works on an item that would leave another
+    finally:  # actors end some time later, but begin to leave none without the first of them
+        drop_note(f"{notes}{UNDER_WAY}")
         drop_notes(notes)
 
 
@@ -59,6 +62,7 @@ class _Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["number"])
+        attempt = -1  # of which no note is left
         try:
             attempt = self._begin(number)
             function = self._function = self._function or self._prepared(number)
@@ -66,14 +70,15 @@ class _Worker:
         except (ValueError, OSError) as error:
             # Of the user's making: it travels as a block, since Ray would wrap it in a traceback.
             return {ERROR: pickle.dumps(error.with_traceback(None))}
-        for past in range(attempt + 1):
-            drop_note(self._note(number, past))
+        finally:  # a note that stays says that the process died
+            for past in range(attempt + 1):
+                drop_note(self._note(number, past))
         return {"number": number, "result": pickle.dumps(result)}
 
     def _prepared(self, number: int) -> Callable[[Any], Any]:
         if self._unready:
             raise self._unready
-        put_note(self._preparing(number))
+        self._leave(self._preparing(number))
         try:
             function: Callable[[Any], Any] = ray.get(self._setup)()
         except (ValueError, OSError) as error:
@@ -87,7 +92,8 @@ class _Worker:
                 "it; all nodes need the same packages"
             )
             raise self._unready from None
-        drop_note(self._preparing(number))
+        finally:
+            drop_note(self._preparing(number))
         return function
 
     def _begin(self, number: int) -> int:
@@ -110,8 +116,12 @@ class _Worker:
                 "times: give Ray's nodes more memory or lower data.unit_rows; or a damaged file "
                 "crashes the reader: check the data with jobs/validate.py; or nodes were lost"
             )
-        put_note(self._note(number, attempt))
+        self._leave(self._note(number, attempt))
         return attempt
+
+    def _leave(self, note: str) -> None:
+        if has_note(f"{self._notes}{UNDER_WAY}"):  # else nobody is there to take it away
+            put_note(note)
 
     def _note(self, number: int, attempt: int) -> str:
         return f"{self._notes}{number}_{attempt}"

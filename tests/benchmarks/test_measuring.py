@@ -1,5 +1,6 @@
 """What measures: rounds in turns, process trees, peaks of memory, fresh processes."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -58,18 +59,19 @@ def test_the_peak_of_memory_stays_when_memory_is_given_back():
 
 
 def test_memory_of_a_process_counts_what_it_has_for_itself():
+    gc.collect()  # what is freed meanwhile, and what Linux counts late on many cores: tens of MiB
     before = own_memory(os.getpid())
     with Watcher(root=os.getpid(), interval_s=0.01) as watcher:
-        held = np.ones(100 * MIB, np.uint8)
-        assert own_memory(os.getpid()) > before + 90 * MIB
+        held = np.ones(400 * MIB, np.uint8)
+        assert own_memory(os.getpid()) > before + 300 * MIB
         deadline = time.monotonic() + 60
-        while watcher.peak_total < before + 90 * MIB and time.monotonic() < deadline:
+        while watcher.peak_total < before + 300 * MIB and time.monotonic() < deadline:
             time.sleep(0.01)
         del held
         sampled = watcher.own_cpu_s  # of one more look, when the memory is given back
         while watcher.own_cpu_s < sampled + 0.002 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert watcher.peak_of[os.getpid()] > before + 90 * MIB
+    assert watcher.peak_of[os.getpid()] > before + 300 * MIB
     assert watcher.peak_total >= watcher.peak_of[os.getpid()]
 
 

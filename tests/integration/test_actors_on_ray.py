@@ -1,5 +1,6 @@
 """Units worked off by processes that prepare once: here as in a pool of Ray."""
 
+import pickle
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.integration.units import Doubler
 from tests.small_model import labels_of
 
 ray = pytest.importorskip("ray")
+from cvmae.runtime.ray_actors import _Worker  # noqa: E402 (imports Ray)
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 TWO = ScalingConfig(num_workers=2)
@@ -75,6 +78,14 @@ def test_a_process_that_cannot_make_ready_is_given_up_and_said(tmp_path, unready
     with pytest.raises(ChildProcessError, match=message):
         run(tmp_path, range(6), unready=unready)
     assert len(lines(tmp_path, "made")) <= most
+    assert notes_left() == []
+
+
+@pytest.mark.parametrize("given", [{}, {"refuses": 1}, {"unready": "fails"}])
+def test_an_actor_that_outlives_its_run_leaves_no_note(tmp_path, given):
+    worker = _Worker(ray.put(partial(Doubler, str(tmp_path), **given)), "cvmae_attempt_over_")
+    for number in range(2):
+        worker({"number": number, "item": pickle.dumps(number)})
     assert notes_left() == []
 
 
