@@ -10,7 +10,7 @@ from cvmae.arrays import Bools, Floats, Ints
 from cvmae.evaluate.downstream.candidates import Candidate
 from cvmae.evaluate.downstream.over_seeds import estimate, resample_labels
 from cvmae.evaluate.downstream.results import Score
-from cvmae.evaluate.downstream.scores import BOOLEAN_SCORES, NUMBER_SCORES
+from cvmae.evaluate.downstream.scores import BOOLEAN_SCORES, NUMBER_SCORES, RANGE_OF
 
 __all__ = ["NO_INTERVAL", "Outcomes", "Scored", "score_labels"]
 
@@ -64,7 +64,11 @@ class Scored:
                 value=float("nan"), interval=NO_INTERVAL, seeds=seeds, undefined=self.undefined
             )
         found = estimate([self.side(place, name, 1.0)], self.num_subjects)
-        return Score(value=found.value, interval=found.interval, seeds=seeds, undefined="")
+        least, most = RANGE_OF[name]
+        low, high = found.interval
+        # Where there is no interval, NaN stays.
+        interval = (max(least, low), min(most, high)) if low <= high else found.interval
+        return Score(value=found.value, interval=interval, seeds=seeds, undefined="")
 
 
 def score_labels(

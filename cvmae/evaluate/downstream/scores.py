@@ -4,6 +4,7 @@ A resample of subjects is a row of weights (how often a subject was drawn, for e
 and a score under weights equals the score of the rows repeated so often.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from cvmae.arrays import Bools, Floats, Ints
 __all__ = [
     "BOOLEAN_SCORES",
     "NUMBER_SCORES",
+    "RANGE_OF",
     "CalibrationBin",
     "WeightedScore",
     "calibration_curve",
@@ -101,6 +103,15 @@ NUMBER_SCORES: Mapping[str, WeightedScore] = {
     "r2": weighted_r2,
     "rank_correlation": weighted_rank_correlation,
     "mean_absolute_error": _mean_absolute_error,
+}
+# Least and greatest value of each; an interval by t knows nothing of them.
+RANGE_OF: Mapping[str, tuple[float, float]] = {
+    "auroc": (0.0, 1.0),
+    "auprc": (0.0, 1.0),
+    "brier": (0.0, 1.0),
+    "r2": (-math.inf, 1.0),
+    "rank_correlation": (-1.0, 1.0),
+    "mean_absolute_error": (0.0, math.inf),
 }
 
 

@@ -109,3 +109,9 @@ def test_fine_tunings_of_one_pretraining_are_one_seed():
     np.testing.assert_allclose(score_K, [0.69, 0.72])
     own_TK = scored.draws_TK[0, "auroc"]
     np.testing.assert_allclose(draws_TK, np.stack([own_TK[:, :2].mean(axis=1), own_TK[:, 2]], 1))
+
+
+def test_the_interval_of_a_score_holds_nothing_that_no_score_can_be():
+    scored = made({"random": 0.29})
+    low, high = scored.score(0, "auroc").interval
+    assert low < scored.score(0, "auroc").value < high == 1.0
