@@ -22,16 +22,15 @@ from cvmae.settings import (
     CheckpointConfig,
     DataConfig,
     DeepspeedConfig,
-    EvaluateConfig,
     MaskConfig,
     ModelConfig,
     OptimConfig,
     ScalingConfig,
-    SweepConfig,
     TrackingConfig,
     TrainConfig,
     require,
 )
+from cvmae.settings_of_comparison import EvaluateConfig, SweepConfig
 from cvmae.settings_of_use import FinetuneConfig, InferConfig
 
 __all__ = [

@@ -9,16 +9,15 @@ __all__ = [
     "CheckpointConfig",
     "DataConfig",
     "DeepspeedConfig",
-    "EvaluateConfig",
     "MaskConfig",
     "MaskTarget",
     "ModelConfig",
     "OptimConfig",
     "Policy",
     "ScalingConfig",
-    "SweepConfig",
     "TrackingConfig",
     "TrainConfig",
+    "at_least",
     "require",
 ]
 
@@ -50,7 +49,8 @@ def require(condition: bool, setting: str, value: object, allowed: str) -> None:
         raise ValueError(f"{setting}={value!r} is not allowed: give {allowed}")
 
 
-def _at_least(setting: str, value: float, bound: float) -> None:
+def at_least(setting: str, value: float, bound: float) -> None:
+    """Refuse a number below the bound."""
     require(value >= bound, setting, value, f"at least {bound:g}")
 
 
@@ -83,14 +83,14 @@ class DataConfig:
     evenly where their number divides it."""
 
     def __post_init__(self) -> None:
-        _at_least("data.num_codes", self.num_codes, 1)
+        at_least("data.num_codes", self.num_codes, 1)
         require(
             self.num_codes <= MOST_CODES, "data.num_codes", self.num_codes, f"at most {MOST_CODES}"
         )
-        _at_least("data.min_count", self.min_count, 2)
-        _at_least("data.sequence_length", self.sequence_length, 2)
-        _at_least("data.unit_rows", self.unit_rows, 1)
-        _at_least("data.lanes", self.lanes, 1)
+        at_least("data.min_count", self.min_count, 2)
+        at_least("data.sequence_length", self.sequence_length, 2)
+        at_least("data.unit_rows", self.unit_rows, 1)
+        at_least("data.lanes", self.lanes, 1)
         if self.clip_quantiles is not None:
             low, high = self.clip_quantiles
             require(
@@ -148,7 +148,7 @@ class MaskConfig:
             self.weights_file,
             "a file of weights, which mask.policy table takes them from",
         )
-        _at_least("mask.anneal_epochs", self.anneal_epochs, 0)
+        at_least("mask.anneal_epochs", self.anneal_epochs, 0)
         is_plain = (self.sharpness, self.uniform_share, self.anneal_epochs) == (1, 0, 0)
         require(
             is_plain or not self.draws_independently,
@@ -181,16 +181,16 @@ class ModelConfig:
     values replaced by a learned token (the published code)."""
 
     def __post_init__(self) -> None:
-        _at_least("model.num_heads", self.num_heads, 1)
-        _at_least("model.width", self.width, 2 * self.num_heads)
+        at_least("model.num_heads", self.num_heads, 1)
+        at_least("model.width", self.width, 2 * self.num_heads)
         require(
             self.width % (2 * self.num_heads) == 0,
             "model.width",
             self.width,
             f"a multiple of 2 x model.num_heads ({2 * self.num_heads})",
         )
-        _at_least("model.num_layers", self.num_layers, 1)
-        _at_least("model.num_decoder_layers", self.num_decoder_layers, 1)
+        at_least("model.num_layers", self.num_layers, 1)
+        at_least("model.num_decoder_layers", self.num_decoder_layers, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +213,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.lr < float("inf"), "optim.lr", self.lr, "a positive number")
-        _at_least("optim.warmup_steps", self.warmup_steps, 0)
-        _at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.warmup_steps", self.warmup_steps, 0)
+        at_least("optim.weight_decay", self.weight_decay, 0)
         norm = self.clip_norm
         require(norm is None or norm > 0, "optim.clip_norm", norm, "a positive number or None")
 
@@ -247,10 +247,10 @@ class TrainConfig:
     asked for as well; that of hidden values weighs 1."""
 
     def __post_init__(self) -> None:
-        _at_least("train.epochs", self.epochs, 1)
-        _at_least("train.batch_sequences", self.batch_sequences, 1)
-        _at_least("train.accumulation_steps", self.accumulation_steps, 1)
-        _at_least("train.num_threads", self.num_threads, 1)
+        at_least("train.epochs", self.epochs, 1)
+        at_least("train.batch_sequences", self.batch_sequences, 1)
+        at_least("train.accumulation_steps", self.accumulation_steps, 1)
+        at_least("train.num_threads", self.num_threads, 1)
         require(
             0 <= self.visible_weight < float("inf"),
             "train.visible_weight",
@@ -296,14 +296,14 @@ class ScalingConfig:
     """Times that lost workers are replaced before the run gives up."""
 
     def __post_init__(self) -> None:
-        _at_least("scaling.num_workers", self.num_workers, 0)
+        at_least("scaling.num_workers", self.num_workers, 0)
         least, most = self.min_workers, self.num_workers
         allowed = f"0 to scaling.num_workers ({most})"
         require(0 <= least <= most, "scaling.min_workers", least, allowed)
         require(
             self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "above 0"
         )
-        _at_least("scaling.max_failures", self.max_failures, 0)
+        at_least("scaling.max_failures", self.max_failures, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +316,8 @@ class CheckpointConfig:
     """Newest checkpoints kept, beside the one of least tuning error."""
 
     def __post_init__(self) -> None:
-        _at_least("checkpoint.every_steps", self.every_steps, 0)
-        _at_least("checkpoint.keep", self.keep, 1)
+        at_least("checkpoint.every_steps", self.every_steps, 0)
+        at_least("checkpoint.keep", self.keep, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,72 +329,3 @@ class TrackingConfig:
     scaling.num_workers=0 metrics go to metrics.parquet there only, without MLflow."""
     experiment: str = "cvmae"
     """MLflow experiment."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """The grid of a sweep: every policy x epochs x axes x seed."""
-
-    policies: tuple[Policy, ...] = ("random", "variance", "cv")
-    """Masking policies to compare."""
-    epochs: tuple[int, ...] = ()
-    """Lengths of training to compare; empty: train.epochs."""
-    seeds: tuple[int, ...] = ()
-    """Seeds of each cell of the grid; empty: seed."""
-    axes: tuple[str, ...] = ()
-    """Further settings to vary, each as NAME=VALUE,VALUE (optim.lr=1e-3,5e-4)."""
-    scheduler: Literal["none", "asha"] = "none"
-    """What stops trials early: nothing, or asha (on Ray: tuning error against that of other trials
-    of the same policy and length); no claim about policies follows from a sweep with one."""
-    max_trials: int = 0
-    """Trials after which no other is begun, those of earlier attempts included; 0: no limit."""
-    max_epochs: int = 0
-    """Epochs, summed over trials, beyond which no other trial is begun; 0: no limit."""
-    max_hours: float = 0.0
-    """Hours of this attempt after which no other trial is begun; 0: no limit."""
-    max_concurrent: int = 0
-    """Trials at a time; 0: as many as the resources hold."""
-
-    def __post_init__(self) -> None:
-        require(len(self.policies) > 0, "sweep.policies", self.policies, "at least one policy")
-        for name in ("max_trials", "max_epochs", "max_hours", "max_concurrent"):
-            _at_least(f"sweep.{name}", getattr(self, name), 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What is evaluated, on which split and which hidden values."""
-
-    checkpoints: tuple[str, ...] = ()
-    """Models as NAME=RUN_DIR (or a checkpoint), or LABEL=SWEEP_DIR; a repeated name means seeds."""
-    split: Literal["held_out", "tuning"] = "held_out"
-    """Split to evaluate on; look at held_out once."""
-    seed: int = 20_250
-    """Seed of the uniform evaluation mask, the same for every model."""
-    mask_ratio: float = 0.25
-    """Share of a subject's values that is hidden, whatever mask.ratio models were trained with."""
-    sequence_length: int = 512
-    """Longest window that models and baselines are shown, whatever they were trained with."""
-    statistics: str = ""
-    """Folder of fit_statistics that defines vocabulary, clipping and errors; empty: a model's."""
-    min_scored: int = 100
-    """Scored values that a code needs to enter macro averages and comparisons."""
-    bootstrap_samples: int = 1000
-    """Resamples of subjects for intervals."""
-    leave_one_out: int = 100_000
-    """Values that are hidden one at a time, at most: one of each subject and code; 0: none."""
-    labels: str = ""
-    """Folder of MEDS label sets, one a task, for probes of the frozen encoders; empty: none."""
-
-    def __post_init__(self) -> None:
-        for entry in self.checkpoints:
-            name, separator, path = entry.partition("=")
-            require(
-                bool(name and separator and path), "evaluate.checkpoints", entry, "NAME=RUN_DIR"
-            )
-        ratio = self.mask_ratio
-        require(0 < ratio < 1, "evaluate.mask_ratio", ratio, "a share between 0 and 1")
-        _at_least("evaluate.sequence_length", self.sequence_length, 2)
-        _at_least("evaluate.min_scored", self.min_scored, 2)
-        _at_least("evaluate.bootstrap_samples", self.bootstrap_samples, 1)
-        _at_least("evaluate.leave_one_out", self.leave_one_out, 0)

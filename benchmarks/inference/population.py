@@ -15,7 +15,7 @@ from cvmae.batches.sequences import gather_index
 from cvmae.evaluate.reconstruction import Sums, add_batches, merge
 from cvmae.meds.dataset import open_dataset
 from cvmae.meds.units import plan_units
-from cvmae.settings import EvaluateConfig
+from cvmae.settings_of_comparison import EvaluateConfig
 
 __all__ = ["baseline_sums", "draw_subjects", "with_errors"]
 

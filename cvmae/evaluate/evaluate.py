@@ -46,7 +46,8 @@ from cvmae.meds.labels import read_tasks
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
-from cvmae.settings import EvaluateConfig, ScalingConfig
+from cvmae.settings import ScalingConfig
+from cvmae.settings_of_comparison import EvaluateConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set

@@ -12,7 +12,8 @@ from cvmae.checkpoint import FORMAT, MODEL, Loaded, load_model, write_model
 from cvmae.config import Config, resolved_path
 from cvmae.infer.card import CARD, model_card
 from cvmae.meds.unit_index import UnitIndex
-from cvmae.settings import EvaluateConfig, SweepConfig, TrackingConfig
+from cvmae.settings import TrackingConfig
+from cvmae.settings_of_comparison import EvaluateConfig, SweepConfig
 from cvmae.settings_of_use import InferConfig
 from cvmae.storage.folders import join, written
 from cvmae.storage.manifest import MANIFEST, write_manifest

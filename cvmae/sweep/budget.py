@@ -8,7 +8,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from cvmae.settings import SweepConfig
+from cvmae.settings_of_comparison import SweepConfig
 
 __all__ = ["Budget"]
 

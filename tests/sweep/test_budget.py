@@ -1,4 +1,4 @@
-from cvmae.settings import SweepConfig
+from cvmae.settings_of_comparison import SweepConfig
 from cvmae.sweep.budget import Budget
 
 

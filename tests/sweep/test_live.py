@@ -7,7 +7,7 @@ import pytest
 
 from cvmae.config import override
 from cvmae.runtime.terminal import Foot
-from cvmae.settings import SweepConfig
+from cvmae.settings_of_comparison import SweepConfig
 from cvmae.sweep import driver, live
 from cvmae.sweep.budget import Budget
 from cvmae.sweep.live import LiveTable

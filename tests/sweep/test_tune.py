@@ -6,7 +6,7 @@ import types
 import pytest
 
 from cvmae.config import override
-from cvmae.settings import SweepConfig
+from cvmae.settings_of_comparison import SweepConfig
 from cvmae.sweep.attempt import Attempt
 from cvmae.sweep.budget import Budget
 from cvmae.sweep.live import LiveTable

@@ -30,7 +30,7 @@ from cvmae.evaluate.results import Results
 from cvmae.evaluate.seeds import MIN_SEEDS
 from cvmae.meds.dataset import Dataset
 from cvmae.meds.labels import Labels
-from cvmae.settings import EvaluateConfig
+from cvmae.settings_of_comparison import EvaluateConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.safe_names import safe_name
 
