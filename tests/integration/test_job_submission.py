@@ -1,5 +1,7 @@
 """``ray job submit --working-dir .`` on a cluster, as users type it."""
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +14,19 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
 REPOSITORY = Path(__file__).parents[2]
+# A file of jobs/ has that folder on its path, not the one above with the package.
+WHERE = """
+import cvmae, ray
+
+@ray.remote
+def imported():
+    import cvmae
+    return cvmae.__file__
+
+ray.init(log_to_driver=False)
+print("driver:", cvmae.__file__)
+print("worker:", ray.get(imported.remote()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +35,11 @@ def head(ray_head: RayHead) -> RayHead:
     return ray_head
 
 
-def submit(head: RayHead, *entrypoint: str) -> "subprocess.Popen[str]":
+def submit(head: RayHead, *entrypoint: str, folder: Path = REPOSITORY) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [str(BIN / "ray"), "job", "submit", "--address", head.jobs, "--working-dir", ".", "--",
          *entrypoint],
-        cwd=REPOSITORY,
+        cwd=folder,
         env=outside(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,3 +84,13 @@ def test_submitted_jobs_that_cannot_begin_fail_with_one_line(head, hospital, tmp
         assert job.returncode != 0
         assert line in said
         assert "Traceback" not in said
+
+
+def test_driver_and_workers_import_the_package_that_was_submitted(head, tmp_path):
+    shutil.copytree(REPOSITORY / "cvmae", tmp_path / "cvmae")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "where.py").write_text(WHERE, encoding="utf-8")
+    said, _ = submit(head, "python", "jobs/where.py", folder=tmp_path).communicate(timeout=400)
+    # Not the one that is installed here: nodes of an older image run what is submitted.
+    copy = r"\S*/working_dir_files/_ray_pkg_\w+/cvmae/__init__\.py"
+    assert re.findall(rf"^(driver|worker): {copy}$", said, re.M) == ["driver", "worker"], said
