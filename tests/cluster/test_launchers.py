@@ -263,5 +263,5 @@ def test_a_job_waits_until_all_nodes_have_joined(await_nodes, monkeypatch, capsy
 
 
 def test_nodes_that_do_not_come_end_a_job(await_nodes):
-    with pytest.raises(SystemExit, match="of 1000000 nodes have joined Ray in 0.02 s"):
+    with pytest.raises(SystemExit, match=r"of 1000000 nodes have joined Ray in 0\.02 s"):
         await_nodes(1_000_000, most_s=0.02)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import ROOT
 from tests.test_house import files_of_the_repository, name_of
 
 pytest.importorskip("ray")
