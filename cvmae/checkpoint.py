@@ -27,6 +27,7 @@ from cvmae.model.finetuned import FinetunedVOMAE
 from cvmae.model.vomae import VOMAE
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.fitted import FittedData
+from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import (
     is_file,
     join,
@@ -63,6 +64,7 @@ Which = Literal["last", "best"]
 
 CONFIG, PROGRESS, STATISTICS = "config.yaml", "progress.json", "statistics"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+RESIDUALS = "residuals.parquet"  # of models that `export` has calibrated
 FORMAT = "cvmae checkpoint 1"
 CHECKPOINTS = "checkpoints"  # the folder of a run in which each has one of its own
 COST = "tuning_cost"  # what the best epoch has least of, where that is not the tuning error
@@ -100,6 +102,7 @@ class Loaded:
     config: Config
     fitted: FittedData
     progress: Progress
+    residuals: Residuals | None = None  # by which what it imputes has intervals
 
 
 def save_checkpoint(
@@ -143,12 +146,15 @@ def write_model(
     fitted: FittedData,
     progress: Progress,
     model: Mapping[str, Tensor],
+    residuals: Residuals | None = None,
 ) -> None:
     """Write into a folder all that `load_model` reads but the manifest, which comes last."""
     save_file({name: t.contiguous() for name, t in model.items()}, folder / MODEL)
     write_config(config, folder / CONFIG)
     (folder / PROGRESS).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
     fitted.write(folder / STATISTICS)
+    if residuals:
+        residuals.write(folder / RESIDUALS)
 
 
 def checkpoint_folder(run_folder: str | Path, progress: Progress) -> str:
@@ -218,9 +224,17 @@ def load_model(
         config = read_config(folder / CONFIG)
         fitted = FittedData.read(folder / STATISTICS)
         progress = read_progress(folder)
+        has_residuals = (folder / RESIDUALS).is_file()
+        residuals = Residuals.read(folder / RESIDUALS) if has_residuals else None
         model = _model_of(config, fitted.statistics.num_codes)
         model.load_state_dict(load_file(folder / MODEL, device="cpu"))
-    return Loaded(model=model.to(device).eval(), config=config, fitted=fitted, progress=progress)
+    return Loaded(
+        model=model.to(device).eval(),
+        config=config,
+        fitted=fitted,
+        progress=progress,
+        residuals=residuals,
+    )
 
 
 def load_state(path: str | Path) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:

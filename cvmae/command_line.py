@@ -69,6 +69,11 @@ VERBS: dict[str, Verb] = {
         function="cvmae.infer.embed_set:embed",
         resumes=True,
     ),
+    "impute": Verb(
+        does="write the expected value, with an interval, of rows that have none",
+        function="cvmae.infer.impute_set:impute",
+        resumes=True,
+    ),
     "export": Verb(
         does="write a model as a folder that can be handed on, with a card",
         function="cvmae.infer.export:export",

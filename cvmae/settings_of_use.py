@@ -20,6 +20,14 @@ class InferConfig:
     pooling: Literal["mean", "mean+decoded"] = "mean+decoded"
     """What an embedding is: the mean of the encoder's output over the last data.sequence_length
     measurements, as published; or beside it what the decoder restores for each code."""
+    rows: str = ""
+    """Parquet file with columns subject_id, time and code, which says what is imputed; empty: every
+    row of one of the model's codes that has a time and no value."""
+    level: float = 0.95
+    """Share of values that the interval of an imputed value is to hold."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.level < 1, "infer.level", self.level, "a share between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

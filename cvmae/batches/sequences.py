@@ -61,13 +61,17 @@ class Sequences:
         return cls(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 
-def cut_windows(measurements: Measurements, sequence_length: int) -> Sequences:
+def cut_windows(
+    measurements: Measurements, sequence_length: int, *, singles: bool = False
+) -> Sequences:
     """Cut every subject into consecutive windows whose lengths differ by at most 1.
 
-    A subject with fewer than two measurements gives none: nothing could be restored.
+    A subject with a single measurement gives none, since nothing of it could be restored, but for
+    `singles`, where something beside it is.
     """
     lengths_S = np.diff(measurements.offsets_S)
-    windows_S = count_sequences(lengths_S, sequence_length)
+    at_least_S = np.maximum(lengths_S, 2) if singles else lengths_S
+    windows_S = count_sequences(at_least_S, sequence_length)
     subject_W = np.repeat(np.arange(len(lengths_S)), windows_S)
     first_window_S = np.cumsum(windows_S) - windows_S
     number_W = np.arange(len(subject_W)) - first_window_S[subject_W]

@@ -33,6 +33,7 @@ __all__ = [
     "ready",
     "refuse_not_finite",
     "untrained",
+    "why_not_finite",
 ]
 
 # Shape letters: L labels, D entries of an embedding.
@@ -228,17 +229,20 @@ def refuse_not_finite(embeddings: Embeddings, model: Loaded, where: str) -> None
     """
     if all(np.isfinite(own_LD).all() for own_LD in embeddings.embedding_LD.values()):
         return
+    raise ValueError(f"{where}: embeddings are NaN or infinite; {why_not_finite(model)}")
+
+
+def why_not_finite(model: Loaded) -> str:
+    """Say why a model makes numbers that are not finite, and what to do."""
     if all(bool(weight.isfinite().all()) for weight in model.model.parameters()):
-        why = (
+        return (
             "its weights are finite, so values there are none or too large: look at them with "
             "jobs/validate.py"
         )
-    else:
-        why = (
-            "its weights are not finite, as after a training that diverged: give an earlier "
-            "checkpoint of the run (checkpoints/step_*)"
-        )
-    raise ValueError(f"{where}: embeddings are NaN or infinite; {why}")
+    return (
+        "its weights are not finite, as after a training that diverged: give an earlier "
+        "checkpoint of the run (checkpoints/step_*)"
+    )
 
 
 def _nothing(model: Loaded, num_labels: int, poolings: Sequence[Pooling]) -> Embeddings:

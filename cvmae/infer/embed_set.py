@@ -3,47 +3,45 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
-from cvmae.config import Config, resolved_path, write_config
+from cvmae.checkpoint import Loaded
+from cvmae.config import Config
 from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready, refuse_not_finite
 from cvmae.infer.histories import Moments, last_moments
 from cvmae.infer.matching import Matching, matching_lines, require_common_code
-from cvmae.infer.notice import NOTE, write_notice
+from cvmae.infer.notice import NOTE
 from cvmae.infer.pooling import Pooling, refuse_pooling, width_of
 from cvmae.infer.unit_files import (
-    FOLDER,
     CodeSums,
-    read_unit_file,
+    embedding_table,
+    read_unit_files,
     unit_file,
     units_there,
     write_unit_file,
 )
+from cvmae.infer.unit_job import UnitJob, begin, held_folder, load_unchanged
 from cvmae.meds.dataset import Dataset, Source, open_dataset
 from cvmae.meds.labels import read_tasks
 from cvmae.meds.reading import read_unit_and_subjects
-from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.splits import is_among
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
-from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
-from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set, require_new
-from cvmae.storage.places import map_reads
+from cvmae.storage.folders import join, written
+from cvmae.storage.output import refuse_in_data_set
 
 __all__ = ["embed"]
 
 logger = logging.getLogger("cvmae")
 
-FACTS, REPORT = "embed.json", "report.json"
+FOLDER, REPORT = "embeddings", "report.json"
+JOB = UnitJob(verb="embed", folder=FOLDER, made="embeddings")
 WITHOUT_ROWS = "without_rows.parquet"
 Numbered = tuple[int, Unit]
 
@@ -74,81 +72,30 @@ def embed(config: Config) -> str:
         FileNotFoundError: The model, the labels or the data set are not there.
         ChildProcessError: A unit took the process that worked on it down, again and again.
     """
-    if not config.infer.checkpoint:
-        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
-    with _held_folder(config) as config:
+    with held_folder(JOB, config) as config:
         return _embed(config)
 
 
 def _embed(config: Config) -> str:
-    in_process = config.scaling.num_workers == 0
-    on_gpu = in_process and torch.cuda.is_available()
-    path = config.infer.checkpoint
-    stamp = checkpoint_stamp(path)
-    model = load_model(path, "cuda" if on_gpu else "cpu")
-    if checkpoint_stamp(path) != stamp:
-        raise ValueError(
-            f"infer.checkpoint={path}: another checkpoint was written there meanwhile; wait for "
-            "the run to end, or give one checkpoint of it (checkpoints/step_*)"
-        )
+    model, stamp, device = load_unchanged(config)
     refuse_pooling(model, [config.infer.pooling])
     dataset = open_dataset(config.data.root or model.config.data.root)
     refuse_in_data_set(config.output_dir, dataset.root)
     moments = _asked(config.infer.labels)
     job = _plan(config, model, dataset, moments)
-    there = units_there(job.folder, [number for number, _ in job.units])
+    there = units_there(join(job.folder, FOLDER), [number for number, _ in job.units])
     waiting = [item for item in job.units if item[0] not in there]
-    if waiting and not in_process:
+    if waiting and config.scaling.num_workers:
         start_ray(config.scaling)
     if waiting or not job.units:
         units = [unit for _, unit in job.units]
         require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
-    on_ray = "cuda" if config.scaling.use_gpu else "cpu"
-    device = model.model.mask_token.device.type if in_process else on_ray
-    _begin(config, _facts(config, stamp, dataset, moments) | {"device": device})
+    begin(JOB, config, _facts(config, stamp, dataset, moments) | {"device": device})
     logger.info("%d units to embed, %d are there", len(waiting), len(there))
     setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
     for _ in map_with(setup, waiting, config.scaling, "embed"):
         pass
     return _finish(job)
-
-
-@contextmanager
-def _held_folder(config: Config) -> Iterator[Config]:
-    """Hold the output folder; yield settings of absolute paths."""
-    folder = absolute_output(config.output_dir)
-    if config.resume and absolute_output(config.resume, "resume") != folder:
-        raise ValueError(
-            f"--resume {config.resume} continues in its own folder: leave out --output_dir"
-        )
-    check = _require_begun if config.resume else _require_new
-    root = resolved_path(config.data.root)
-    with output_folder(folder, "embed", data_root=root, check=check):
-        remove_aside(join(folder, FOLDER))
-        infer = replace(
-            config.infer,
-            checkpoint=resolved_path(config.infer.checkpoint),
-            labels=resolved_path(config.infer.labels),
-        )
-        data = replace(config.data, root=root)
-        yield replace(config, output_dir=folder, data=data, infer=infer)
-
-
-def _require_new(folder: str) -> None:
-    require_new(
-        folder,
-        unfinished=lambda name: name in (FACTS, NOTE),
-        advice=lambda found: (
-            f": choose a new folder, or go on with what is there by --resume {folder}"
-            if FACTS in found
-            else ": choose a new folder"
-        ),
-    )
-
-
-def _require_begun(folder: str) -> None:
-    if not is_file(join(folder, FACTS)):
-        raise FileNotFoundError(f"--resume {folder}: no {FACTS} there, so no embeddings")
 
 
 def _asked(labels: str) -> Moments | None:
@@ -194,27 +141,6 @@ def _facts(config: Config, stamp: str, dataset: Dataset, moments: Moments | None
     }
 
 
-def _begin(config: Config, facts: Mapping[str, Any]) -> None:
-    """Write what the folder holds; where that is written already, see that it is the same."""
-    path = join(config.output_dir, FACTS)
-    if config.resume:
-        with local_copy(path) as copy:
-            before: dict[str, Any] = json.loads(copy.read_text("utf-8"))
-        now = json.loads(json.dumps(facts))
-        if differing := [name for name in now if before.get(name) != now[name]]:
-            raise ValueError(
-                f"--resume {config.output_dir}: what is there was made with another "
-                f"{' and '.join(differing)}: give the same (of a run that trains on, the "
-                "checkpoint that was used: checkpoints/step_*), or choose a new folder"
-            )
-        return
-    write_notice(config.output_dir, f"The files below {FOLDER}/")
-    with written(path) as aside:
-        aside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    with written(join(config.output_dir, "config.yaml")) as aside:  # last: --resume asks for it
-        write_config(config, aside)
-
-
 class _UnitWriter:
     """Embeds units and writes their files, with a model that is prepared once a process."""
 
@@ -235,11 +161,10 @@ class _UnitWriter:
         refuse_not_finite(
             embeddings, self._model, f"infer.checkpoint={job.checkpoint}, unit {number}"
         )
+        table = embedding_table(own, embeddings.embedding_LD[job.pooling], embeddings.has_rows_L)
         write_unit_file(
             join(job.folder, FOLDER, unit_file(number)),
-            own,
-            embeddings.embedding_LD[job.pooling],
-            embeddings.has_rows_L,
+            table,
             CodeSums.of(measurements, statistics),
         )
 
@@ -247,23 +172,11 @@ class _UnitWriter:
 def _finish(job: _Job) -> str:
     """Look at what all units have written, and write what follows from it."""
     folder = join(job.folder, FOLDER)
-    asked_S = job.source.members[ASKED]
-    found_S = np.zeros(len(asked_S), np.bool_)
-    paths = [join(folder, unit_file(number)) for number, _ in job.units]
-    sums, num_rows = [], 0
-    for subject_L, part in map_reads(job.folder, read_unit_file, paths):
-        place_S = np.searchsorted(asked_S, np.unique(subject_L))
-        if found_S[place_S].any():
-            raise RefusedDataError(
-                "a subject has rows in two files",
-                "MEDS needs all rows of a subject in one file: check the data with "
-                "jobs/validate.py",
-            )
-        found_S[place_S] = True
-        sums.append(part)
-        num_rows += len(subject_L)
+    numbers = [number for number, _ in job.units]
+    files = read_unit_files(folder, numbers, job.source.members[ASKED])
+    found_S, num_rows = files.found_S, files.num_rows
     num_absent = _write_absent(job, found_S, join(folder, WITHOUT_ROWS)) if job.moments else 0
-    matching = Matching.of(CodeSums.total(sums), job.model.fitted.statistics)
+    matching = Matching.of(files.sums, job.model.fitted.statistics)
     report = {
         "embeddings": num_rows + num_absent,
         "width": width_of(job.model, job.pooling),
@@ -300,5 +213,6 @@ def _write_absent(job: _Job, found_S: np.ndarray, path: str) -> int:
         return 0
     width = width_of(job.model, job.pooling)
     nothing_LD = np.zeros((own.num_moments, width), np.float32)
-    write_unit_file(path, own, nothing_LD, np.zeros(own.num_moments, np.bool_), None)
+    has_rows_L = np.zeros(own.num_moments, np.bool_)
+    write_unit_file(path, embedding_table(own, nothing_LD, has_rows_L), None)
     return own.num_moments

@@ -7,11 +7,16 @@ training needs: optimiser, places of files, and which subjects are in which read
 from dataclasses import replace
 
 import numpy as np
+from meds.schema import tuning_split
 
 from cvmae.checkpoint import FORMAT, MODEL, Loaded, load_model, write_model
 from cvmae.config import Config, resolved_path
+from cvmae.infer.calibration import fit_residuals, restore_hidden
 from cvmae.infer.card import CARD, model_card
+from cvmae.infer.restoring import is_imputing
+from cvmae.meds.dataset import open_dataset
 from cvmae.meds.unit_index import UnitIndex
+from cvmae.runtime.start_ray import start_ray
 from cvmae.settings import TrackingConfig
 from cvmae.settings_of_comparison import EvaluateConfig, SweepConfig
 from cvmae.settings_of_use import InferConfig
@@ -29,16 +34,20 @@ def export(config: Config) -> str:
         Where it is, and how it is loaded.
 
     Raises:
-        ValueError: A setting is missing, the checkpoint is damaged, or the folder is not new.
+        ValueError: A setting is missing, the checkpoint is damaged, the folder is not new, or the
+            data set cannot be read or has no tuning split.
         FileNotFoundError: There is no checkpoint.
     """
     if not config.infer.checkpoint:
         raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
-    with output_folder(config.output_dir, "export") as folder:
-        loaded = _bare(_chosen(resolved_path(config.infer.checkpoint)))
+    root = resolved_path(config.data.root)
+    with output_folder(config.output_dir, "export", data_root=root) as folder:
+        chosen = _calibrated(_chosen(resolved_path(config.infer.checkpoint)), config)
+        loaded = _bare(chosen)
         _write(folder, loaded)
     return (
         f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
+        f"{_intervals(loaded)}\n"
         "Its statistics and weights were made from patients: it stays under the terms of their "
         "data set"
     )
@@ -48,6 +57,31 @@ def _chosen(path: str) -> Loaded:
     """Load the last epoch of a pretraining; of a fine-tuning the best, by which it predicts."""
     loaded = load_model(path)
     return load_model(path, which="best") if loaded.config.finetune.checkpoint else loaded
+
+
+def _calibrated(loaded: Loaded, config: Config) -> Loaded:
+    """Give a model that restores values the residuals of a data set, where one is named."""
+    if not config.data.root or not is_imputing(loaded):
+        return loaded
+    dataset = open_dataset(config.data.root, [tuning_split])
+    if config.scaling.num_workers:
+        start_ray(config.scaling)
+    device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"
+    hidden = restore_hidden(loaded, dataset, [tuning_split], config, device)[tuning_split]
+    residuals = fit_residuals(hidden, loaded.fitted.statistics, config.infer.level)
+    return replace(loaded, residuals=residuals)
+
+
+def _intervals(loaded: Loaded) -> str:
+    if not is_imputing(loaded):
+        return "It imputes nothing: its decoder cannot be asked for values"
+    if loaded.residuals is None:
+        return "What it imputes has no intervals: they come with --data.root of a data set"
+    num_own, num_codes = int(loaded.residuals.is_own_C.sum()), len(loaded.residuals.codes)
+    return (
+        f"What it imputes has intervals of {loaded.residuals.level:g}: {num_own} of {num_codes} "
+        "codes by residuals of their own"
+    )
 
 
 def _bare(loaded: Loaded) -> Loaded:
@@ -96,6 +130,7 @@ def _write(folder: str, loaded: Loaded) -> None:
             fitted=loaded.fitted,
             progress=loaded.progress,
             model=loaded.model.state_dict(),
+            residuals=loaded.residuals,
         )
         (aside / MODEL).chmod(0o644)  # who it is handed on to is another user
         (aside / CARD).write_text(model_card(loaded), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Data frames of MEDS columns -> measurements and moments, and tables -> frames of the same kind.
+"""Data frames of MEDS columns -> measurements and what is asked, and tables -> frames like them.
 
 Messages give the row of the frame, counted from 0; never a subject id, never a value.
 """
@@ -8,14 +8,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cvmae.arrays import Bools, Ints
+from cvmae.arrays import Bools, Float32s, Ints
+from cvmae.infer.asked import Asked, KnownCodes
 from cvmae.infer.histories import Moments
 from cvmae.meds.measurements import Measurements
+from cvmae.meds.parquet import open_parquet
 from cvmae.meds.row_order import FIRST_US, LAST_US, run_starts
 from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE
-from cvmae.statistics.code_statistics import CodeStatistics
+from cvmae.statistics.code_statistics import CodeStatistics, MemberLookup
+from cvmae.storage.folders import is_file
 
-__all__ = ["like", "read_measurements", "read_moments"]
+__all__ = [
+    "like",
+    "read_asked",
+    "read_asked_file",
+    "read_measurements",
+    "read_missing",
+    "read_moments",
+]
 
 # Shape letters: N rows of the frame, M measurements, S subjects.
 
@@ -42,12 +52,8 @@ def read_measurements(frame: Any, statistics: CodeStatistics) -> Measurements:
     table = _as_table(frame, (SUBJECT, TIME, CODE, VALUE))
     subject_N = _subjects(table)
     time_N, timed_N = _times(table, TIME)
-    code = _column(table, CODE, pa.large_string()).dictionary_encode()
-    _refuse(code.is_null(), CODE, "is empty")
-    # Null and NaN alike: a row without a value.
-    value_N = np.asarray(_column(table, VALUE, pa.float32()).fill_null(np.nan), np.float32)
-    names = code.dictionary.to_pylist()
-    code_N = statistics.lookup(names)[np.asarray(code.indices)] if names else np.empty(0, np.int32)
+    code_N, names = _codes(table, statistics.lookup)
+    value_N = _values(table)
     if not (code_N >= 0).any():
         raise ValueError(
             f"measurements has no row of any of the model's {statistics.num_codes} codes "
@@ -60,7 +66,7 @@ def read_measurements(frame: Any, statistics: CodeStatistics) -> Measurements:
     return Measurements(
         subject_id_S=subject_N[kept_M][begins_S],
         offsets_S=np.append(begins_S, len(kept_M)),
-        code_index_N=code_N[kept_M],
+        code_index_N=code_N[kept_M].astype(np.int32),
         time_us_N=time_N[kept_M],
         numeric_value_N=value_N[kept_M],
     )
@@ -78,6 +84,62 @@ def read_moments(frame: Any) -> Moments:
     time_L, timed_L = _times(table, PREDICTION_TIME)
     _refuse(pa.array(~timed_L), PREDICTION_TIME, "is empty")
     return Moments(subject_id_L=subject_L, time_us_L=time_L)
+
+
+def read_missing(frame: Any, known: KnownCodes) -> Asked:
+    """Return the rows of a frame with a known code and a time and without a finite value.
+
+    Raises:
+        TypeError: It is no data frame.
+        ValueError: As `read_measurements`.
+    """
+    table = _as_table(frame, (SUBJECT, TIME, CODE, VALUE))
+    time_N, timed_N = _times(table, TIME)
+    code_N, _ = _codes(table, known.lookup)
+    chosen_N = timed_N & (code_N >= 0) & ~np.isfinite(_values(table))
+    return Asked(subject_id_L=_subjects(table), time_us_L=time_N, code_L=code_N).take(chosen_N)
+
+
+def read_asked(frame: Any, known: KnownCodes) -> Asked:
+    """Return the rows of a frame with columns subject_id, time and code.
+
+    Raises:
+        TypeError: It is no data frame.
+        ValueError: A column is missing or of another type, a row lacks one, or a code is not known.
+    """
+    table = _as_table(frame, (SUBJECT, TIME, CODE))
+    time_N, timed_N = _times(table, TIME)
+    _refuse(pa.array(~timed_N), TIME, "is empty")
+    code_N, names = _codes(table, known.lookup)
+    unknown_N = code_N < 0
+    if unknown_N.any():
+        own = set(known.names)
+        unknown = sorted(name for name in names if name not in own)
+        raise ValueError(
+            f"{np.count_nonzero(unknown_N):,} rows ask for codes that are none of the model's "
+            f"{len(known.names)} ({_beginning(known.names)}): {_beginning(unknown)}; leave such "
+            "rows out"
+        )
+    return Asked(subject_id_L=_subjects(table), time_us_L=time_N, code_L=code_N)
+
+
+def read_asked_file(path: str, known: KnownCodes) -> Asked:
+    """Return the rows of a parquet file as `read_asked` does, each once and in order.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is no such file, or see `read_asked`.
+    """
+    folder, _, name = path.rpartition("/")
+    if not is_file(path):
+        raise FileNotFoundError(f"infer.rows={path}: there is no such file")
+    with open_parquet(folder, name) as parquet:
+        found = parquet.schema_arrow.names
+        table = parquet.read(columns=[n for n in (SUBJECT, TIME, CODE) if n in found])
+    try:
+        return read_asked(table, known).in_order()
+    except ValueError as error:
+        raise ValueError(f"infer.rows={path}: {error}") from None
 
 
 def like(table: pa.Table, frame: Any) -> Any:
@@ -150,6 +212,20 @@ def _times(table: pa.Table, name: str) -> tuple[Ints, Bools]:
     outside_N = timed_N & ((time_N < FIRST_US) | (time_N > LAST_US))
     _refuse(pa.array(outside_N), name, "is in no year from 1 to 9999")
     return time_N, timed_N
+
+
+def _codes(table: pa.Table, lookup: MemberLookup) -> tuple[Ints, list[str]]:
+    """Return the place of each row's code by a lookup, -1 where it has none, and all codes."""
+    code = _column(table, CODE, pa.large_string()).dictionary_encode()
+    _refuse(code.is_null(), CODE, "is empty")
+    names = code.dictionary.to_pylist()
+    code_N = lookup(names)[np.asarray(code.indices)] if names else np.empty(0, np.int32)
+    return code_N.astype(np.int64), names
+
+
+def _values(table: pa.Table) -> Float32s:
+    """Return values, NaN where a row has none."""
+    return np.asarray(_column(table, VALUE, pa.float32()).fill_null(np.nan), np.float32)
 
 
 def _column(table: pa.Table, name: str, kind: Any) -> Any:

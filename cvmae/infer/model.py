@@ -8,11 +8,20 @@ import numpy as np
 import torch
 
 from cvmae.checkpoint import Loaded, load_model
+from cvmae.infer.asked import KnownCodes
 from cvmae.infer.embed import embed_moments, refuse_not_finite
-from cvmae.infer.frames import like, read_measurements, read_moments
+from cvmae.infer.frames import (
+    like,
+    read_asked,
+    read_measurements,
+    read_missing,
+    read_moments,
+)
 from cvmae.infer.histories import last_moments
+from cvmae.infer.imputed import imputed_table
 from cvmae.infer.matching import Matching, matching_lines
 from cvmae.infer.pooling import Pooling, refuse_pooling
+from cvmae.infer.restoring import is_measured, refuse_imputing, restore
 from cvmae.infer.unit_files import CodeSums, embedding_table
 
 __all__ = ["Model", "load"]
@@ -71,6 +80,55 @@ class Model:
             logger.info("%s", line)
         embedding_LD = np.asarray(embeddings.embedding_LD[pooling])
         return like(embedding_table(moments, embedding_LD, embeddings.has_rows_L), measurements)
+
+    def impute(self, measurements: Any, asked: Any = None) -> Any:
+        """Return what the model expects of rows, from all other measurements around them.
+
+        Earlier and later measurements of the subject are seen, in the window that is nearest in
+        time; a row that was measured is hidden first. A line on the codes that were found is
+        logged.
+
+        Args:
+            measurements: As for `encode`.
+            asked: Data frame with columns subject_id, time and code; None: each row of
+                `measurements` with a code of the model, a time and no value, unless the same code
+                has a value at the same time.
+
+        Returns:
+            A frame of the same kind with columns subject_id, time, code, numeric_value,
+            interval_low and interval_high, in the code's own unit: a row for each of `asked`, in
+            its order, or by subject, time and code; null where the subject has no measurement. The
+            interval holds `infer.level` of values as `tuning` had them, and is null where the
+            model was not exported with them.
+
+        Raises:
+            TypeError: What was given is no data frame.
+            ValueError: A column is missing or of another type, the model knows no code of it or
+                not one that is asked for, what it makes of them is no number, or see
+                `refuse_imputing`.
+        """
+        refuse_imputing(self.loaded)
+        statistics, residuals = self.loaded.fitted.statistics, self.loaded.residuals
+        known = KnownCodes.of(statistics)
+        rows = read_measurements(measurements, statistics)
+        if asked is None:
+            wanted = read_missing(measurements, known).in_order()
+            wanted = wanted.take(~is_measured(rows, wanted.as_entries(known)))
+        else:
+            wanted = read_asked(asked, known)
+        num_threads = torch.get_num_threads()
+        try:
+            z_L = restore(self.loaded, rows, wanted, "the model, rows of the frame")
+        finally:  # the process is not ours
+            torch.set_num_threads(num_threads)
+        for line in matching_lines(Matching.of(CodeSums.of(rows, statistics), statistics)):
+            logger.info("%s", line)
+        if residuals is None:
+            logger.warning(
+                "intervals are null: this model has no residuals; export it with --data.root of a "
+                "data set (jobs/export.py), whose tuning split gives them, and load that"
+            )
+        return like(imputed_table(wanted, z_L, statistics, residuals), measurements)
 
 
 def load(path: str, device: str = "cpu") -> Model:

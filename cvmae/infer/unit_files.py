@@ -1,8 +1,8 @@
-"""One parquet file of embeddings for each unit, written whole; a job goes on by what is there."""
+"""One parquet file for each unit, written whole; a job goes on by what is there."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -12,15 +12,17 @@ import pyarrow.parquet as pq
 from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.infer.histories import Moments
 from cvmae.meds.measurements import Measurements
+from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.rows import SUBJECT
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.folders import join, local_copy, names, written
+from cvmae.storage.places import map_reads
 
 __all__ = [
-    "FOLDER",
     "CodeSums",
+    "UnitFiles",
     "embedding_table",
-    "read_unit_file",
+    "read_unit_files",
     "unit_file",
     "units_there",
     "write_unit_file",
@@ -28,8 +30,8 @@ __all__ = [
 
 # Shape letters: L moments (a subject and a time), C codes, D entries of an embedding.
 
-FOLDER = "embeddings"
 METADATA = b"cvmae"  # of a file's schema: the sums of its unit's codes
+COUNTS = b"cvmae.counts"  # likewise: what its rows are
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,8 +66,8 @@ def unit_file(number: int) -> str:
 
 
 def units_there(folder: str, numbers: Sequence[int]) -> set[int]:
-    """Return which units' files are in a job's folder."""
-    found = set(names(join(folder, FOLDER)))
+    """Return which units' files are in a folder."""
+    found = set(names(folder))
     return {number for number in numbers if unit_file(number) in found}
 
 
@@ -84,20 +86,69 @@ def embedding_table(moments: Moments, embedding_LD: Float32s, has_rows_L: Bools)
 
 
 def write_unit_file(
-    path: str, moments: Moments, embedding_LD: Float32s, has_rows_L: Bools, sums: CodeSums | None
+    path: str, table: pa.Table, sums: CodeSums | None, counts: Mapping[str, int] | None = None
 ) -> None:
-    """Write a file of embeddings, whole or not at all; the same input gives the same bytes."""
-    table = embedding_table(moments, embedding_LD, has_rows_L)
+    """Write a file, whole or not at all; the same input gives the same bytes.
+
+    Args:
+        path: Where it is to be.
+        table: A subject's rows together.
+        sums: Of the unit's codes.
+        counts: Whatever is to be counted over all units.
+    """
+    metadata = {}
     if sums:
         text = json.dumps({name: array.tolist() for name, array in vars(sums).items()})
-        table = table.replace_schema_metadata({METADATA: text.encode("ascii")})
+        metadata[METADATA] = text.encode("ascii")
+    if counts:
+        metadata[COUNTS] = json.dumps(dict(counts)).encode("ascii")
     with written(path) as aside:
-        pq.write_table(table, aside)
+        pq.write_table(table.replace_schema_metadata(metadata or None), aside)
 
 
-def read_unit_file(path: str) -> tuple[Ints, CodeSums]:
-    """Return the subjects of a unit's file, and the sums of its codes."""
+@dataclass(frozen=True, kw_only=True)
+class UnitFiles:
+    """What the files of all units say together."""
+
+    found_S: Bools = field(repr=False)  # of the subjects that were asked for: who has a row
+    num_rows: int
+    sums: CodeSums
+    counts: dict[str, int]
+
+
+def read_unit_files(folder: str, numbers: Sequence[int], asked_S: Ints) -> UnitFiles:
+    """Read the files of all units of a job.
+
+    Args:
+        folder: Where they are.
+        numbers: Of the units, one or more.
+        asked_S: Subjects that were asked for, who ascend.
+
+    Raises:
+        RefusedDataError: A subject has rows in two of them.
+    """
+    found_S = np.zeros(len(asked_S), np.bool_)
+    sums, num_rows, counts = [], 0, dict[str, int]()
+    paths = [join(folder, unit_file(number)) for number in numbers]
+    for subject_L, part, own_counts in map_reads(folder, _read_unit_file, paths):
+        place_S = np.searchsorted(asked_S, np.unique(subject_L))
+        if found_S[place_S].any():
+            raise RefusedDataError(
+                "a subject has rows in two files",
+                "MEDS needs all rows of a subject in one file: check the data with "
+                "jobs/validate.py",
+            )
+        found_S[place_S] = True
+        sums.append(part)
+        num_rows += len(subject_L)
+        counts |= {name: counts.get(name, 0) + number for name, number in own_counts.items()}
+    return UnitFiles(found_S=found_S, num_rows=num_rows, sums=CodeSums.total(sums), counts=counts)
+
+
+def _read_unit_file(path: str) -> tuple[Ints, CodeSums, dict[str, int]]:
+    """Return the subjects of a unit's file, the sums of its codes, and its counts."""
     with local_copy(path) as copy:
         table: Any = pq.read_table(copy, columns=[SUBJECT], partitioning=None)
-    sums = json.loads(table.schema.metadata[METADATA])
-    return table[SUBJECT].to_numpy(), CodeSums(**{n: np.array(v) for n, v in sums.items()})
+    metadata = table.schema.metadata
+    sums = CodeSums(**{n: np.array(v) for n, v in json.loads(metadata[METADATA]).items()})
+    return table[SUBJECT].to_numpy(), sums, json.loads(metadata.get(COUNTS, b"{}"))

@@ -1,19 +1,21 @@
 """Units -> measurements: rows of the vocabulary's codes, subject after subject."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from cvmae.arrays import Ints
+from cvmae.arrays import Bools, Ints
 from cvmae.meds.dataset import Source
 from cvmae.meds.measurements import Measurements, RowCounts, join_blocks
 from cvmae.meds.pieces import is_own, open_piece, own_subjects
 from cvmae.meds.rows import (
     Block,
     Lookup,
+    Rows,
     distinct_subjects,
     pick_measurements,
+    pick_missing,
     read_rows,
     read_subjects,
 )
@@ -23,7 +25,15 @@ from cvmae.meds.units import Piece, Unit
 from cvmae.runtime.memory import keep_memory
 from cvmae.storage.places import map_reads
 
-__all__ = ["read_splits", "read_unit", "read_unit_and_subjects", "read_units"]
+__all__ = [
+    "read_splits",
+    "read_unit",
+    "read_unit_and_missing",
+    "read_unit_and_subjects",
+    "read_units",
+]
+
+Pick = Callable[[Rows, Bools], Block]
 
 
 def read_units(source: Source, units: Sequence[Unit], lookup: Lookup, split: str) -> Measurements:
@@ -68,13 +78,34 @@ def read_unit_and_subjects(
     return *join_blocks(blocks), subject_S
 
 
+def read_unit_and_missing(
+    source: Source, unit: Unit, lookup: Lookup, split: str
+) -> tuple[Measurements, tuple[Measurements, RowCounts], Ints]:
+    """Read what `read_unit_and_subjects` does, and in the same go the rows without a value.
+
+    These are rows of wanted codes with a time; they come as measurements whose value is 0.
+    """
+    picks = (pick_measurements, pick_missing)
+    subject_S, (blocks, missing) = _read_blocks(source, lookup, (split, split), unit, picks)
+    return join_blocks(blocks)[0], join_blocks(missing), subject_S
+
+
 def _read_blocks(
-    source: Source, lookup: Lookup, splits: Sequence[str], unit: Unit
+    source: Source,
+    lookup: Lookup,
+    splits: Sequence[str],
+    unit: Unit,
+    picks: Sequence[Pick] = (),
 ) -> tuple[Ints, list[list[Block]]]:
-    """Return the subjects of each file, and the row groups' measurements of each split."""
+    """Return the subjects of each file, and what is picked of each split from the row groups.
+
+    Without `picks` these are measurements.
+    """
     keep_memory()
     members = [source.members[split] for split in splits]
-    read = map_reads(source.root, partial(_read_piece, source.root, members, lookup), unit.pieces)
+    picks = picks or [pick_measurements] * len(splits)
+    read_piece = partial(_read_piece, source.root, members, picks, lookup)
+    read = map_reads(source.root, read_piece, unit.pieces)
     refuse_shared(unit, [member_S for _, member_S, _ in read])
     row_groups = [blocks for *_, piece in read for blocks in piece]
     blocks = [[blocks[place] for blocks in row_groups] for place in range(len(splits))]
@@ -82,7 +113,7 @@ def _read_blocks(
 
 
 def _read_piece(
-    root: str, members: Sequence[Ints], lookup: Lookup, piece: Piece
+    root: str, members: Sequence[Ints], picks: Sequence[Pick], lookup: Lookup, piece: Piece
 ) -> tuple[Ints, Ints, list[list[Block]]]:
     """Return the distinct subjects, those among the members, and each row group's blocks."""
     subjects: list[Ints] = []
@@ -101,5 +132,5 @@ def _read_piece(
                 order.skip_times()
                 continue
             rows = read_rows(parquet, index, order, lookup, subject_N, starts_S)
-            blocks.append([pick_measurements(rows, chosen_S) for chosen_S in chosen])
+            blocks.append([pick(rows, own_S) for pick, own_S in zip(picks, chosen, strict=True)])
     return own_subjects(piece, subjects), distinct_subjects(distinct), blocks

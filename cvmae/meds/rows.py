@@ -6,7 +6,7 @@ counted from 0; never a subject id, never a value.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "distinct_subjects",
     "find_shared",
     "pick_measurements",
+    "pick_missing",
     "read_rows",
     "read_subjects",
     "subject_bounds",
@@ -158,6 +159,20 @@ def pick_measurements(rows: Rows, chosen_S: Bools) -> Block:
         num_null_time=num_valued - num_timed,
         num_non_finite=num_timed - num_kept,
     )
+
+
+def pick_missing(rows: Rows, chosen_S: Bools) -> Block:
+    """Pick the rows of wanted codes that have a time and no finite value, as if it was 0.
+
+    What it counts is of them: `num_null_time` are those without a time.
+    """
+    lacking_N = ~np.isfinite(rows.values.value_N)
+    if rows.values.valid_N is not None:
+        lacking_N |= ~rows.values.valid_N
+    bitmap = np.packbits(lacking_N, bitorder="little")
+    zeros_N = np.zeros(len(lacking_N), np.float32)
+    values = Column(zeros_N, bitmap, 0, int(np.count_nonzero(~lacking_N)))
+    return pick_measurements(replace(rows, values=values), chosen_S)
 
 
 def read_subjects(

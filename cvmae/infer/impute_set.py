@@ -1,0 +1,238 @@
+"""The verb `impute`: what a model expects of rows without a value, unit by unit, to MEDS files."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from meds.schema import held_out_split, tuning_split
+
+from cvmae.checkpoint import RESIDUALS, Loaded
+from cvmae.config import Config
+from cvmae.infer.asked import Asked, KnownCodes
+from cvmae.infer.calibration import Coverage, fit_residuals, restore_hidden
+from cvmae.infer.embed import ASKED, may_hold, ready
+from cvmae.infer.frames import read_asked_file
+from cvmae.infer.impute_report import COVERAGE, read_coverage, write_coverage, write_report
+from cvmae.infer.imputed import imputed_table
+from cvmae.infer.matching import require_common_code
+from cvmae.infer.restoring import is_measured, refuse_imputing, restore
+from cvmae.infer.unit_files import (
+    CodeSums,
+    read_unit_files,
+    unit_file,
+    units_there,
+    write_unit_file,
+)
+from cvmae.infer.unit_job import UnitJob, begin, held_folder, load_unchanged
+from cvmae.meds.code_names import code_names
+from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.meds.reading import read_unit_and_missing
+from cvmae.meds.splits import is_among
+from cvmae.meds.units import Unit, plan_units
+from cvmae.runtime.map_units import map_with
+from cvmae.runtime.start_ray import start_ray
+from cvmae.statistics.residuals import Residuals
+from cvmae.storage.folders import is_file, join, local_copy, written
+from cvmae.storage.output import refuse_in_data_set
+
+__all__ = ["impute"]
+
+logger = logging.getLogger("cvmae")
+
+FOLDER = "imputed"
+JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values")
+WITHOUT_ROWS = "without_rows.parquet"
+Numbered = tuple[int, Unit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is imputed, and where to."""
+
+    folder: str
+    checkpoint: str
+    model: Loaded  # with the residuals that intervals are made by
+    source: Source
+    units: Sequence[Numbered]
+    asked: Asked | None  # None: each row of a known code that has a time and no value
+
+
+def impute(config: Config) -> str:
+    """Write the expected value of each row that is asked for, or of each that has no value.
+
+    Returns:
+        What was written, how many held-out values intervals hold, and how the data set and the
+        model's vocabulary agree.
+
+    Raises:
+        ValueError: A setting is missing, the folder is not new or holds what other settings or
+            data have given, a code that is asked for is none of the model's, the model cannot be
+            asked for values, has no residuals where the data set has no tuning split either, knows
+            no code of the data set, or makes values that are not finite.
+        FileNotFoundError: The model, the rows or the data set are not there.
+        ChildProcessError: A unit took the process that worked on it down, again and again.
+    """
+    with held_folder(JOB, config) as config:
+        return _impute(config)
+
+
+def _impute(config: Config) -> str:
+    model, stamp, device = load_unchanged(config)
+    refuse_imputing(model)
+    dataset = open_dataset(config.data.root or model.config.data.root)
+    refuse_in_data_set(config.output_dir, dataset.root)
+    known = KnownCodes.of(model.fitted.statistics)
+    asked = read_asked_file(config.infer.rows, known) if config.infer.rows else None
+    job = _plan(config, model, dataset, asked)
+    there = units_there(join(job.folder, FOLDER), [number for number, _ in job.units])
+    waiting = [item for item in job.units if item[0] not in there]
+    is_tested = bool(config.resume) and is_file(join(job.folder, COVERAGE))
+    if config.scaling.num_workers and (waiting or not is_tested):
+        start_ray(config.scaling)
+    if waiting or not job.units:
+        units = [unit for _, unit in job.units]
+        require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
+    facts = _facts(config, stamp, dataset, asked) | {"device": device}
+    _require_residuals(config, model, dataset)
+    begin(JOB, config, facts)
+    if not is_tested:
+        _test(config, model, dataset, device)
+    with local_copy(join(job.folder, RESIDUALS)) as copy:
+        job = replace(job, model=replace(model, residuals=Residuals.read(copy)))
+    logger.info("%d units to impute, %d are there", len(waiting), len(there))
+    setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
+    for _ in map_with(setup, waiting, config.scaling, "impute"):
+        pass
+    return _finish(config, job)
+
+
+def _plan(config: Config, model: Loaded, dataset: Dataset, asked: Asked | None) -> _Job:
+    if asked is None:
+        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
+    else:
+        subject_S = np.unique(asked.subject_id_L)
+    units = enumerate(plan_units(dataset, config.data.unit_rows))
+    return _Job(
+        folder=config.output_dir,
+        checkpoint=config.infer.checkpoint,
+        model=model,
+        source=Source(root=dataset.root, members={ASKED: subject_S}),
+        units=[(number, unit) for number, unit in units if may_hold(unit, subject_S)],
+        asked=asked,
+    )
+
+
+def _facts(config: Config, stamp: str, dataset: Dataset, asked: Asked | None) -> dict[str, Any]:
+    """Return what files of one job must share."""
+    columns = () if asked is None else (asked.subject_id_L, asked.time_us_L, asked.code_L)
+    return {
+        "infer.checkpoint": stamp,
+        "infer.rows": hashlib.sha256(b"".join(c.tobytes() for c in columns)).hexdigest(),
+        "infer.level": config.infer.level,
+        "evaluate.seed": config.evaluate.seed,
+        "evaluate.mask_ratio": config.evaluate.mask_ratio,
+        "data.root": dataset.fingerprint,
+        "data.unit_rows": config.data.unit_rows,
+    }
+
+
+def _has_own(config: Config, model: Loaded) -> bool:
+    """Tell whether a model brings residuals of the level that is asked for."""
+    return model.residuals is not None and model.residuals.level == config.infer.level
+
+
+def _require_residuals(config: Config, model: Loaded, dataset: Dataset) -> None:
+    if not _has_own(config, model) and not dataset.num_subjects[tuning_split]:
+        raise ValueError(
+            f"infer.checkpoint={config.infer.checkpoint} has no residuals for "
+            f"infer.level={config.infer.level:g}, of which intervals are made, and no subject of "
+            f"data.root={dataset.root} is in {tuning_split} to take them from: give a model that "
+            "was exported with --data.root of a data set where some are"
+        )
+
+
+def _test(config: Config, model: Loaded, dataset: Dataset, device: str) -> None:
+    """Write the residuals that intervals are made by, and how many held-out values these hold."""
+    statistics, has_own = model.fitted.statistics, _has_own(config, model)
+    splits = [] if has_own else [tuning_split]
+    splits += [held_out_split] if dataset.num_subjects[held_out_split] else []
+    restored = restore_hidden(model, dataset, splits, config, device) if splits else {}
+    residuals = model.residuals
+    if residuals is None or not has_own:
+        residuals = fit_residuals(restored[tuning_split], statistics, config.infer.level)
+    with written(join(config.output_dir, RESIDUALS)) as aside:
+        residuals.write(aside)
+    held_out = restored.get(held_out_split)
+    coverage = Coverage.of(held_out, residuals, statistics) if held_out else None
+    write_coverage(config.output_dir, coverage, "the model" if has_own else tuning_split)
+
+
+class _UnitWriter:
+    """Imputes rows of units and writes their files, with a model that is prepared once."""
+
+    def __init__(self, *, job: _Job, device: str) -> None:
+        self._job, self._model = job, ready(job.model, device)
+        self._known = KnownCodes.of(job.model.fitted.statistics)
+
+    def __call__(self, item: Numbered) -> None:
+        number, unit = item
+        job, statistics = self._job, self._model.fitted.statistics
+        read, (missing, rows), subject_S = read_unit_and_missing(
+            job.source, unit, self._known.lookup, ASKED
+        )
+        measurements = self._known.as_entries(read)
+        counts = {"rows_without_time": 0, "rows_measured_beside": 0}
+        if job.asked is None:
+            own = Asked.of(missing).in_order()
+            beside_L = is_measured(measurements, own.as_entries(self._known))
+            own = own.take(~beside_L)
+            counts["rows_without_time"] = rows.num_null_time
+            counts["rows_measured_beside"] = int(np.count_nonzero(beside_L))
+        else:
+            own = job.asked.take(is_among(np.sort(subject_S), job.asked.subject_id_L))
+        where = f"infer.checkpoint={job.checkpoint}, unit {number}"
+        z_L = restore(self._model, measurements, own, where)
+        counts["rows_nothing_known"] = int(np.count_nonzero(np.isnan(z_L)))
+        write_unit_file(
+            join(job.folder, FOLDER, unit_file(number)),
+            imputed_table(own, z_L, statistics, self._model.residuals),
+            CodeSums.of(measurements, statistics),
+            counts,
+        )
+
+
+def _finish(config: Config, job: _Job) -> str:
+    """Look at what all units have written, and write what follows from it."""
+    folder, statistics = join(job.folder, FOLDER), job.model.fitted.statistics
+    files = read_unit_files(folder, [number for number, _ in job.units], job.source.members[ASKED])
+    num_absent = _write_absent(job, files.found_S, join(folder, WITHOUT_ROWS)) if job.asked else 0
+    counts = files.counts
+    counts["rows_of_absent_subjects"] = num_absent
+    counts["rows"] = files.num_rows + num_absent
+    return write_report(
+        job.folder,
+        FOLDER,
+        counts=counts,
+        sums=files.sums,
+        statistics=statistics,
+        residuals=job.model.residuals,
+        tested=read_coverage(job.folder),
+        masks={"seed": config.evaluate.seed, "mask_ratio": config.evaluate.mask_ratio},
+        names=code_names(job.source.root, statistics.codes),
+    )
+
+
+def _write_absent(job: _Job, found_S: np.ndarray, path: str) -> int:
+    """Write null for the rows of subjects that no file has, and return how many they are."""
+    assert job.asked is not None, "nobody is asked for who has no rows"
+    absent_S = job.source.members[ASKED][~found_S]
+    own = job.asked.take(is_among(absent_S, job.asked.subject_id_L))
+    if own.num_rows:
+        nothing_L = np.full(own.num_rows, np.nan)
+        table = imputed_table(own, nothing_L, job.model.fitted.statistics, None)
+        write_unit_file(path, table, None)
+    return own.num_rows

@@ -1,0 +1,219 @@
+"""Rows that are asked for, restored as hidden values are in training and in evaluation.
+
+A subject's measurements are cut into windows as there. A row that was measured is hidden where it
+stands, whatever its value; any other is put into the window that is nearest in time. So nothing
+that is asked for is seen, and all other measurements of the window are, earlier and later ones.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cvmae.arrays import Bools, Floats, Ints
+from cvmae.batches.batch import join_cells
+from cvmae.batches.cells import make_cell
+from cvmae.batches.evaluation import MOST_MEASUREMENTS
+from cvmae.batches.masking import FixedMask
+from cvmae.batches.sequences import Sequences, cut_windows, gather_index
+from cvmae.checkpoint import Loaded
+from cvmae.infer.asked import Asked, KnownCodes
+from cvmae.infer.embed import why_not_finite
+from cvmae.infer.histories import Moments, num_until
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.splits import is_among
+
+__all__ = ["Placed", "is_imputing", "is_measured", "place", "refuse_imputing", "restore"]
+
+# Shape letters: L rows that are asked for, N measurements, W windows, U rows that nobody measured.
+
+
+class Placed(NamedTuple):
+    """Windows in which the rows that are asked for stand, hidden, among measurements."""
+
+    rows: Measurements
+    windows: Sequences
+    hidden_N: Bools
+    row_L: Ints  # where each stands; -1: its subject has no measurement that may be seen
+
+
+def is_imputing(model: Loaded) -> bool:
+    """Tell whether a model's decoder can be asked for a value by code and time."""
+    return not model.config.finetune.checkpoint and model.model.target == "value"
+
+
+def refuse_imputing(model: Loaded) -> None:
+    """Refuse a model whose decoder cannot be asked for a value by code and time.
+
+    Raises:
+        ValueError: It was trained with mask.target=measurement, or fine-tuned.
+    """
+    if model.config.finetune.checkpoint:
+        raise ValueError(
+            "this model was fine-tuned, which has trained its encoder away from its decoder: "
+            "impute by the pretrained model that it began with"
+        )
+    if model.model.target != "value":
+        raise ValueError(
+            f"this model was trained with mask.target={model.model.target}, which hides codes and "
+            "times from its decoder: impute by one of mask.target=value"
+        )
+
+
+def restore(model: Loaded, measurements: Measurements, asked: Asked, where: str) -> Floats:
+    """Return the standardised value that is expected of each row, L entries.
+
+    Args:
+        model: That restores values; see `refuse_imputing`.
+        measurements: Of a unit or a frame.
+        asked: Of any subjects; NaN comes of those without a measurement that may be seen.
+        where: What messages call model and rows.
+
+    Raises:
+        ValueError: The model makes numbers that are not finite.
+    """
+    # What comes out must not depend on how many cores a machine has.
+    torch.set_num_threads(model.config.train.num_threads)
+    statistics = model.fitted.statistics
+    entries = asked.as_entries(KnownCodes.of(statistics))
+    placed = place(measurements, entries, model.config.data.sequence_length)
+    mask = FixedMask(hidden_M=placed.hidden_N)
+    device = model.model.mask_token.device
+    z_N = np.zeros(len(placed.hidden_N))
+    for index_B in placed.windows.in_batches(MOST_MEASUREMENTS):
+        own = placed.windows.take(index_B)
+        batch = join_cells([make_cell(placed.rows, own, statistics, mask)])
+        with torch.inference_mode():
+            z_M = model.model(batch.to(device)).float().cpu().numpy()
+        index_N = gather_index(own.start_W, own.length_W)
+        z_N[index_N[batch.hidden_M.numpy()]] = z_M
+    if not np.isfinite(z_N).all():
+        raise ValueError(f"{where}: imputed values are NaN or infinite; {why_not_finite(model)}")
+    return np.where(placed.row_L >= 0, np.append(z_N, np.nan)[placed.row_L], np.nan)
+
+
+def is_measured(measurements: Measurements, asked: Asked) -> Bools:
+    """Return which rows stand among the measurements, L entries; codes are those of both."""
+    return _match(measurements, asked)[1] >= 0
+
+
+def place(measurements: Measurements, asked: Asked, sequence_length: int) -> Placed:
+    """Put rows among the measurements of their subjects, into windows of which some may be seen.
+
+    Args:
+        measurements: Of a unit.
+        asked: Whose codes are entries of the vocabulary, as those of the measurements are.
+        sequence_length: Measurements of a window at most; what is put beside them comes on top.
+    """
+    own = _of_subjects(measurements, np.unique(asked.subject_id_L))
+    hidden_N, row_L = _match(own, asked)
+    windows = cut_windows(own, sequence_length, singles=True)
+    window_N = np.repeat(np.arange(windows.num_sequences), windows.length_W)
+    # A window of which nothing is left to see is as good as not there.
+    seen_W = np.bincount(window_N[~hidden_N], minlength=windows.num_sequences) > 0
+    kept_N = seen_W[window_N]
+    row_L = np.where((row_L >= 0) & np.append(kept_N, False)[row_L], row_L, -1)
+    beside_U, window_U = _nearest(own, window_N, kept_N, asked.take(row_L < 0))
+    index_U = np.flatnonzero(row_L < 0)[beside_U]
+    kept = np.flatnonzero(kept_N)
+    window_R = np.concatenate([window_N[kept], window_U])
+    time_R = np.concatenate([own.time_us_N[kept], asked.time_us_L[index_U]])
+    # Stable: measurements of one time keep their order, and what was put there comes behind.
+    order_R = np.lexsort((time_R, window_R))
+    place_R = np.empty_like(order_R)
+    place_R[order_R] = np.arange(len(order_R))
+    place_N = np.full(len(kept_N) + 1, -1)
+    place_N[kept] = place_R[: len(kept)]
+    place_L = place_N[row_L]
+    place_L[index_U] = place_R[len(kept) :]
+    length_W = np.bincount(window_R, minlength=windows.num_sequences)
+    start_W = np.cumsum(length_W) - length_W
+    zeros_U = np.zeros(len(index_U), np.float32)
+    code_R = np.concatenate([own.code_index_N[kept].astype(np.int32), asked.code_L[index_U]])
+    value_R = np.concatenate([own.numeric_value_N[kept], zeros_U])
+    hidden_R = np.concatenate([hidden_N[kept], np.ones(len(index_U), np.bool_)])[order_R]
+    asked_W = np.bincount(window_R[order_R][hidden_R], minlength=windows.num_sequences) > 0
+    return Placed(
+        rows=Measurements(
+            subject_id_S=windows.subject_id_W,
+            offsets_S=np.append(start_W, len(order_R)),
+            code_index_N=code_R[order_R].astype(np.int32),
+            time_us_N=time_R[order_R],
+            numeric_value_N=value_R[order_R],
+        ),
+        windows=replace(windows, start_W=start_W, length_W=length_W).take(np.flatnonzero(asked_W)),
+        hidden_N=hidden_R,
+        row_L=place_L,
+    )
+
+
+def _of_subjects(measurements: Measurements, subject_S: Ints) -> Measurements:
+    """Return the measurements of some subjects, who ascend."""
+    m = measurements
+    kept_S = np.flatnonzero(is_among(subject_S, m.subject_id_S))
+    length_S = np.diff(m.offsets_S)[kept_S]
+    index_N = gather_index(m.offsets_S[kept_S], length_S)
+    return Measurements(
+        subject_id_S=m.subject_id_S[kept_S],
+        offsets_S=np.append(0, np.cumsum(length_S)),
+        code_index_N=m.code_index_N[index_N],
+        time_us_N=m.time_us_N[index_N],
+        numeric_value_N=m.numeric_value_N[index_N],
+    )
+
+
+def _match(measurements: Measurements, asked: Asked) -> tuple[Bools, Ints]:
+    """Return which measurements are asked for, and which one each row is; -1: it is none."""
+    m, num_rows = measurements, len(measurements.time_us_N)
+    keys = (
+        np.concatenate([m.code_index_N, asked.code_L]),
+        np.concatenate([m.time_us_N, asked.time_us_L]),
+        np.concatenate([np.repeat(m.subject_id_S, np.diff(m.offsets_S)), asked.subject_id_L]),
+    )
+    # Stable, so that of equal ones the first is a measurement if any is.
+    order_R = np.lexsort(keys)
+    new_R = np.zeros(len(order_R), np.bool_)
+    new_R[:1] = True
+    for key_R in keys:
+        new_R[1:] |= np.diff(key_R[order_R]) != 0
+    group_R = np.empty_like(order_R)
+    group_R[order_R] = np.cumsum(new_R) - 1
+    first_G = order_R[new_R]
+    asked_G = np.zeros(len(first_G), np.bool_)
+    asked_G[group_R[num_rows:]] = True
+    row_L = first_G[group_R[num_rows:]]
+    return asked_G[group_R[:num_rows]], np.where(row_L < num_rows, row_L, -1)
+
+
+def _nearest(
+    measurements: Measurements, window_N: Ints, kept_N: Bools, asked: Asked
+) -> tuple[Ints, Ints]:
+    """Return the rows whose subject has a kept window, and the window that is nearest in time.
+
+    It is that of the last measurement at or before the row, or of the first one after it.
+    """
+    kept = np.flatnonzero(kept_N)
+    ends_N = np.append(0, np.cumsum(kept_N))
+    offsets_S = ends_N[measurements.offsets_S]
+    has_S = np.diff(offsets_S) > 0
+    seen = Measurements(
+        subject_id_S=measurements.subject_id_S[has_S],
+        offsets_S=np.append(offsets_S[:-1][has_S], len(kept)),
+        code_index_N=measurements.code_index_N[kept],
+        time_us_N=measurements.time_us_N[kept],
+        numeric_value_N=measurements.numeric_value_N[kept],
+    )
+    order_S = np.argsort(seen.subject_id_S, kind="stable")
+    ascending_S = seen.subject_id_S[order_S]
+    found_U = np.flatnonzero(is_among(ascending_S, asked.subject_id_L))
+    own = asked.take(found_U)
+    subject_U = order_S[np.searchsorted(ascending_S, own.subject_id_L)]
+    first_U, end_U = seen.offsets_S[subject_U], seen.offsets_S[subject_U + 1]
+    moments = Moments(subject_id_L=own.subject_id_L, time_us_L=own.time_us_L)
+    next_U = first_U + num_until(seen, moments)[1]
+    before_U, after_U = np.maximum(next_U - 1, first_U), np.minimum(next_U, end_U - 1)
+    is_before_U = np.abs(own.time_us_L - seen.time_us_N[before_U]) <= np.abs(
+        seen.time_us_N[after_U] - own.time_us_L
+    )
+    return found_U, window_N[kept][np.where(is_before_U, before_U, after_U)]

@@ -1,0 +1,128 @@
+"""A job that works a data set off by a model, unit by unit, to a folder of files.
+
+What such jobs share: the folder is held while they run, says what its files were made with, and is
+gone on with by what is there only if that is still the same.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
+from cvmae.config import Config, resolved_path, write_config
+from cvmae.infer.notice import NOTE, write_notice
+from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
+from cvmae.storage.output import absolute_output, output_folder, require_new
+
+__all__ = ["UnitJob", "begin", "held_folder", "load_unchanged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitJob:
+    """A kind of job."""
+
+    verb: str
+    folder: str  # of the units' files, in the job's own
+    made: str  # what messages call them
+
+    @property
+    def facts(self) -> str:
+        """Return the name of the file that says what all was made with."""
+        return f"{self.verb}.json"
+
+
+@contextmanager
+def held_folder(job: UnitJob, config: Config) -> Iterator[Config]:
+    """Hold the output folder; yield settings of absolute paths.
+
+    Raises:
+        ValueError: No model is given, or the folder is not new.
+        FileNotFoundError: There is nothing to go on with.
+    """
+    if not config.infer.checkpoint:
+        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+    folder = absolute_output(config.output_dir)
+    if config.resume and absolute_output(config.resume, "resume") != folder:
+        raise ValueError(
+            f"--resume {config.resume} continues in its own folder: leave out --output_dir"
+        )
+    root = resolved_path(config.data.root)
+    with output_folder(
+        folder,
+        job.verb,
+        data_root=root,
+        check=lambda folder: (_require_begun if config.resume else _require_new)(job, folder),
+    ):
+        remove_aside(join(folder, job.folder))
+        infer = replace(
+            config.infer,
+            checkpoint=resolved_path(config.infer.checkpoint),
+            labels=resolved_path(config.infer.labels),
+            rows=resolved_path(config.infer.rows),
+        )
+        data = replace(config.data, root=root)
+        yield replace(config, output_dir=folder, data=data, infer=infer)
+
+
+def _require_new(job: UnitJob, folder: str) -> None:
+    require_new(
+        folder,
+        unfinished=lambda name: name in (job.facts, NOTE),
+        advice=lambda found: (
+            f": choose a new folder, or go on with what is there by --resume {folder}"
+            if job.facts in found
+            else ": choose a new folder"
+        ),
+    )
+
+
+def _require_begun(job: UnitJob, folder: str) -> None:
+    if not is_file(join(folder, job.facts)):
+        raise FileNotFoundError(f"--resume {folder}: no {job.facts} there, so no {job.made}")
+
+
+def load_unchanged(config: Config) -> tuple[Loaded, str, str]:
+    """Load the model of a job; return what tells it from another, and the device that works.
+
+    Raises:
+        ValueError: Another checkpoint was written meanwhile.
+    """
+    in_process, path = config.scaling.num_workers == 0, config.infer.checkpoint
+    stamp = checkpoint_stamp(path)
+    model = load_model(path, "cuda" if in_process and torch.cuda.is_available() else "cpu")
+    if checkpoint_stamp(path) != stamp:
+        raise ValueError(
+            f"infer.checkpoint={path}: another checkpoint was written there meanwhile; wait for "
+            "the run to end, or give one checkpoint of it (checkpoints/step_*)"
+        )
+    on_ray = "cuda" if config.scaling.use_gpu else "cpu"
+    return model, stamp, model.model.mask_token.device.type if in_process else on_ray
+
+
+def begin(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:
+    """Write what the folder holds; where that is written already, see that it is the same.
+
+    Raises:
+        ValueError: It was made with something else.
+    """
+    path = join(config.output_dir, job.facts)
+    if config.resume:
+        with local_copy(path) as copy:
+            before: dict[str, Any] = json.loads(copy.read_text("utf-8"))
+        now = json.loads(json.dumps(facts))
+        if differing := [name for name in now if before.get(name) != now[name]]:
+            raise ValueError(
+                f"--resume {config.output_dir}: what is there was made with another "
+                f"{' and '.join(differing)}: give the same (of a run that trains on, the "
+                "checkpoint that was used: checkpoints/step_*), or choose a new folder"
+            )
+        return
+    write_notice(config.output_dir, f"The files below {job.folder}/")
+    with written(path) as aside:
+        aside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    with written(join(config.output_dir, "config.yaml")) as aside:  # last: --resume asks for it
+        write_config(config, aside)

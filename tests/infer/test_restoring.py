@@ -1,0 +1,152 @@
+"""Rows that are asked for, restored as the evaluation restores what it hides."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cvmae.batches.columns import has_twin, uniform_column
+from cvmae.batches.evaluation import column_batches
+from cvmae.config import override
+from cvmae.evaluate.models import predict
+from cvmae.infer.asked import Asked
+from cvmae.infer.frames import read_measurements
+from cvmae.infer.restoring import is_measured, place, refuse_imputing, restore
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_unit
+from cvmae.meds.units import plan_units
+
+HOUR = 3_600_000_000
+
+
+def measured(*rows):
+    """Measurements (subject, hour, code, value), which are in order."""
+    subject, hour, code, value = (np.array(column) for column in zip(*rows, strict=True))
+    begins = np.flatnonzero(np.diff(subject, prepend=-1))
+    return Measurements(
+        subject_id_S=subject[begins],
+        offsets_S=np.append(begins, len(subject)),
+        code_index_N=code.astype(np.int32),
+        time_us_N=hour * HOUR,
+        numeric_value_N=value.astype(np.float32),
+    )
+
+
+def asking(*rows):
+    """Rows (subject, hour, code) that are asked for."""
+    subject, hour, code = (np.array(column, np.int64) for column in zip(*rows, strict=True))
+    return Asked(subject_id_L=subject, time_us_L=hour * HOUR, code_L=code)
+
+
+@pytest.fixture(scope="module")
+def unit(hospital, loaded):
+    """Measurements of several subjects, none of which has a twin."""
+    dataset = open_dataset(hospital)
+    (whole,) = plan_units(dataset, 10**9)
+    rows, _ = read_unit(dataset, whole, loaded.fitted.statistics.lookup, "train")
+    assert not has_twin(rows).any()
+    return rows
+
+
+@pytest.mark.parametrize("encoder_input", ["visible_only", "masked_value"])
+def test_values_are_those_that_the_evaluation_restores(unit, model_of, hospital, encoder_input):
+    model = model_of(hospital, **{"model.encoder_input": encoder_input})
+    statistics, length = model.fitted.statistics, model.config.data.sequence_length
+    asked, expected = [], []
+    for batch in column_batches(
+        unit, statistics, uniform_column(0.25), sequence_length=length, seed=7
+    ):
+        hidden = batch.batch.hidden_M.numpy()
+        lengths = batch.batch.num_visible_B + batch.batch.num_hidden_B
+        asked.append(
+            Asked(
+                subject_id_L=np.repeat(batch.subject_id_B, lengths)[hidden],
+                time_us_L=batch.time_us_N[hidden],
+                code_L=batch.code_index_N[hidden].astype(np.int64),
+            )
+        )
+        expected.append(predict(batch, loaded=model, reference=statistics, device="cpu"))
+    names = ("subject_id_L", "time_us_L", "code_L")
+    whole = Asked(**{n: np.concatenate([getattr(a, n) for a in asked]) for n in names})
+    assert np.diff(unit.offsets_S).max() > 2 * length  # several windows of a subject
+    order = np.random.default_rng(0).permutation(whole.num_rows)
+    found = restore(model, unit, whole.take(order), "here")
+    # Batches are cut elsewhere, which sums in another order.
+    np.testing.assert_allclose(found, np.concatenate(expected)[order], atol=2e-5)
+    assert found.std() > 0.01
+
+
+def test_what_was_measured_and_is_asked_for_is_not_seen(unit, loaded):
+    asked = asking((int(unit.subject_id_S[0]), 0, int(unit.code_index_N[3])))
+    asked = Asked(**{**vars(asked), "time_us_L": unit.time_us_N[3:4]})
+    changed = unit.numeric_value_N.copy()
+    changed[3] *= 3
+    other = Measurements(**{**vars(unit), "numeric_value_N": changed})
+    assert is_measured(unit, asked).tolist() == [True]
+    assert restore(loaded, unit, asked, "") == restore(loaded, other, asked, "")
+    changed[4] *= 3
+    assert restore(loaded, unit, asked, "") != restore(loaded, other, asked, "")
+
+
+def test_what_else_is_asked_for_changes_nothing(unit, loaded):
+    """A whole grid of codes and hours shows the encoder no less than one row does."""
+    subject, begin = int(unit.subject_id_S[0]), int(unit.time_us_N[0]) // HOUR + 1
+    grid = asking(*((subject, begin + h, c) for h in range(60) for c in range(8)))
+    grid = grid.take(~is_measured(unit, grid))
+    together = restore(loaded, unit, grid, "")
+    alone = [restore(loaded, unit, grid.take(np.array([row])), "")[0] for row in (0, 99, 300)]
+    np.testing.assert_allclose(together[[0, 99, 300]], alone, atol=2e-5)
+
+
+def test_rows_come_into_the_window_that_is_nearest_in_time():
+    rows = measured(*((1, hour, 0, 1.0) for hour in (0, 1, 2, 3, 100, 101, 102, 103)))
+    rows_asked = asking((1, -50, 1), (1, 1, 1), (1, 40, 1), (1, 60, 1), (1, 999, 1), (2, 5, 1))
+    placed = place(rows, rows_asked, 4)
+    assert placed.windows.length_W.tolist() == [4 + 3, 4 + 2]
+    hours = (placed.rows.time_us_N // HOUR).tolist()
+    assert hours == [-50, 0, 1, 1, 2, 3, 40, 60, 100, 101, 102, 103, 999]
+    assert np.flatnonzero(placed.hidden_N).tolist() == [0, 3, 6, 7, 12]
+    assert placed.row_L.tolist() == [0, 3, 6, 7, 12, -1]
+
+
+def test_a_window_of_which_nothing_may_be_seen_is_passed_over():
+    rows = measured(*((1, hour, 0, 1.0) for hour in range(8)), (2, 0, 0, 1.0))
+    whole = asking(*((1, hour, 0) for hour in range(4)), (2, 0, 0), (2, 0, 1))
+    placed = place(rows, whole, 4)
+    # Of subject 1 the second window; subject 2 has nothing but what is asked for.
+    assert placed.windows.length_W.tolist() == [4 + 4]
+    assert (placed.row_L >= 0).tolist() == [True] * 4 + [False] * 2
+    assert placed.hidden_N.tolist() == [True] * 4 + [False] * 4
+
+
+def test_a_single_measurement_is_enough_and_twins_are_hidden_together(loaded):
+    rows = measured((1, 0, 0, 1.0), (2, 0, 0, 5.0), (2, 0, 0, 7.0), (2, 1, 1, 1.0))
+    found = restore(loaded, rows, asking((1, 3, 1), (2, 0, 0), (3, 0, 0)), "")
+    assert np.isfinite(found).tolist() == [True, True, False]
+    other = measured((1, 0, 0, 1.0), (2, 0, 0, 5.0), (2, 0, 0, 99.0), (2, 1, 1, 1.0))
+    assert found[1] == restore(loaded, other, asking((2, 0, 0)), "")[0]
+
+
+def test_models_that_cannot_be_asked_are_refused(loaded, model_of, hospital):
+    whole = model_of(hospital, **{"mask.target": "measurement"})
+    with pytest.raises(ValueError, match=r"trained with mask\.target=measurement"):
+        refuse_imputing(whole)
+    tuned = type(loaded)(
+        **{**vars(loaded), "config": override(loaded.config, {"finetune.checkpoint": "runs/x"})}
+    )
+    with pytest.raises(ValueError, match="was fine-tuned"):
+        refuse_imputing(tuned)
+
+
+def test_measurements_of_a_frame_do(loaded):
+    codes = loaded.fitted.statistics.codes
+    table = pa.table(
+        {
+            "subject_id": [5, 5],
+            "time": pa.array([0, HOUR], pa.timestamp("us")),
+            "code": [codes[0], codes[1]],
+            "numeric_value": [1.0, 2.0],
+        }
+    )
+    rows = read_measurements(table, loaded.fitted.statistics)
+    assert np.isfinite(restore(loaded, rows, asking((5, 0, 1)), "")).all()
