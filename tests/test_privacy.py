@@ -20,6 +20,7 @@ from cvmae.config import PRESETS, Config, override
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.infer.embed_set import embed
 from cvmae.infer.export import export
+from cvmae.infer.impute_set import impute
 from cvmae.infer.notice import NOTE
 from cvmae.statistics.fit import fit_statistics
 from cvmae.sweep.driver import sweep
@@ -90,6 +91,7 @@ def _run_verbs(root: Path, folder: Path) -> list[str]:
     given = {
         evaluate: {"evaluate.checkpoints": [f"random={run}"], "evaluate.labels": labels},
         embed: {"infer.checkpoint": run},
+        impute: {"infer.checkpoint": run},
         finetune: {"finetune.checkpoint": run, "finetune.labels": labels},
         export: {"infer.checkpoint": run},
     }
@@ -100,13 +102,14 @@ def _run_verbs(root: Path, folder: Path) -> list[str]:
         sweep(to("sweep")),
         evaluate(to("evaluation", **given[evaluate])),
         embed(to("vectors", **given[embed])),
+        impute(to("imputed_rows", **given[impute])),
         finetune(to("finetuned", **given[finetune])),
         export(to("exported", **given[export])),
     ]
     for fault in (_not_ascending, _in_two_files, _with_null_code):
         broken = folder.parent / fault.__name__
         fault(root, broken)
-        for verb in (validate, fit_statistics, pretrain, sweep, evaluate, embed, finetune):
+        for verb in (validate, fit_statistics, pretrain, sweep, evaluate, embed, impute, finetune):
             name = f"{fault.__name__}_{verb.__name__}"
             try:
                 said.append(verb(to(name, **{"data.root": broken}, **given.get(verb, {}))))
@@ -216,11 +219,12 @@ def _search(path: Path, secrets: tuple[list[int], set[str]]) -> list[str]:
 def test_patient_data_is_where_it_is_said_to_be(root, written, secrets):
     """The search finds what it looks for: embeddings and predictions do hold ids."""
     folder, _ = written
-    for name in ("vectors", "finetuned", "evaluation"):
+    for name in ("vectors", "imputed_rows", "finetuned", "evaluation"):
         assert list((folder / name).rglob(NOTE)), f"{name} has no {NOTE}"
     assert "a value" in _search(next((root / "data").rglob("*.parquet")), secrets)
-    files = sorted((folder / "vectors").rglob("*.parquet"))
-    assert any(_search(path, secrets) for path in files)
+    for name in ("vectors/embeddings", "imputed_rows/imputed"):
+        files = sorted((folder / name).rglob("*.parquet"))
+        assert any(_search(path, secrets) for path in files)
     assert any(_search(path, secrets) for path in (folder / "run").rglob("unit_index.parquet"))
     (exported,) = (folder / "exported").rglob("unit_index.parquet")
     assert _search(exported, secrets) == []

@@ -1,1 +1,1 @@
-"""A trained model put to use: embeddings."""
+"""A trained model put to use: embeddings, imputed values."""

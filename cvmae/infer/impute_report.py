@@ -96,25 +96,13 @@ def write_report(
     """
     assert residuals is not None, "intervals were made by some"
     matching = Matching.of(sums, statistics)
-    codes = [
-        entry
-        | {
-            "residuals": int(residuals.count_C[place]),
-            "residual_low": _or_none(residuals.low_C[place]),
-            "residual_high": _or_none(residuals.high_C[place]),
-            "residuals_are_own": bool(residuals.is_own_C[place]),
-            "held_out_values": tested.count_C[place] if tested.count_C else 0,
-            "held_out_coverage": _or_none(tested.share_C[place]) if tested.share_C else None,
-        }
-        for place, entry in enumerate(matching.as_rows())
-    ]
     report = {
         **counts,
         "level": residuals.level,
         "residuals_of": tested.residuals_of,
         "hidden_by": dict(masks),
         "held_out": {"values": tested.num_values, "coverage": _or_none(tested.share)},
-        "codes": codes,
+        "codes": _code_entries(matching, residuals, tested),
     }
     with written(join(folder, REPORT)) as aside:
         aside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -132,6 +120,21 @@ def write_report(
             f"They are patient data: see {join(folder, NOTE)}",
         ]
     )
+
+
+def _code_entries(matching: Matching, residuals: Residuals, tested: Tested) -> list[dict[str, Any]]:
+    return [
+        entry
+        | {
+            "residuals": int(residuals.count_C[place]),
+            "residual_low": _or_none(residuals.low_C[place]),
+            "residual_high": _or_none(residuals.high_C[place]),
+            "residuals_are_own": bool(residuals.is_own_C[place]),
+            "held_out_values": tested.count_C[place] if tested.count_C else 0,
+            "held_out_coverage": _or_none(tested.share_C[place]) if tested.share_C else None,
+        }
+        for place, entry in enumerate(matching.as_rows())
+    ]
 
 
 def _left_out(counts: Mapping[str, int]) -> list[str]:

@@ -179,6 +179,11 @@ def test_the_page_says_how_to_use_a_model(run, rows, tmp_path, monkeypatch):
     assert len(vectors) == 60
     assert vectors["has_rows"].all()
     assert then["subject_id"].tolist() == [5, 7]
+    filled, expected = names["filled"], names["expected"]
+    assert len(filled) > 10
+    assert filled["numeric_value"].notna().all()
+    assert filled["interval_low"].isna().all()  # of a run that was not exported
+    assert expected["subject_id"].tolist() == [5, 7]
 
 
 def test_importing_the_package_brings_neither_torch_nor_ray():

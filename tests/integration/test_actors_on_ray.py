@@ -12,6 +12,7 @@ from cvmae.checkpoint import save_checkpoint
 from cvmae.config import override
 from cvmae.infer.embed import POOLINGS, embed_labels
 from cvmae.infer.embed_set import embed
+from cvmae.infer.impute_set import impute
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.map_units import map_with
 from cvmae.settings import ScalingConfig
@@ -125,3 +126,29 @@ def test_the_files_of_a_job_are_the_same_bytes_on_ray_and_here(hospital, model_o
     assert len(written[0]) > 3
     assert written[0] == written[2]
     assert len(printed) == 1
+
+
+def test_imputed_files_and_their_report_are_the_same_bytes_on_ray_and_here(
+    hospital, model_of, tmp_path
+):
+    loaded, written = model_of(hospital), {}
+    weights = {"model": loaded.model.state_dict(), "optimizer": {}}
+    run = str(tmp_path / "run")
+    save_checkpoint(
+        run, config=loaded.config, fitted=loaded.fitted, progress=loaded.progress, **weights
+    )
+    for num_workers in (0, 2):
+        out = tmp_path / str(num_workers)
+        changes = {
+            "output_dir": out,
+            "infer.checkpoint": run,
+            "infer.level": 0.5,
+            "data.unit_rows": 500,
+            "scaling.num_workers": num_workers,
+        }
+        impute(override(loaded.config, changes))
+        files = [*sorted((out / "imputed").iterdir()), out / "residuals.parquet"]
+        written[num_workers] = {file.name: file.read_bytes() for file in files}
+        written[num_workers]["report"] = (out / "report.json").read_bytes()
+    assert len(written[0]) > 5
+    assert written[0] == written[2]
