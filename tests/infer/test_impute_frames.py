@@ -1,6 +1,7 @@
 """Rows imputed from data frames of three kinds, and what is refused."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def model(loaded):
         count_C=np.full(num_codes, 500),
         is_own_C=np.ones(num_codes, bool),
     )
-    return Model(type(loaded)(**{**vars(loaded), "residuals": residuals}))
+    return Model(replace(loaded, residuals=residuals))
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,8 @@ def test_an_interval_is_what_is_expected_and_residuals_in_own_units(model, table
 
 def test_no_end_lies_beyond_what_values_were_clipped_to(model, table):
     residuals = model.loaded.residuals
-    wide = type(residuals)(**{**vars(residuals), "high_C": residuals.high_C * 1e6})
-    far = Model(type(model.loaded)(**{**vars(model.loaded), "residuals": wide}))
+    wide = replace(residuals, high_C=residuals.high_C * 1e6)
+    far = Model(replace(model.loaded, residuals=wide))
     (row, *_) = [r for r in far.impute(table).to_pylist() if r["subject_id"] == 7]
     highest = model.loaded.fitted.statistics.clip_high[1]
     assert row["interval_high"] == pytest.approx(highest, rel=1e-6)
