@@ -183,8 +183,12 @@ def _write_figure(folder: str, names: Sequence[str], tested: Tested, residuals: 
     axis.plot(100 * share_C[shown], np.arange(len(shown)), "o", color=BLUE, markersize=5)
     axis.set_yticks(np.arange(len(shown)), [names[place] for place in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    axis.set_xlabel(f"% of hidden values of held_out in their {residuals.level:.4g} interval")
-    axis.set_title(f"all: {tested.share:.1%} of {tested.num_values:,} values", fontsize=10)
+    axis.set_xlabel("% in their interval")
+    figure.suptitle(
+        f"{tested.share:.1%} of {tested.num_values:,} hidden values of held_out lie in their "
+        f"interval; line: {100 * residuals.level:.4g}%",
+        fontsize=10,
+    )
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     with written(join(folder, FIGURE)) as aside:

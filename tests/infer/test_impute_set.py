@@ -145,6 +145,7 @@ def test_intervals_hold_about_as_many_held_out_values_as_they_are_to(settings):
     # Values of one subject go together: 5 standard errors of a share over 72 subjects or so.
     assert held_out["coverage"] == pytest.approx(0.8, abs=0.06)
     assert f"They hold {held_out['coverage']:.1%} of {held_out['values']:,} hidden" in printed
+    assert Path(settings.output_dir, "coverage.png").is_file()
     for entry in report["codes"]:
         assert entry["residuals_are_own"]
         assert entry["held_out_coverage"] == pytest.approx(0.8, abs=0.1)
