@@ -1,7 +1,6 @@
 """What listens for others does so on this machine alone, unless a file of `cluster/` says more."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,15 +14,14 @@ NAMED = {"127.0.0.1", "localhost", "LOOPBACK"}
 
 
 def texts() -> dict[str, str]:
-    """Return what is under version control, but for this file, by name."""
+    """Return what is under version control and is run or typed, by name; tests aside."""
     found = {}
     for path in files_of_the_repository():
-        if path != Path(__file__).resolve():
-            try:
-                found[name_of(path)] = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                continue
-    return found
+        try:
+            found[name_of(path)] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+    return {name: text for name, text in found.items() if not name.startswith("tests/")}
 
 
 def test_a_local_ray_shows_its_dashboard_on_loopback_with_tokens(monkeypatch):
@@ -63,7 +61,7 @@ def test_no_line_of_code_or_page_lets_a_server_listen_to_everybody():
 
 
 def test_no_place_starts_ray_with_a_dashboard_of_its_own():
-    """`start_ray` alone starts one; benchmarks and tests that do turn it off or leave its host."""
+    """`start_ray` alone starts one; where Ray is started besides, its host is left alone."""
     starts = [
         (name, call)
         for name, text in texts().items()
