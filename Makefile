@@ -8,6 +8,7 @@
 #                suite is run on Ray, rules are tried on hundreds of cases
 #   make quick   the tests that need neither Ray nor minutes
 #   make lint    linters and types
+#   make audit   known vulnerabilities of the lock file, licences of what is installed
 #   make format  write what the linters can mend
 #
 # Without a GPU, the first time: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -18,6 +19,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+AUDIT := $(VENV)/audit
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
@@ -27,7 +29,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # run to their ends, and each closes with a line of its own.
 LANES := --no-print-directory --jobs 3 lane-with-ray lane-of-training lane-without-ray
 
-.PHONY: install demo test survival lane-with-ray lane-of-training lane-without-ray quick lint format \
+.PHONY: install demo test survival lane-with-ray lane-of-training lane-without-ray quick lint audit format \
     clean
 
 install: $(INSTALLED)
@@ -61,6 +63,9 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+audit: $(INSTALLED) $(AUDIT)/.installed
+	$(AUDIT)/bin/python cluster/audit.py $(BIN)/python
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -77,4 +82,9 @@ ifneq ($(TORCH_INDEX),)
 	$(BIN)/pip install --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' cluster/constraints.txt)"
 endif
 	$(BIN)/pip install -c cluster/constraints.txt -e '.[dev]'
+	@touch $@
+
+$(AUDIT)/.installed: cluster/audit.txt | $(INSTALLED)
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install -r cluster/audit.txt
 	@touch $@

@@ -246,7 +246,10 @@ def load_state(path: str | Path) -> tuple[Progress, dict[str, Tensor], dict[str,
     """
     with open_checkpoint(path) as folder:
         model = load_file(folder / MODEL, device="cpu")
-        optimizer = load_file(folder / OPTIMIZER, device="cpu")
+        try:
+            optimizer = load_file(folder / OPTIMIZER, device="cpu")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: {OPTIMIZER} is no safetensors ({error})") from None
         return read_progress(folder), model, optimizer
 
 
@@ -289,8 +292,11 @@ def misshapen(folder: Path, config: Config, num_codes: int) -> str:
     with torch.device("meta"):
         model = _model_of(config, num_codes)
         expected = {k: list(v.shape) for k, v in model.state_dict().items()}
-    with safe_open(folder / MODEL, "pt") as file:
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(folder / MODEL, "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        return f"its weights are no safetensors ({error})"
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
             return (

@@ -17,7 +17,7 @@ import tyro
 from cvmae.config import PRESETS, Config, override, parse, read_config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import PreemptedError
-from cvmae.runtime.tables import text_table
+from cvmae.runtime.tables import printable, text_table
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.storage.output import absolute_output
 from cvmae.tracking.store import moved
@@ -145,9 +145,9 @@ def run_job(
     config: Any = load(argv) if tree is None else _load_tree(tree, argv)
     folder = getattr(config, "resume", "") or getattr(config, "output_dir", "")
     try:
-        print(verb(config))
+        print(printable(verb(config)))
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"cvmae: {error}")
+        sys.exit(printable(f"cvmae: {error}"))
     except PreemptedError as error:
         print(f"cvmae: {error}; it goes on with --resume {folder}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)

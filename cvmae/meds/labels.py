@@ -6,7 +6,8 @@ names of folders within a label set mean nothing.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -102,22 +103,35 @@ def read_labels(root: str) -> Labels:
             paths = [only]
         else:
             folder, paths = root, _parquet_below(root)
-    name = Path(root).name.removesuffix(SUFFIX)
-    tables = [_read_table(folder, path) for path in paths]
-    column = _value_column(name, paths, tables)
-    subject_L = _joined([_subjects(path, table) for path, table in zip(paths, tables, strict=True)])
-    time_L = _joined([_times(path, table) for path, table in zip(paths, tables, strict=True)])
-    value_L = np.concatenate([_values(p, t, column) for p, t in zip(paths, tables, strict=True)])
+    with _files_of(folder):
+        tables = [_read_table(folder, path) for path in paths]
+        column = _value_column(root, paths, tables)
+        files = list(zip(paths, tables, strict=True))
+        subject_L = _joined([_subjects(path, table) for path, table in files])
+        time_L = _joined([_times(path, table) for path, table in files])
+        value_L = np.concatenate([_values(path, table, column) for path, table in files])
     order_L = np.lexsort((time_L, subject_L))
     labels = Labels(
-        name=name,
+        name=Path(root).name.removesuffix(SUFFIX),
         kind="boolean" if column == BOOLEAN else "number",
         subject_id_L=subject_L[order_L],
         time_us_L=time_L[order_L],
         value_L=value_L[order_L],
     )
-    _refuse_twice(labels)
+    _refuse_twice(root, labels)
     return labels
+
+
+@contextmanager
+def _files_of(folder: str) -> Iterator[None]:
+    """Let what is refused within name its file from the root: tasks have files of one name."""
+    try:
+        yield
+    except RefusedDataError as error:
+        if not error.file:
+            raise
+        file = join(folder, error.file)
+        raise RefusedDataError(error.what, error.remedy, file, error.rows) from error.__cause__
 
 
 def _said(folder: str, there: str) -> str:
@@ -154,7 +168,7 @@ def _read_table(folder: str, path: str) -> Any:
         return parquet.read(columns=[n for n in (SUBJECT, TIME, *VALUES) if n in found.names])
 
 
-def _value_column(name: str, paths: Sequence[str], tables: Sequence[Any]) -> str:
+def _value_column(root: str, paths: Sequence[str], tables: Sequence[Any]) -> str:
     """Return the one column in which the label set has its values."""
     used: dict[str, str] = {
         column: path
@@ -170,18 +184,17 @@ def _value_column(name: str, paths: Sequence[str], tables: Sequence[Any]) -> str
         )
     if len(used) > 1:
         raise RefusedDataError(
-            f"label set {name!r} has values in several columns ({', '.join(used)})",
+            f"label set {root} has values in several columns ({', '.join(used)})",
             "give each kind of label a folder of its own",
         )
     if not used and not any(set(VALUES) & set(table.column_names) for table in tables):
         raise RefusedDataError(
-            f"label set {name!r} has no column of labels: it has "
-            f"{', '.join(tables[0].column_names)}",
+            f"label set {root} has no column of labels: it has {', '.join(tables[0].column_names)}",
             f"name it {VALUES[0]} (true or false), or {' or '.join(VALUES[1:3])}",
         )
     if not used:
         raise RefusedDataError(
-            f"label set {name!r} has no label: {sum(t.num_rows for t in tables)} rows in "
+            f"label set {root} has no label: {sum(t.num_rows for t in tables)} rows in "
             f"{len(paths)} files, none with a value in {', '.join(VALUES[:3])}",
             "check what wrote it",
         )
@@ -255,14 +268,14 @@ def _joined(parts: Sequence[Ints]) -> Ints:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
-def _refuse_twice(labels: Labels) -> None:
+def _refuse_twice(root: str, labels: Labels) -> None:
     """Refuse two labels of a subject at one time, alike or not: a set read twice has them all."""
     same_L = np.diff(labels.subject_id_L) == 0
     same_L &= np.diff(labels.time_us_L) == 0
     if same_L.any():
         differ = int(np.count_nonzero(same_L & (np.diff(labels.value_L) != 0)))
         raise RefusedDataError(
-            f"label set {labels.name!r} has {np.count_nonzero(same_L):,} labels whose subject has "
+            f"label set {root} has {np.count_nonzero(same_L):,} labels whose subject has "
             f"another at the same {TIME} ({differ:,} with another value)",
             "keep one label a subject and time; where a folder holds several tasks or a set twice, "
             "give each task a folder of its own",

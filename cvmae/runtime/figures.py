@@ -24,9 +24,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["Axes", "Figure", "MaxNLocator", "attempted", "matplotlib"]
+from cvmae.runtime.tables import printable
+
+__all__ = ["Axes", "Figure", "MaxNLocator", "as_label", "attempted", "matplotlib"]
+
+LONGEST_LABEL = 60
 
 logger = logging.getLogger("cvmae")
+
+
+def as_label(name: str) -> str:
+    r"""Return a name of anybody's as a figure shows it: one short line, and no formula.
+
+    Example:
+        >>> print(as_label("$a$ of\nall"))
+        \$a\$ of all
+    """
+    line = printable(" ".join(name.split()))
+    cut = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 3]}..."
+    return cut.replace("$", r"\$")
 
 
 @contextmanager

@@ -5,16 +5,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["setup_logging", "warnings_only"]
+from cvmae.runtime.tables import printable
+
+__all__ = ["PrintableFormatter", "setup_logging", "warnings_only"]
 
 logger = logging.getLogger("cvmae")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Shows what a terminal would obey, such as a sign within a code."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return printable(super().format(record))
 
 
 def setup_logging(level: int = logging.INFO) -> None:
     """Let this process's progress lines reach standard error."""
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False

@@ -15,6 +15,8 @@ __all__ = ["check_resources", "cluster_shape", "start_ray", "trains_on_gpu", "wo
 
 logger = logging.getLogger("cvmae")
 
+LOOPBACK = "127.0.0.1"  # whoever reaches the dashboard runs jobs as this user
+
 
 def trains_on_gpu(scaling: ScalingConfig) -> bool:
     """Tell whether a run's ranks have GPUs; on Ray the settings say so, not the driver's node."""
@@ -45,7 +47,8 @@ def start_ray(scaling: ScalingConfig) -> None:
         if is_local:
             logger.info("starting a local Ray")
             num_cpus = max(8, os.cpu_count() or 1)
-            options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": True}
+            options |= {"address": "local", "num_cpus": num_cpus}
+            options |= {"include_dashboard": True, "dashboard_host": LOOPBACK}
         ray.init(**options)
     resources = ray.cluster_resources()
     check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))

@@ -1,12 +1,26 @@
 """Tables for the terminal: the one way in which every verb lines up columns."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-__all__ = ["shown", "text_table"]
+__all__ = ["printable", "shown", "text_table"]
 
 BETWEEN = "  "
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text with every sign spelt out that a terminal would obey instead of showing it.
+
+    Codes of a data set are anybody's; lines and tabs stay.
+
+    Example:
+        >>> print(printable("red \x1b[31m"))
+        red \x1b[31m
+    """
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shown(value: float | str) -> str:
@@ -47,7 +61,9 @@ def text_table(
     wrapped = wrapped or {}
     cells = [
         [
-            textwrap.wrap(cell, wrapped[column]) if column in wrapped else [cell]
+            textwrap.wrap(cell, wrapped[column])
+            if column in wrapped
+            else [printable(cell.replace("\n", "\\n"))]
             for column, cell in enumerate(row)
         ]
         for row in (header, *rows)

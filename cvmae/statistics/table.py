@@ -8,7 +8,7 @@ from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["count_lines", "format_statistics"]
 
-SHOWN_DROPPED = 10
+SHOWN_DROPPED = 3
 FEW_VALUES = 1000  # below which none lies beyond the default data.clip_quantiles
 
 
@@ -86,8 +86,13 @@ def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str
         lines.append(f"{report['num_subjects_without_split']:,} subjects are in no split: not used")
     dropped = list(report["dropped_codes"].items())
     if dropped:
-        lines.append(f"{len(dropped)} matching codes left out (all are named in data.json):")
-        for code, reason in dropped[:SHOWN_DROPPED]:
-            name = f" ({names[code]})" if code in names else ""
-            lines.append(f"  {code}{name}: {reason}")
+        shown = [
+            f"{code} ({names[code]}): {reason}" if code in names else f"{code}: {reason}"
+            for code, reason in dropped[:SHOWN_DROPPED]
+        ]
+        more = "; ..." if len(dropped) > len(shown) else ""
+        lines.append(
+            f"{len(dropped):,} matching codes left out (all are named in data.json): "
+            f"{'; '.join(shown)}{more}"
+        )
     return lines

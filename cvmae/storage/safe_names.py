@@ -6,6 +6,9 @@ import re
 __all__ = ["marked", "safe_name"]
 
 
+LONGEST = 100  # characters: file systems take 255 bytes, and more may be added
+
+
 def marked(safe: str, text: str) -> str:
     """Return a name that stands for a text, with a short hash where it is not the text itself.
 
@@ -29,4 +32,6 @@ def safe_name(text: str, *, plus: bool = True) -> str:
         >>> safe_name("cv-0.5"), safe_name("cv 0.5")
         ('cv-0.5', 'cv-0.5-cc4d81')
     """
-    return marked(re.sub(r"[^\w.+-]+" if plus else r"[^\w.-]+", "-", text), text)
+    # What begins with a dot is hidden, or is the folder itself or the one above.
+    safe = re.sub(r"[^\w.+-]+" if plus else r"[^\w.-]+", "-", text)[:LONGEST]
+    return marked(re.sub(r"^\.+|^$", "-", safe), text)

@@ -10,7 +10,7 @@ import numpy as np
 from cvmae.evaluate.convergence import WITHIN
 from cvmae.evaluate.report.figure_style import GREY, INK, frame, name_colours
 from cvmae.meds.code_names import short_names
-from cvmae.runtime.figures import Figure, MaxNLocator, attempted
+from cvmae.runtime.figures import Figure, MaxNLocator, as_label, attempted
 from cvmae.sweep.ranking import Ranked, rank
 from cvmae.sweep.summary import Summary, read_summary
 
@@ -150,7 +150,7 @@ def _share_hidden(summary: Summary, ranked: Sequence[Ranked]) -> Figure:
             )
     if len(order) <= MOST_CODES:
         names = short_names([code.code for code in summary.codes], {}, unit=False)
-        ticks = [names[summary.codes[place].code] for place in order]
+        ticks = [as_label(names[summary.codes[place].code]) for place in order]
         axis.set_xticks(range(len(order)), ticks, rotation=90, fontsize=7)
     axis.set_ylim(0, 1)
     axis.set_ylabel("Share of values hidden", color=INK)

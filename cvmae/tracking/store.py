@@ -64,6 +64,12 @@ def name_store(config: Config) -> Config:
     own, ambient = config.tracking.uri, os.environ.get("MLFLOW_TRACKING_URI", "")
     if own and own == without_password(ambient):
         own = ambient  # a config.yaml keeps no password
+    elif own != without_password(own):
+        logger.warning(
+            "tracking.uri holds a password or a query, which other users see in the machine's list "
+            "of processes and the cluster's list of jobs: set MLFLOW_TRACKING_URI, or "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, in the environment instead"
+        )
     uri = _absolute("tracking.uri", own)
     if not uri and config.scaling.num_workers > 0:
         uri = _absolute("MLFLOW_TRACKING_URI", ambient) or _in_folder(config.output_dir)

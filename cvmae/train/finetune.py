@@ -1,6 +1,7 @@
 """The verb `finetune`: a pretrained encoder and a head learn from labels, and predict held_out."""
 
 import logging
+import math
 import signal
 import threading
 from collections.abc import Mapping
@@ -329,10 +330,11 @@ def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
     with written(path) as aside:
         pq.write_table(table, aside)
     area, loss = auroc(windows.label_L, logit_L), cross_entropy(windows.label_L, logit_L)
+    shown = "undefined" if math.isnan(area) else f"{area:.3f}"  # labels of one kind
     tracker.log_metrics({"held_out_auroc": area, "held_out_loss": loss}, step=int(chosen["epoch"]))
     return (
         f"epoch {chosen['epoch']:.0f} of {config.train.epochs} is chosen by "
         f"{config.finetune.choose_by} (tuning: AUROC {chosen['tuning_auroc']:.3f}, cross-entropy "
-        f"{chosen['tuning_loss']:.4f})\nheld_out: AUROC {area:.3f}, cross-entropy {loss:.4f} of "
+        f"{chosen['tuning_loss']:.4f})\nheld_out: AUROC {shown}, cross-entropy {loss:.4f} of "
         f"{windows.num_labels} labels, {windows.num_positive} positive\npredictions: {path}"
     )

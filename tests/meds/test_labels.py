@@ -112,6 +112,16 @@ def test_what_is_no_sound_label_set_is_refused(write, tmp_path, files, message):
         read_labels(str(tmp_path / "task"))
 
 
+def test_what_is_refused_names_the_folder_too(write, tmp_path):
+    for task, value in (("dies", True), ("returns", None)):
+        write(f"{task}/0.parquet", [(1, 5, True), (2, 5, value)])
+    write("twice/0.parquet", [(1, 5, True), (1, 5, True)])
+    for task, where in (("returns", "returns/0.parquet: row 1"), ("twice", "label set {}/twice")):
+        with pytest.raises(RefusedDataError) as refused:
+            read_tasks(str(tmp_path / task))
+        assert (where if "{" in where else f"{{}}/{where}").format(tmp_path) in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "types",
     [

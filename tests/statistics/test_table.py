@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvmae.statistics.table import format_statistics
+from cvmae.statistics.table import count_lines, format_statistics
 from tests.batches.test_policies import statistics_of
 
 COUNTS = {
@@ -40,3 +40,15 @@ def test_a_cv_of_many_values_which_quantiles_clip_stands_alone():
 def test_a_code_without_a_natural_zero_is_said_to_get_the_median_weight():
     found = line_of(flagged=["code 0"], num_values=[1000, 5])
     assert found.endswith("no natural zero: median mask weight")
+
+
+def test_codes_that_are_left_out_take_one_line_however_many_they_are():
+    dropped = {f"LAB//{i}": f"{i} values on train (data.min_count=25)" for i in range(9)}
+    *_, line = count_lines(COUNTS | {"dropped_codes": dropped}, {"LAB//1": "sodium"})
+    assert line == (
+        "9 matching codes left out (all are named in data.json): "
+        "LAB//0: 0 values on train (data.min_count=25); "
+        "LAB//1 (sodium): 1 values on train (data.min_count=25); "
+        "LAB//2: 2 values on train (data.min_count=25); ..."
+    )
+    assert not any("left out" in line for line in count_lines(COUNTS, {}))

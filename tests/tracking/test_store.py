@@ -2,6 +2,8 @@
 
 import multiprocessing
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from cvmae.command_line import load
 from cvmae.config import PRESETS, flatten, override, without_password, write_config
 from cvmae.tracking import store as tracking
 from cvmae.tracking.origin import first_line
+from cvmae.tracking.params import describe_run, told_params
 from tests.tracking.runs import draw_line, read_run
 
 
@@ -78,6 +81,43 @@ def test_a_resumed_run_keeps_its_store_and_finds_the_password_in_the_environment
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
     assert name("https://host/mlflow") == "https://me:secret@host/mlflow"
     assert name("https://other/mlflow") == "https://other/mlflow"
+
+
+def test_a_password_on_the_command_line_is_warned_of_and_one_in_the_environment_is_not(
+    monkeypatch, caplog
+):
+    uri = "https://me:secret@host/mlflow"
+    assert name(uri) == uri
+    assert "list of processes" in caplog.text
+    assert "MLFLOW_TRACKING_PASSWORD" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert name() == name(without_password(uri)) == uri
+    assert caplog.text == ""
+
+
+def test_no_file_of_a_run_and_no_line_holds_the_password_of_its_store(
+    dead_server, tmp_path, monkeypatch, caplog
+):
+    """Settings, parameters, tags, description and warnings, where the server is away as well."""
+    uri = dead_server.replace("://", "://me:s3cr3t-w0rd@")
+    run = str(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--tracking.uri", uri])
+    config = tracking.name_store(load(["--output_dir", run, "--tracking.uri", uri]))
+    assert config.tracking.uri == uri
+    tracking.prepare_store(config)
+    tracker = tracking.open_tracker(
+        config, run_name="run", description=describe_run(config, {"name": "meds"})
+    )
+    tracker.log_params(flatten(config) | told_params(config))
+    tracker.log_metrics({"loss": 1.0}, step=1)
+    tracker.close("FINISHED")
+    write_config(config, f"{run}/config.yaml")
+    files = [path for path in Path(run).rglob("*") if path.is_file()]
+    assert {"config.yaml", "metrics.parquet", "tracking.json"} <= {path.name for path in files}
+    assert [path.name for path in files if b"s3cr3t" in path.read_bytes()] == []
+    assert "does not answer" in caplog.text
+    assert "s3cr3t" not in caplog.text
 
 
 @pytest.mark.parametrize("setting", ["tracking.uri", "MLFLOW_TRACKING_URI"])

@@ -18,6 +18,8 @@ from cvmae.checkpoint import find_checkpoint, load_model, read_progress
 from cvmae.config import Config, override
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.infer.notice import NOTE
+from cvmae.meds.dataset import open_dataset
+from cvmae.meds.splits import SPLITS
 from cvmae.tracking.journal import Journal
 from cvmae.train import finetune as finetuning
 from cvmae.train import loop
@@ -212,6 +214,7 @@ def test_a_checkpoint_names_no_subject(done):
 def test_what_cannot_be_learnt_from_is_refused_by_name(planted, tmp_path):
     rows = planted_labels(planted.data.root)
     alike = write_labels(tmp_path / "alike.parquet", [(s, t, True) for s, t, _ in rows])
+    none = write_labels(tmp_path / "none.parquet", [(s, t, False) for s, t, _ in rows])
     numbers = [(s, t, 1.5) for s, t, _ in rows]
     number = write_labels(tmp_path / "number.parquet", numbers, value="float")
     strangers = [(s + 10**9, t, y) for s, t, y in rows]
@@ -225,8 +228,9 @@ def test_what_cannot_be_learnt_from_is_refused_by_name(planted, tmp_path):
         r"finetune\.checkpoint is empty": {"finetune.checkpoint": ""},
         r"finetune\.labels is empty": {"finetune.labels": ""},
         r"holds no whole checkpoint": {"finetune.checkpoint": str(tmp_path)},
-        r"holds no label set": {"finetune.labels": str(tmp_path / "none")},
+        r"holds no label set": {"finetune.labels": str(tmp_path / "nowhere")},
         r"90 labels are of split 'train', 90 of them positive": {"finetune.labels": alike},
+        r"90 labels are of split 'train', 0 of them positive": {"finetune.labels": none},
         r"holds numbers: .* boolean": {"finetune.labels": number},
         r"0 labels are of split 'train'": {"finetune.labels": stranger},
         r"no measurement of a code of the model": {"finetune.labels": early},
@@ -237,6 +241,16 @@ def test_what_cannot_be_learnt_from_is_refused_by_name(planted, tmp_path):
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             finetune(override(planted, changes))
         assert not Path(planted.output_dir).exists(), said
+
+
+def test_an_area_that_held_out_does_not_define_is_no_number(planted, tmp_path):
+    held_out = set(open_dataset(planted.data.root, SPLITS).members["held_out"].tolist())
+    rows = planted_labels(planted.data.root)
+    one_kind = [(s, t, y and s not in held_out) for s, t, y in rows]
+    labels = write_labels(tmp_path / "one_kind.parquet", one_kind)
+    told = finetune(override(planted, {"finetune.labels": labels, "finetune.epochs": 1}))
+    assert "held_out: AUROC undefined, cross-entropy" in told
+    assert "0 positive" in told
 
 
 def test_other_labels_are_refused_on_resuming(done, tmp_path):

@@ -138,11 +138,11 @@ def _plain(text: str) -> str:
 
 
 def _file(task: str, candidate: Candidate, seed: int) -> str:
-    # Names of models are anybody's, and may differ in a blank alone; all else is this program's.
+    # Names of models and tasks are anybody's, and may differ in a blank alone; all else is ours.
     own = _plain if candidate.kind == "hand-made" else safe_name
     parts = (own(candidate.method), _plain(candidate.features), _plain(candidate.learner))
     name = "_".join(dict.fromkeys(parts))
-    return f"{task}/{name}_{seed}.parquet"
+    return f"{safe_name(task)}/{name}_{seed}.parquet"
 
 
 def _notes(tasks: Sequence[Task], models: Sequence[Contestant], split: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cvmae.arrays import Floats
 from cvmae.evaluate.results import Results
-from cvmae.runtime.figures import Axes, Figure
+from cvmae.runtime.figures import Axes, Figure, as_label
 
 __all__ = [
     "GREY",
@@ -20,6 +20,7 @@ __all__ = [
     "LOWEST_R2",
     "RULE",
     "Drawing",
+    "code_labels",
     "colours",
     "drawn",
     "finite",
@@ -42,6 +43,11 @@ class Drawing:
     title: str
     caption: str
     figure: Figure
+
+
+def code_labels(results: Results, *, unit: bool = True) -> dict[str, str]:
+    """Return what each code is called in a figure."""
+    return {code: as_label(label) for code, label in results.labels(unit=unit).items()}
 
 
 def colours(results: Results) -> dict[str, str]:

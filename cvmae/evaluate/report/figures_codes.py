@@ -12,6 +12,7 @@ from cvmae.evaluate.report.figure_style import (
     LOWEST_R2,
     RULE,
     Drawing,
+    code_labels,
     colours,
     drawn,
     finite,
@@ -57,7 +58,7 @@ def draw_differences(results: Results) -> Drawing | None:
             difference[code], row, "o", color=shade, markerfacecolor=shade if clear else "white"
         )
     axis.axvline(0, color=INK, linewidth=0.8)
-    label_of = results.labels()
+    label_of = code_labels(results)
     axis.set_yticks(range(len(order)), [label_of[names[code]] for code in order], fontsize=8)
     axis.set_ylim(-0.8, len(order) - 0.2)
     side: dict[str, Any] = {"fontsize": 9, "fontweight": "bold"}
@@ -99,7 +100,7 @@ def draw_codes(results: Results) -> Drawing | None:
         label = method.name
         axis.plot(r2, rows, marker, color=tint[label], label=label, markersize=5, alpha=0.85)
     axis.axvline(0, color=RULE, zorder=0)
-    label_of = results.labels()
+    label_of = code_labels(results)
     axis.set_yticks(rows, [label_of[code.code] for code in shown], fontsize=8)
     axis.set_ylim(-0.8, len(shown) - 0.2)
     figure.legend(loc="outside upper center", ncols=len(methods) + 1, frameon=False, fontsize=9)
@@ -123,7 +124,7 @@ def draw_cv_against_r2(results: Results) -> Drawing | None:
     cv = np.array([finite(code.cv, np.nan) for code in counted])
     figure = Figure(figsize=(3.6 * len(methods) + 1, 3.9), layout="constrained")
     axes = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-    tint, said, label_of = colours(results), [], results.labels(unit=False)
+    tint, said, label_of = colours(results), [], code_labels(results, unit=False)
     for axis, method in zip(axes, methods, strict=True):
         r2 = drawn([code.r2[method.name] for code in counted])
         axis.plot(cv, r2, "o", color=tint[method.name], alpha=0.75, markersize=5)

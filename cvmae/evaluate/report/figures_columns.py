@@ -7,6 +7,7 @@ from cvmae.evaluate.report.figure_style import (
     INK,
     RULE,
     Drawing,
+    code_labels,
     colours,
     finite,
     frame,
@@ -139,7 +140,7 @@ def draw_pairs(results: Results) -> Drawing | None:
     ends = [*first.top, *first.bottom[::-1]]
     figure = Figure(figsize=(9.5, max(3.0, 1.4 + 0.24 * len(ends))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
-    tint, label_of = colours(results), results.labels()
+    tint, label_of = colours(results), code_labels(results)
     _draw_rates(left, pairs, tint)
     for row, end in enumerate(reversed(ends)):
         shade = tint[first.first if end.difference > 0 else first.second]

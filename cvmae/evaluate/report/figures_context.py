@@ -5,7 +5,7 @@ from typing import Any
 
 from cvmae.evaluate.context import SHOWN, Bin, Slope
 from cvmae.evaluate.contrasts import Contrast
-from cvmae.evaluate.report.figure_style import GREY, INK, RULE, Drawing, colours, frame
+from cvmae.evaluate.report.figure_style import GREY, INK, RULE, Drawing, code_labels, colours, frame
 from cvmae.evaluate.report.wording import count, signed, spread
 from cvmae.evaluate.results import Results
 from cvmae.evaluate.small_cells import SMALLEST_CELL
@@ -96,7 +96,7 @@ def draw_perturbation(results: Results) -> Drawing | None:
         frame(axis, "change of the error, SD" if kind == "change" else "change in percent")
     axes[1].tick_params(labelleft=False)
     if codes:
-        label_of = results.labels()
+        label_of = code_labels(results)
         for row, code in enumerate(reversed(codes)):
             for name in names:
                 axes[2].plot(code.change[name].value, row, "o", color=tint[name], markersize=5)
