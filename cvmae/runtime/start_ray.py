@@ -3,15 +3,15 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from cvmae.runtime.nodes import Node, check_labels
 from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
 from cvmae.settings import ScalingConfig
 
-__all__ = ["check_resources", "cluster_shape", "start_ray", "trains_on_gpu", "workers_that_fit"]
+__all__ = ["alive_nodes", "check_resources", "cluster_shape", "start_ray", "trains_on_gpu"]
 
 logger = logging.getLogger("cvmae")
 
@@ -30,8 +30,8 @@ def start_ray(scaling: ScalingConfig) -> None:
 
     Raises:
         ValueError: Less than one whole CPU would be left for Ray Data, or GPUs are too few:
-            either would be waited for in silence; the message shows the arithmetic. Or a local
-            Ray has no folder for its sockets.
+            either would be waited for in silence; the message shows the arithmetic. Likewise
+            where no node has the labels asked for. Or a local Ray has no folder for its sockets.
     """
     prepare_environment()
     is_local = "RAY_ADDRESS" not in os.environ
@@ -49,6 +49,7 @@ def start_ray(scaling: ScalingConfig) -> None:
         ray.init(**options)
     resources = ray.cluster_resources()
     check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    check_labels(scaling, alive_nodes())
 
 
 def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
@@ -72,21 +73,13 @@ def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
         )
 
 
-def workers_that_fit(nodes: Iterable[Mapping[str, float]], scaling: ScalingConfig) -> int:
-    """Return how many workers the nodes could hold if nothing else ran there.
+def alive_nodes() -> list[Node]:
+    """Return the nodes of the cluster that this process has joined."""
+    import ray
 
-    Args:
-        nodes: Resources of each node that is alive.
-        scaling: What a worker reserves; it cannot be divided between nodes.
-
-    Example:
-        >>> workers_that_fit([{"CPU": 3.0}, {"CPU": 5.0}], ScalingConfig(cpus_per_worker=2))
-        3
-    """
-    wanted = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
-    return sum(
-        min(int(node.get(name, 0.0) / share) for name, share in wanted.items()) for node in nodes
-    )
+    return [
+        Node(node["Resources"], node.get("Labels") or {}) for node in ray.nodes() if node["Alive"]
+    ]
 
 
 def cluster_shape() -> str:

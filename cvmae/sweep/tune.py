@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.ray_hooks import trial_actor
+from cvmae.runtime.start_ray import alive_nodes
 from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.attempt import Attempt
 from cvmae.sweep.budget import Budget
@@ -104,8 +105,8 @@ def num_on_ray(config: Config) -> int:
     Raises:
         ValueError: `sweep.max_concurrent` asks for more than there is room for.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = int(sum(node.get("CPU", 0.0) for node in nodes))
+    nodes = alive_nodes()
+    cpus = int(sum(node.cpus for node in nodes))
     # A local Ray counts more CPUs than there are.
     return num_concurrent(
         config, nodes, min(cpus, os.cpu_count() or 1) if len(nodes) == 1 else cpus
