@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cvmae.settings import ScalingConfig
 
 __all__ = [
+    "OF_ONE_NODE",
     "Node",
     "check_labels",
     "has_room_for_data",

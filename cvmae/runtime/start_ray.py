@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,15 @@ from cvmae.runtime.nodes import Node, check_labels
 from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
 from cvmae.settings import ScalingConfig
 
-__all__ = ["alive_nodes", "check_resources", "cluster_shape", "start_ray", "trains_on_gpu"]
+__all__ = [
+    "alive_nodes",
+    "check_nodes",
+    "check_resources",
+    "cluster_shape",
+    "nodes_without_start",
+    "start_ray",
+    "trains_on_gpu",
+]
 
 logger = logging.getLogger("cvmae")
 
@@ -44,12 +53,44 @@ def start_ray(scaling: ScalingConfig) -> None:
         options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
         if is_local:
             logger.info("starting a local Ray")
-            num_cpus = max(8, os.cpu_count() or 1)
-            options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": True}
+            options |= {
+                "address": "local",
+                "num_cpus": _local_cpus(),
+                "include_dashboard": True,
+            }
         ray.init(**options)
-    resources = ray.cluster_resources()
-    check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-    check_labels(scaling, alive_nodes())
+    check_nodes(scaling, alive_nodes())
+
+
+def check_nodes(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
+    """Refuse work that does not fit into a cluster of these nodes; see `start_ray`."""
+    cpus, gpus = (sum(node.resources.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    check_resources(scaling, cpus, gpus)
+    check_labels(scaling, nodes)
+
+
+def nodes_without_start() -> tuple[list[Node], bool]:
+    """Return the nodes that work would find, and whether they are those of a running cluster.
+
+    Such a one is joined; else they are what a local Ray would have, and none is started.
+
+    Raises:
+        OSError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    is_running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not is_running and "RAY_ADDRESS" not in os.environ:
+        return [Node({"CPU": _local_cpus(), "GPU": torch.cuda.device_count()})], False
+    prepare_environment()
+    import ray
+
+    if not is_running:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+        ray.init(**options)
+    return alive_nodes(), True
+
+
+def _local_cpus() -> int:
+    return max(8, os.cpu_count() or 1)
 
 
 def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:

@@ -1,11 +1,12 @@
 """How many trials may run side by side on a cluster."""
 
+import os
 from collections.abc import Sequence
 
 from cvmae.config import Config
 from cvmae.runtime.nodes import Node, workers_beside_data
 
-__all__ = ["DRIVER_CPUS", "num_concurrent"]
+__all__ = ["DRIVER_CPUS", "num_concurrent", "num_on_nodes"]
 
 DRIVER_CPUS = 0.01  # of a trial's driver, which only waits for its workers
 
@@ -46,3 +47,12 @@ def num_concurrent(config: Config, nodes: Sequence[Node], num_cores: int) -> int
         cores_per_trial = scaling.num_workers * config.train.num_threads
         fit = min(fit, max(1, num_cores // cores_per_trial))
     return fit
+
+
+def num_on_nodes(config: Config, nodes: Sequence[Node]) -> int:
+    """Return how many trials may run at a time on these nodes; see `num_concurrent`."""
+    cpus = int(sum(node.cpus for node in nodes))
+    # A local Ray counts more CPUs than there are.
+    return num_concurrent(
+        config, nodes, min(cpus, os.cpu_count() or 1) if len(nodes) == 1 else cpus
+    )
