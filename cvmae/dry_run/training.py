@@ -203,8 +203,8 @@ def _about_lines(config: Config, dataset: Dataset, left: int) -> Iterator[Line]:
     steps = max(1, round(amount.num_sequences / config.train.batch_sequences))
     yield Line(
         name="steps an epoch",
-        value=f"about {steps:,}",
-        why="exactly with the statistics: jobs/fit_statistics.py, then --data.statistics FOLDER",
+        value=steps,
+        why="about; exactly by --data.statistics FOLDER of jobs/fit_statistics.py",
     )
     ranks = max(config.scaling.num_workers, 1)
     yield Line(
