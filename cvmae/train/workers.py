@@ -40,6 +40,7 @@ from cvmae.runtime.start_ray import alive_nodes
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
+from cvmae.tracking.gauges import RunGauges
 from cvmae.tracking.store import join_tracker
 from cvmae.train.epoch_report import EpochReport
 from cvmae.train.finetuning import Finetuning, LabelledData
@@ -286,6 +287,7 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
             ask=_ask(job.attempt),
             device=device,
             label=job.run_name,
+            tell=RunGauges(job.run_name),
         )
     except (FloatingPointError, PreemptedError) as error:  # on all ranks alike
         return error.with_traceback(None)

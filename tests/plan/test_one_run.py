@@ -29,6 +29,8 @@ def test_balance_is_the_mean_over_the_largest_share_of_the_ranks():
     assert balance(even, 2) == 1
     # All but one unit are empty: one rank has it, the other waits.
     assert balance(order_of([1000] + [0] * 15), 2) == pytest.approx(0.5)
+    # The largest unit goes to the first lane, the two others to the second.
+    assert balance(order_of([3, 2, 2] + [0] * 13), 2) == pytest.approx(3.5 / 4)
     # Lanes that ranks do not share evenly: two, one and one.
     assert balance(order_of([100] * 32, lanes=4), 3) == pytest.approx(2 / 3)
     assert balance(order_of([100] * 4, lanes=4), 3) == pytest.approx(2 / 3)  # shared units

@@ -63,6 +63,27 @@ def test_placement_and_labels_reach_ray_train_and_its_readers(tiny, monkeypatch)
     assert read.label_selector == {"pool": "cpu"}
 
 
+def test_a_rank_tells_the_gauges_of_its_run(tiny, monkeypatch):
+    workers = pytest.importorskip("cvmae.train.workers")
+    given = {}
+    job = workers._Job(
+        config=tiny,
+        data=training_data(tiny),
+        run_name="cv",
+        key="",
+        parent_run_id="",
+        attempt="",
+        is_trial=False,
+        labelled=None,
+    )
+    monkeypatch.setattr(workers, "_lessons", lambda job: None)
+    monkeypatch.setattr(workers, "join_tracker", lambda config, **run: None)
+    monkeypatch.setattr(workers, "train", lambda lessons, **kwargs: given.update(kwargs))
+    workers._work({"job": job})
+    assert isinstance(given["tell"], workers.RunGauges)
+    assert given["tell"]._tags == {"run": "cv"}
+
+
 def test_settings_and_data_sets_print_no_subject_and_no_password(tiny):
     uri = "https://me:hunter2@mlflow.example.org"
     assert "hunter2" not in repr(replace(tiny, tracking=replace(tiny.tracking, uri=uri)))
