@@ -23,7 +23,7 @@ from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.storage.output import absolute_output
 from cvmae.tracking.store import moved
 
-__all__ = ["VERBS", "Verb", "load", "main", "run_job"]
+__all__ = ["DRY_RUN", "VERBS", "Verb", "load", "main", "run_job"]
 
 DRY_RUN = "--dry_run"
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from cvmae.plan.lines import Line
 from cvmae.settings import ModelConfig
 
-__all__ = ["STRATEGIES", "activation_bytes", "largest_model", "memory_lines", "num_parameters"]
+__all__ = [
+    "STRATEGIES",
+    "Strategy",
+    "activation_bytes",
+    "largest_model",
+    "memory_lines",
+    "num_parameters",
+]
 
 NUM_GPUS = 8
 STEP_MEASUREMENTS = 65_536  # of a rank
