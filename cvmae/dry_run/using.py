@@ -44,7 +44,9 @@ def evaluate_asked(config: Config) -> Iterator[Section]:
         seeds = len(compared.found)
         named = sorted({contestant.name for contestant in compared.found})
         lines = [
-            Line(name="models", value=seeds, why=", ".join(named)),
+            Line(
+                name="models", value=seeds, why=f"{', '.join(named)}; all seeds, and best weights"
+            ),
             Line(
                 name="codes",
                 value=compared.statistics.num_codes,
