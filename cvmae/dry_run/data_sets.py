@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from meds import schema as meds
 
-from cvmae.config import Config
+from cvmae.checkpoint import load_model
+from cvmae.config import Config, resolved_path
 from cvmae.convert.convert import splits_of
 from cvmae.convert.physionet2012 import find_records
 from cvmae.convert.settings import ConvertConfig
@@ -187,8 +188,10 @@ def any_asked(config: Any) -> Iterator[Section]:
     """Yield what is known of any verb: data set, cluster, output folder."""
     if not isinstance(config, Config):
         return
-    dataset = open_dataset(config.data.root)
-    yield data_section(dataset, config.data.unit_rows)[0]
+    root, model = config.data.root, resolved_path(config.infer.checkpoint)
+    if root or model:
+        dataset = open_dataset(root or load_model(model).config.data.root)
+        yield data_section(dataset, config.data.unit_rows)[0]
     yield cluster_section(config.scaling)
-    folder = absolute_output(config.output_dir)
-    yield output_section(replace(config, output_dir=folder), [])
+    if config.output_dir:
+        yield output_section(replace(config, output_dir=absolute_output(config.output_dir)), [])
