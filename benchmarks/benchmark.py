@@ -6,9 +6,10 @@ from importlib import import_module
 
 from benchmarks.rows import Row, format_table, machine_rows, write_rows
 from benchmarks.settings import BenchmarkConfig
+from cvmae.plan.lines import Line, Section
 from cvmae.storage.output import absolute_output
 
-__all__ = ["SUITES", "benchmark"]
+__all__ = ["SUITES", "benchmark", "benchmark_asked"]
 
 
 def _run(name: str, config: BenchmarkConfig) -> Iterator[Row]:
@@ -49,3 +50,16 @@ def benchmark(config: BenchmarkConfig) -> str:
     if failed:
         raise SystemExit(f"{text}\n\ncvmae: {', '.join(failed)}: see the notes")
     return text
+
+
+def benchmark_asked(config: BenchmarkConfig) -> Iterator[Section]:
+    """Yield what a suite would do, for a dry run."""
+    output = absolute_output(config.output, "output") if config.output else ""
+    lines = [
+        Line(name="suite", value=config.suite, why=", ".join(config.only) or "all its parts"),
+        Line(name="rows", value=config.num_rows, why="num_rows, of a synthetic hospital"),
+        Line(name="rounds", value=config.rounds, why="rounds"),
+        Line(name="data", value=config.root or "a temporary folder", why="root"),
+        Line(name="rows of figures", value=output or "the terminal alone", why="output"),
+    ]
+    yield Section(title="what is measured", lines=lines)

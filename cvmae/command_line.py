@@ -7,7 +7,7 @@ that takes its settings and returns what is printed, and a file in `jobs/`.
 import difflib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import tyro
 
 from cvmae.config import PRESETS, Config, override, parse, read_config
+from cvmae.plan.lines import Section, told
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.runtime.tables import printable, text_table
@@ -22,8 +23,9 @@ from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.storage.output import absolute_output
 from cvmae.tracking.store import moved
 
-__all__ = ["VERBS", "Verb", "load", "main", "run_job"]
+__all__ = ["DRY_RUN", "VERBS", "Verb", "load", "main", "run_job"]
 
+DRY_RUN = "--dry_run"
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: "try again"
 
 
@@ -35,68 +37,83 @@ class Verb:
     function: str  # module:name
     tree: str = ""  # of settings, where it has a small one of its own
     resumes: bool = False  # with --resume, where it was interrupted
+    asks: str = "cvmae.dry_run.data_sets:any_asked"  # what --dry_run says
 
 
 VERBS: dict[str, Verb] = {
     "validate": Verb(
-        does="check a whole MEDS data set", function="cvmae.validate.validate:validate"
+        does="check a whole MEDS data set",
+        function="cvmae.validate.validate:validate",
+        asks="cvmae.dry_run.data_sets:validate_asked",
     ),
     "fit_statistics": Verb(
         does="fit code statistics and vocabulary on train",
         function="cvmae.statistics.fit:fit_statistics",
+        asks="cvmae.dry_run.data_sets:fit_statistics_asked",
     ),
     "pretrain": Verb(
         does="pretrain one model under one masking policy",
         function="cvmae.train.pretrain:pretrain",
         resumes=True,
+        asks="cvmae.dry_run.training:pretrain_asked",
     ),
     "sweep": Verb(
         does="pretrain every policy x epochs x axes x seed side by side",
         function="cvmae.sweep.driver:sweep",
         resumes=True,
+        asks="cvmae.dry_run.training:sweep_asked",
     ),
     "finetune": Verb(
         does="train a pretrained encoder and a head with labels, and predict held_out",
         function="cvmae.train.finetune:finetune",
         resumes=True,
+        asks="cvmae.dry_run.training:finetune_asked",
     ),
     "evaluate": Verb(
         does="compare models on the same hidden values, and write a report",
         function="cvmae.evaluate.evaluate:evaluate",
+        asks="cvmae.dry_run.using:evaluate_asked",
     ),
     "embed": Verb(
         does="write an embedding for each subject and time",
         function="cvmae.infer.embed_set:embed",
         resumes=True,
+        asks="cvmae.dry_run.using:embed_asked",
     ),
     "impute": Verb(
         does="write the expected value, with an interval, of rows that have none",
         function="cvmae.infer.impute_set:impute",
         resumes=True,
+        asks="cvmae.dry_run.using:impute_asked",
     ),
     "export": Verb(
         does="write a model as a folder that can be handed on, with a card",
         function="cvmae.infer.export:export",
+        asks="cvmae.dry_run.using:export_asked",
     ),
     "convert": Verb(
         does="write a public source as a MEDS data set",
         function="cvmae.convert.convert:convert",
         tree="cvmae.convert.settings:ConvertConfig",
+        asks="cvmae.dry_run.data_sets:convert_asked",
     ),
     "synthesize": Verb(
         does="write a synthetic hospital as a MEDS data set",
         function="cvmae.synthetic.hospital:write_hospital",
         tree="cvmae.synthetic.hospital:SyntheticConfig",
+        asks="cvmae.dry_run.data_sets:synthesize_asked",
     ),
     "plan": Verb(
         does="say what a hospital costs on a cluster",
         function="cvmae.plan.plan:plan",
         tree="cvmae.plan.settings:PlanConfig",
+        asks="cvmae.dry_run.data_sets:plan_asked",
     ),
     "demo": Verb(
         does="all of it, small, on a synthetic hospital",
         function="cvmae.demo:demo",
         tree="cvmae.demo:DemoConfig",
+        asks="cvmae.dry_run.data_sets:demo_asked",
     ),
 }
 
@@ -115,7 +132,13 @@ def main(name: str = "") -> None:
         _exit(f"{name!r} is no verb{hint}; cvmae --help says what each does")
     verb = VERBS[name]
     tree = resolve_name(verb.tree) if verb.tree else None
-    run_job(resolve_name(verb.function), argv, tree=tree, resumes=verb.resumes)
+    run_job(
+        resolve_name(verb.function),
+        argv,
+        tree=tree,
+        resumes=verb.resumes,
+        asks=lambda config: resolve_name(verb.asks)(config),
+    )
 
 
 def run_job(
@@ -124,14 +147,18 @@ def run_job(
     *,
     tree: type | None = None,
     resumes: bool = False,
+    asks: Callable[[Any], Iterable[Section]] = lambda config: (),
 ) -> None:
     """Run a verb with the settings of the command line and print what it returns.
+
+    With ``--dry_run`` anywhere on the line, it prints what the verb would ask for and write.
 
     Args:
         verb: What the job does.
         argv: Its flags; by default those of this process.
         tree: Its settings, where they are not those of `load`.
         resumes: It goes on with --resume where it was interrupted.
+        asks: Yields the sections of a dry run, and refuses what the verb would.
 
     An error of the user's making ends the process with one line and exit code 1; any other
     keeps its traceback. A run that a signal has stopped after a checkpoint ends with exit code
@@ -142,10 +169,12 @@ def run_job(
         # A unit may hold a sign that the terminal's encoding lacks: no reason to lose the table.
         sys.stdout.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
+    is_dry = DRY_RUN in argv
+    argv = [token for token in argv if token != DRY_RUN]
     config: Any = load(argv) if tree is None else _load_tree(tree, argv)
     folder = getattr(config, "resume", "") or getattr(config, "output_dir", "")
     try:
-        print(printable(verb(config)))
+        print(printable(told(asks(config)) if is_dry else verb(config)))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(printable(f"cvmae: {error}"))
     except PreemptedError as error:
@@ -215,7 +244,11 @@ def _overview() -> str:
     table = text_table(
         ("verb", "what it does"), [(name, verb.does) for name, verb in VERBS.items()], align="<"
     )
-    return f"usage: cvmae VERB [FLAGS]\n\n{table}\n\ncvmae VERB --help shows the flags of a verb."
+    flags = (
+        f"cvmae VERB --help shows the flags of a verb; {DRY_RUN} among them prints what it would "
+        "ask for and write."
+    )
+    return f"usage: cvmae VERB [FLAGS]\n\n{table}\n\n{flags}"
 
 
 def _take_option(argv: list[str], option: str) -> tuple[str, list[str]]:

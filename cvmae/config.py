@@ -224,7 +224,8 @@ def parse(default: Config, tokens: Sequence[str]) -> Config:
         args=list(tokens),
         config=MARKERS,
         use_underscores=True,
-        description=f"{Config.__doc__} Presets: {', '.join(PRESETS)} (default paper).",
+        description=f"{Config.__doc__} Presets: {', '.join(PRESETS)} (default paper). `--dry_run` "
+        "among the flags prints what would be asked for and written, and does nothing.",
     )
 
 

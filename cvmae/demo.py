@@ -36,7 +36,14 @@ from cvmae.synthetic.reference import Attainable, attainable_r2
 from cvmae.tracking.sqlite import sqlite_path
 from cvmae.tracking.store import experiment_page, name_store, store_uri
 
-__all__ = ["DemoConfig", "demo", "hospital_attainable"]
+__all__ = [
+    "DemoConfig",
+    "demo",
+    "demo_hospital",
+    "demo_sweep",
+    "hospital_attainable",
+    "require_no_demo",
+]
 
 logger = logging.getLogger("cvmae")
 
@@ -80,13 +87,14 @@ def demo(config: DemoConfig) -> str:
     with output_folder(
         config.output_dir,
         "demo",
-        check=_require_new,
+        check=require_no_demo,
         only_local="the demo needs a folder of this machine",
     ) as folder:
         return _demo(replace(config, output_dir=folder))
 
 
-def _require_new(folder: str) -> None:
+def require_no_demo(folder: str) -> None:
+    """Refuse a folder in which there is something."""
     advice = (
         ": remove it, or give another folder with --output_dir (make demo "
         'ARGS="--output_dir FOLDER")'
@@ -97,9 +105,9 @@ def _require_new(folder: str) -> None:
 def _demo(config: DemoConfig) -> str:
     folder = Path(config.output_dir)
     start = time.monotonic()
-    root = write_hospital(_hospital(config))
+    root = write_hospital(demo_hospital(config))
     logger.info("1 of 3: wrote a synthetic hospital of %d subjects", config.num_subjects)
-    sweep_config = _sweep_config(config, root)
+    sweep_config = demo_sweep(config, root)
     trials = plan_trials(sweep_config)
     logger.info(
         "2 of 3: pretraining %d policies, one after another: some minutes on two cores", len(trials)
@@ -182,7 +190,7 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
     )
 
 
-def _hospital(config: DemoConfig) -> SyntheticConfig:
+def demo_hospital(config: DemoConfig) -> SyntheticConfig:
     """Return a hospital that two cores can learn from in minutes."""
     return SyntheticConfig(
         root=str(Path(config.output_dir) / "hospital"),
@@ -198,7 +206,8 @@ def _hospital(config: DemoConfig) -> SyntheticConfig:
     )
 
 
-def _sweep_config(config: DemoConfig, root: str) -> Config:
+def demo_sweep(config: DemoConfig, root: str) -> Config:
+    """Return the settings of the demo's sweep over a hospital."""
     base = PRESETS["small"]
     return replace(
         base,

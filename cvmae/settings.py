@@ -1,5 +1,6 @@
 """The settings of each room, with their meaning, their default and what is allowed."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,6 +42,10 @@ MOST_CODES = 65_535  # a code_index takes two bytes on its way to a batch
 # Laboratory codes of both dialects of the MIMIC ETL, without specimen rows and without ICU
 # chart events (item ids 22xxxx), which would leak duplicates of hidden laboratory values.
 LAB_PATTERN = r"^LAB//(?!SPECIMEN_COLLECTED//|(RESULT//)?22\d{4}//)"
+
+
+# Of a node of Ray; its key may have a prefix, as in ray.io/node-group=cpu.
+LABEL = r"[\w.-]+(/[\w.-]+)?=[\w.-]+"
 
 
 def require(condition: bool, setting: str, value: object, allowed: str) -> None:
@@ -294,6 +299,13 @@ class ScalingConfig:
     """CPUs that Ray reserves for a worker; Ray Data needs at least one whole CPU beside them."""
     max_failures: int = 3
     """Times that lost workers are replaced before the run gives up."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Where Ray puts workers while there is a choice: on few nodes, or on many."""
+    worker_labels: tuple[str, ...] = ()
+    """Labels, each as KEY=VALUE, of the nodes that workers run on (those of `ray start --labels`);
+    empty: any node."""
+    data_labels: tuple[str, ...] = ()
+    """Likewise of the nodes on which Ray Data reads."""
 
     def __post_init__(self) -> None:
         at_least("scaling.num_workers", self.num_workers, 0)
@@ -304,6 +316,16 @@ class ScalingConfig:
             self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "above 0"
         )
         at_least("scaling.max_failures", self.max_failures, 0)
+        for name in ("worker_labels", "data_labels"):
+            labels = getattr(self, name)
+            keys = [label.partition("=")[0] for label in labels]
+            for label in labels:
+                require(
+                    bool(re.fullmatch(LABEL, label)) and keys.count(label.partition("=")[0]) == 1,
+                    f"scaling.{name}",
+                    label,
+                    "each KEY=VALUE of letters, digits and ._-/, and a key once",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ ROOT = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, ROOT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
-from benchmarks.benchmark import benchmark  # noqa: E402
+from benchmarks.benchmark import benchmark, benchmark_asked  # noqa: E402
 from benchmarks.settings import BenchmarkConfig  # noqa: E402
 from cvmae.command_line import run_job  # noqa: E402
 
 if __name__ == "__main__":
-    run_job(benchmark, tree=BenchmarkConfig)
+    run_job(benchmark, tree=BenchmarkConfig, asks=benchmark_asked)

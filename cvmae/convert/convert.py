@@ -21,7 +21,7 @@ from cvmae.runtime.tables import text_table
 from cvmae.storage.folders import written
 from cvmae.storage.output import output_folder
 
-__all__ = ["convert"]
+__all__ = ["convert", "splits_of"]
 
 SPLITS = (meds.train_split, meds.tuning_split, meds.held_out_split)
 SHARES = (0.8, 0.1, 0.1)
@@ -75,7 +75,7 @@ def convert(config: ConvertConfig) -> str:
     """
     files, outcomes = find_records(config.input)
     subject_S = np.array(list(files), np.int64)
-    split_S = _splits(config, subject_S)
+    split_S = splits_of(config, subject_S)
     counts: Counter[str] = Counter()
     with (
         output_folder(
@@ -105,7 +105,7 @@ def convert(config: ConvertConfig) -> str:
     return text_table(("what", "number"), rows) + f"\n\nData set: {folder}"
 
 
-def _splits(config: ConvertConfig, subject_S: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+def splits_of(config: ConvertConfig, subject_S: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
     """Return each subject's split: from the table given, or by a hash of seed and subject."""
     if not config.splits:
         keys_S = stream_keys(config.seed, 0, subject_S, stream="split")

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, open_dataset
-from cvmae.meds.labels import read_tasks
+from cvmae.meds.labels import Labels, read_tasks
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
@@ -53,7 +53,7 @@ from cvmae.storage.folders import join, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set
 from cvmae.tracking.results import give_to_runs
 
-__all__ = ["compare_models", "evaluate"]
+__all__ = ["Comparison", "compare_models", "evaluate", "find_comparison"]
 
 
 def evaluate(config: Config) -> str:
@@ -88,17 +88,37 @@ def compare_models(config: Config) -> Results:
         return _compare_models(config, folder)
 
 
-def _compare_models(config: Config, folder: str) -> Results:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared, on what; all of it found and allowed."""
+
+    found: Sequence[Contestant]  # all of them
+    contestants: Sequence[Contestant]  # that restore values
+    statistics: CodeStatistics
+    dataset: Dataset
+    tasks: Sequence[Labels]
+
+
+def find_comparison(config: Config, folder: str) -> Comparison:
+    """Find models, data set and labels, and refuse what cannot be compared; see `evaluate`."""
     found = find_contestants(config.evaluate.checkpoints)
     require_use(found, config.evaluate.labels)
     contestants = [c for c in found if c.serves == "reconstruction"]
-    reference = choose_reference(contestants)
     statistics = choose_statistics(config.evaluate.statistics, contestants)
-    root = config.data.root or load(reference, "cpu").config.data.root
+    root = config.data.root or load(choose_reference(contestants), "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
     tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
     require_tasks(found, tasks, config.evaluate.split)
+    return Comparison(
+        found=found, contestants=contestants, statistics=statistics, dataset=dataset, tasks=tasks
+    )
+
+
+def _compare_models(config: Config, folder: str) -> Results:
+    compared = find_comparison(config, folder)
+    found, contestants = compared.found, compared.contestants
+    statistics, dataset, tasks = compared.statistics, compared.dataset, compared.tasks
     if config.scaling.num_workers > 0:
         start_ray(config.scaling)
     units = plan_units(dataset, config.data.unit_rows)
@@ -127,7 +147,7 @@ def _compare_models(config: Config, folder: str) -> Results:
         histories=histories,
         settings=_settings(config.evaluate),
         provenance=provenance(dataset.root),
-        notes=reading_notes(found, reference, statistics, histories, config),
+        notes=reading_notes(found, choose_reference(contestants), statistics, histories, config),
     )
     results = add_columns(results, question, all_sums, contestants, statistics)
     results = replace(results, not_compared=not_compared(found))

@@ -36,7 +36,7 @@ from cvmae.runtime.start_ray import start_ray
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import refuse_in_data_set
 
-__all__ = ["embed"]
+__all__ = ["JOB", "embed"]
 
 logger = logging.getLogger("cvmae")
 

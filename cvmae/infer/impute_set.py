@@ -39,7 +39,7 @@ from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.storage.output import refuse_in_data_set
 
-__all__ = ["impute"]
+__all__ = ["JOB", "impute", "residuals_of"]
 
 logger = logging.getLogger("cvmae")
 
@@ -97,10 +97,10 @@ def _impute(config: Config) -> str:
         units = [unit for _, unit in job.units]
         require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
     facts = _facts(config, stamp, dataset, asked) | {"device": device}
-    _require_residuals(config, model, dataset)
+    source = residuals_of(config, model, dataset)
     begin(JOB, config, facts)
     if not is_tested:
-        _test(config, model, dataset, device)
+        _test(config, model, dataset, device, source)
     with local_copy(join(job.folder, RESIDUALS)) as copy:
         job = replace(job, model=replace(model, residuals=Residuals.read(copy)))
     logger.info("%d units to impute, %d are there", len(waiting), len(there))
@@ -145,17 +145,25 @@ def _has_own(config: Config, model: Loaded) -> bool:
     return model.residuals is not None and model.residuals.level == config.infer.level
 
 
-def _require_residuals(config: Config, model: Loaded, dataset: Dataset) -> None:
-    if not _has_own(config, model) and not dataset.num_subjects[tuning_split]:
-        raise ValueError(
-            f"infer.checkpoint={config.infer.checkpoint} has no residuals for "
-            f"infer.level={config.infer.level:g}, of which intervals are made, and no subject of "
-            f"data.root={dataset.root} is in {tuning_split} to take them from: give a model that "
-            "was exported with --data.root of a data set where some are"
-        )
+def residuals_of(config: Config, model: Loaded, dataset: Dataset) -> str:
+    """Return where the residuals of intervals come from: the model, or a split of the data set.
+
+    Raises:
+        ValueError: They are in neither.
+    """
+    if _has_own(config, model):
+        return "the model"
+    if dataset.num_subjects[tuning_split]:
+        return str(tuning_split)
+    raise ValueError(
+        f"infer.checkpoint={config.infer.checkpoint} has no residuals for "
+        f"infer.level={config.infer.level:g}, of which intervals are made, and no subject of "
+        f"data.root={dataset.root} is in {tuning_split} to take them from: give a model that "
+        "was exported with --data.root of a data set where some are"
+    )
 
 
-def _test(config: Config, model: Loaded, dataset: Dataset, device: str) -> None:
+def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: str) -> None:
     """Write the residuals that intervals are made by, and how many held-out values these hold."""
     statistics, has_own = model.fitted.statistics, _has_own(config, model)
     splits = [] if has_own else [tuning_split]
@@ -168,7 +176,7 @@ def _test(config: Config, model: Loaded, dataset: Dataset, device: str) -> None:
         residuals.write(aside)
     held_out = restored.get(held_out_split)
     coverage = Coverage.of(held_out, residuals, statistics) if held_out else None
-    write_coverage(config.output_dir, coverage, "the model" if has_own else tuning_split)
+    write_coverage(config.output_dir, coverage, source)
 
 
 class _UnitWriter:

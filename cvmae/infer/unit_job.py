@@ -36,8 +36,13 @@ class UnitJob:
 
 
 @contextmanager
-def held_folder(job: UnitJob, config: Config) -> Iterator[Config]:
+def held_folder(job: UnitJob, config: Config, *, look: bool = False) -> Iterator[Config]:
     """Hold the output folder; yield settings of absolute paths.
+
+    Args:
+        job: Of which kind.
+        config: Settings of the verb.
+        look: Say whether it could be held, and leave all as it is.
 
     Raises:
         ValueError: No model is given, or the folder is not new.
@@ -56,8 +61,10 @@ def held_folder(job: UnitJob, config: Config) -> Iterator[Config]:
         job.verb,
         data_root=root,
         check=lambda folder: (_require_begun if config.resume else _require_new)(job, folder),
+        look=look,
     ):
-        remove_aside(join(folder, job.folder))
+        if not look:
+            remove_aside(join(folder, job.folder))
         infer = replace(
             config.infer,
             checkpoint=resolved_path(config.infer.checkpoint),

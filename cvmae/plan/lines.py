@@ -1,11 +1,14 @@
 """A line of the plan: a figure, and how it comes about."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cvmae.runtime.tables import shown, text_table
 
-__all__ = ["Line", "format_lines"]
+__all__ = ["Line", "Section", "format_lines", "told"]
+
+
+DRY_RUN = "This is a dry run: nothing was started, and nothing was written."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,20 @@ class Line:
     value: float | str
     unit: str = ""
     why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Lines under a title."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+def told(sections: Iterable[Section]) -> str:
+    """Return a dry run as text."""
+    tables = [format_lines(section.title, "how", section.lines) for section in sections]
+    return "\n\n".join([*tables, DRY_RUN])
 
 
 def format_lines(title: str, why: str, lines: Sequence[Line]) -> str:

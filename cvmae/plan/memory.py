@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from cvmae.plan.lines import Line
 from cvmae.settings import ModelConfig
 
-__all__ = ["STRATEGIES", "activation_bytes", "largest_model", "memory_lines", "num_parameters"]
+__all__ = [
+    "STRATEGIES",
+    "Strategy",
+    "activation_bytes",
+    "largest_model",
+    "memory_lines",
+    "num_parameters",
+]
 
 NUM_GPUS = 8
 STEP_MEASUREMENTS = 65_536  # of a rank
@@ -40,17 +47,17 @@ class Strategy:
     state: dict[str, int]
     partitioned: tuple[str, ...]
 
-    def bytes_a_parameter(self) -> float:
-        """Return what each of the GPUs keeps."""
+    def bytes_a_parameter(self, num_ranks: int = NUM_GPUS) -> float:
+        """Return what each of the ranks keeps."""
         return sum(
-            size / (NUM_GPUS if kind in self.partitioned else 1)
+            size / (num_ranks if kind in self.partitioned else 1)
             for kind, size in self.state.items()
         )
 
-    def arithmetic(self) -> str:
+    def arithmetic(self, num_ranks: int = NUM_GPUS) -> str:
         """Return the sum in words."""
         return " + ".join(
-            f"{size}{f'/{NUM_GPUS}' if kind in self.partitioned else ''} {kind}"
+            f"{size}{f'/{num_ranks}' if kind in self.partitioned else ''} {kind}"
             for kind, size in self.state.items()
         )
 
@@ -70,25 +77,33 @@ ENCODER_ROW, DECODER_ROW, DECODER_KEY = 32, 28, 6
 INPUT_ROW = 4  # of a layer that is computed again: two terms of its residual
 
 
-def num_parameters(model: ModelConfig) -> int:
-    """Return the parameters of a model with a hundred codes."""
+def num_parameters(model: ModelConfig, num_codes: int = NUM_CODES) -> int:
+    """Return the parameters of a model."""
     width = model.width
     # Four products of attention, two of the feed-forward; their biases; two norms.
     layer = 12 * width**2 + 13 * width
-    embeddings = NUM_CODES * width + (2 * NUM_PERIODS + 1) * width + 2 * width + width
+    embeddings = num_codes * width + (2 * NUM_PERIODS + 1) * width + 2 * width + width
     ends = 4 * width + width + 1  # two norms, the head
     return (model.num_layers + model.num_decoder_layers) * layer + embeddings + ends
 
 
-def activation_bytes(model: ModelConfig, *, recompute: bool) -> float:
-    """Return what a rank keeps between forward and backward of a step.
+def activation_bytes(
+    model: ModelConfig,
+    *,
+    recompute: bool,
+    num_measurements: float = STEP_MEASUREMENTS,
+    hidden: float = HIDDEN_SHARE,
+) -> float:
+    """Return what a rank keeps in bf16 between forward and backward of a step.
 
     Args:
         model: Sizes.
         recompute: Whether a layer's activations are computed again in backward
             (`train.activation_checkpointing`): its input is kept, and one layer at a time is whole.
+        num_measurements: Of a step, or of a part of it that is computed at once.
+        hidden: Share of them that is hidden.
     """
-    visible, hidden = 1 - HIDDEN_SHARE, HIDDEN_SHARE
+    visible = 1 - hidden
     encoder, decoder = visible * ENCODER_ROW, hidden * DECODER_ROW + visible * DECODER_KEY
     if recompute:
         a_measurement = INPUT_ROW * (
@@ -96,7 +111,7 @@ def activation_bytes(model: ModelConfig, *, recompute: bool) -> float:
         ) + max(encoder, decoder)
     else:
         a_measurement = model.num_layers * encoder + model.num_decoder_layers * decoder
-    return STEP_MEASUREMENTS * model.width * a_measurement
+    return num_measurements * model.width * a_measurement
 
 
 def memory_lines() -> Iterator[Line]:

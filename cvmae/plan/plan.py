@@ -7,7 +7,7 @@ from cvmae.plan.memory import memory_lines
 from cvmae.plan.settings import PlanConfig
 from cvmae.plan.size import Size, known_size, size_of
 
-__all__ = ["plan"]
+__all__ = ["plan", "planned_size"]
 
 
 def plan(config: PlanConfig) -> str:
@@ -19,7 +19,7 @@ def plan(config: PlanConfig) -> str:
     """
     measured = read_measured(config.measured) if config.measured else {}
     values, sources = resolve_inputs(measured, f"measured, {config.measured}")
-    size = _size(config, values["rows_a_measurement"])
+    size = planned_size(config, values["rows_a_measurement"])
     if size.bytes_a_row is not None:
         values["bytes_a_row"], sources["bytes_a_row"] = size.bytes_a_row, "footers of root"
     planning_s = planning_seconds(size, num_units(size), config.num_gpus)
@@ -33,7 +33,8 @@ def plan(config: PlanConfig) -> str:
     )
 
 
-def _size(config: PlanConfig, rows_a_measurement: float) -> Size:
+def planned_size(config: PlanConfig, rows_a_measurement: float) -> Size:
+    """Return the size that is planned for; see `plan` for what is refused."""
     if config.root:
         return size_of(config.root, config.num_measurements, rows_a_measurement)
     if not config.num_measurements:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from meds.schema import train_split
 
-from cvmae.meds.dataset import open_dataset, require_splits
+from cvmae.meds.dataset import Dataset, open_dataset, require_splits
 
-__all__ = ["Size", "known_size", "size_of"]
+__all__ = ["Size", "dataset_size", "known_size", "size_of"]
 
 FILES = 10_000  # of data of which only the measurements are known
 
@@ -48,7 +48,11 @@ def size_of(root: str, num_measurements: float, rows_a_measurement: float) -> Si
         FileNotFoundError: There is no such data set.
         ValueError: It is not one, or no subject is in train.
     """
-    dataset = open_dataset(root)
+    return dataset_size(open_dataset(root), num_measurements, rows_a_measurement)
+
+
+def dataset_size(dataset: Dataset, num_measurements: float, rows_a_measurement: float) -> Size:
+    """Return the size of a data set that is open; see `size_of`."""
     require_splits(dataset, [train_split])
     rows = sum(shard.num_rows for shard in dataset.shards)
     share = dataset.num_subjects[train_split] / sum(dataset.num_subjects.values())

@@ -22,7 +22,8 @@ def map_units(
         function: Picklable, such as a partial of a module's function; pure, since Ray may run
             it again when a worker is lost.
         units: Whatever describes the work; each item travels to one task.
-        scaling: ``num_workers = 0`` stays in the calling process.
+        scaling: ``num_workers = 0`` stays in the calling process; else tasks run on nodes with
+            ``data_labels``.
         label: What the progress bar says.
     """
     if scaling.num_workers == 0:
@@ -30,7 +31,7 @@ def map_units(
     else:
         from cvmae.runtime.ray_tasks import map_on_ray  # Ray only where it is asked for
 
-        results = map_on_ray(function, units)
+        results = map_on_ray(function, units, scaling.data_labels)
     yield from _with_progress(results, len(units), label)
 
 
@@ -43,8 +44,8 @@ def map_with(
     """Yield ``setup()(unit)`` for every unit, in unit order, with a progress bar.
 
     On Ray, `scaling.num_workers` processes make what they need once and keep it, such as a model;
-    each has `scaling.cpus_per_worker` CPUs, and a GPU where `scaling.use_gpu` says so. A unit that
-    takes its process down is tried three times.
+    each has `scaling.cpus_per_worker` CPUs, and a GPU where `scaling.use_gpu` says so, on a node
+    with `scaling.worker_labels`. A unit that takes its process down is tried three times.
 
     Args:
         setup: Picklable, such as a partial of a class; called once a process.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import ray
 import ray.data
 
+from cvmae.runtime.nodes import selector
 from cvmae.runtime.ray_hooks import drop_note, drop_notes, has_note, put_note
 from cvmae.runtime.ray_tasks import ERROR, in_order, task_tables
 from cvmae.settings import ScalingConfig
@@ -41,6 +42,8 @@ def map_on_actors(
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else None,
     )
+    # Of the whole data set: labels of its own would be added to these, and no node may have both.
+    dataset.context.execution_options.label_selector = selector(scaling.worker_labels)
     try:
         yield from in_order(task_tables(dataset, dataset.context), len(items))
     finally:  # actors end some time later, but begin to leave none without the first of them

@@ -17,6 +17,7 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from cvmae.runtime.nodes import selector
 from cvmae.runtime.ray_hooks import task_attempt
 
 __all__ = ["CURSOR", "in_order", "map_on_ray", "task_dataset", "task_tables"]
@@ -61,8 +62,15 @@ class _OneBlockPerTask(Datasource):
         ]
 
 
-def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def map_on_ray(
+    function: Callable[[Item], Result], items: Sequence[Item], labels: Sequence[str] = ()
+) -> Iterator[Result]:
     """Yield ``function(item)`` in order, each computed by one Ray Data task.
+
+    Args:
+        function: See `map_units`.
+        items: Likewise.
+        labels: Of the nodes that tasks run on, each as KEY=VALUE.
 
     Raises:
         ValueError: As the function did; likewise FileNotFoundError.
@@ -75,6 +83,7 @@ def map_on_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
             yield partial(_result_table, shared, item, number)
 
     dataset = task_dataset(plan)
+    dataset.context.execution_options.label_selector = selector(labels)
     yield from in_order(task_tables(dataset, dataset.context), len(items))
 
 

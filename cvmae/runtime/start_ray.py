@@ -3,15 +3,24 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from cvmae.runtime.nodes import Node, check_labels
 from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
 from cvmae.settings import ScalingConfig
 
-__all__ = ["check_resources", "cluster_shape", "start_ray", "trains_on_gpu", "workers_that_fit"]
+__all__ = [
+    "alive_nodes",
+    "check_nodes",
+    "check_resources",
+    "cluster_shape",
+    "nodes_without_start",
+    "start_ray",
+    "trains_on_gpu",
+]
 
 logger = logging.getLogger("cvmae")
 
@@ -32,8 +41,8 @@ def start_ray(scaling: ScalingConfig) -> None:
 
     Raises:
         ValueError: Less than one whole CPU would be left for Ray Data, or GPUs are too few:
-            either would be waited for in silence; the message shows the arithmetic. Or a local
-            Ray has no folder for its sockets.
+            either would be waited for in silence; the message shows the arithmetic. Likewise
+            where no node has the labels asked for. Or a local Ray has no folder for its sockets.
     """
     prepare_environment()
     is_local = "RAY_ADDRESS" not in os.environ
@@ -46,12 +55,41 @@ def start_ray(scaling: ScalingConfig) -> None:
         options: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
         if is_local:
             logger.info("starting a local Ray")
-            num_cpus = max(8, os.cpu_count() or 1)
-            options |= {"address": "local", "num_cpus": num_cpus}
+            options |= {"address": "local", "num_cpus": _local_cpus()}
             options |= {"include_dashboard": True, "dashboard_host": LOOPBACK}
         ray.init(**options)
-    resources = ray.cluster_resources()
-    check_resources(scaling, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    check_nodes(scaling, alive_nodes())
+
+
+def check_nodes(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
+    """Refuse work that does not fit into a cluster of these nodes; see `start_ray`."""
+    cpus, gpus = (sum(node.resources.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    check_resources(scaling, cpus, gpus)
+    check_labels(scaling, nodes)
+
+
+def nodes_without_start() -> tuple[list[Node], bool]:
+    """Return the nodes that work would find, and whether they are those of a running cluster.
+
+    Such a one is joined; else they are what a local Ray would have, and none is started.
+
+    Raises:
+        OSError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    is_running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not is_running and "RAY_ADDRESS" not in os.environ:
+        return [Node({"CPU": _local_cpus(), "GPU": torch.cuda.device_count()})], False
+    prepare_environment()
+    import ray
+
+    if not is_running:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+        ray.init(**options)
+    return alive_nodes(), True
+
+
+def _local_cpus() -> int:
+    return max(8, os.cpu_count() or 1)
 
 
 def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
@@ -75,21 +113,13 @@ def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
         )
 
 
-def workers_that_fit(nodes: Iterable[Mapping[str, float]], scaling: ScalingConfig) -> int:
-    """Return how many workers the nodes could hold if nothing else ran there.
+def alive_nodes() -> list[Node]:
+    """Return the nodes of the cluster that this process has joined."""
+    import ray
 
-    Args:
-        nodes: Resources of each node that is alive.
-        scaling: What a worker reserves; it cannot be divided between nodes.
-
-    Example:
-        >>> workers_that_fit([{"CPU": 3.0}, {"CPU": 5.0}], ScalingConfig(cpus_per_worker=2))
-        3
-    """
-    wanted = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
-    return sum(
-        min(int(node.get(name, 0.0) / share) for name, share in wanted.items()) for node in nodes
-    )
+    return [
+        Node(node["Resources"], node.get("Labels") or {}) for node in ray.nodes() if node["Alive"]
+    ]
 
 
 def cluster_shape() -> str:

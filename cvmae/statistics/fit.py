@@ -29,11 +29,12 @@ from cvmae.statistics.vocabulary import choose_codes, open_candidates
 from cvmae.storage.folders import is_file, join, written
 from cvmae.storage.output import output_folder
 
-__all__ = ["fit", "fit_statistics", "load_or_fit", "require_sequences"]
+__all__ = ["fit", "fit_statistics", "fitted_before", "load_or_fit", "require_sequences"]
 
 logger = logging.getLogger("cvmae")
 
 TRAIN, TUNING = SPLITS[:2]
+OWN = "statistics"  # the folder of a run in which its own are
 # Shape letters beside those of `cvmae.arrays`: K candidate codes.
 
 
@@ -69,8 +70,8 @@ def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
         ValueError: Those that are there belong to other data or settings, or see `fit`.
         FileNotFoundError: `data.statistics` is no folder of statistics.
     """
-    own = join(config.output_dir, "statistics")
-    given = config.data.statistics or (own if is_file(join(own, "data.json")) else "")
+    own = join(config.output_dir, OWN)
+    given = fitted_before(config)
     if not given:
         fitted = fit(config, dataset)
         fitted.write(own)
@@ -99,6 +100,12 @@ def load_or_fit(config: Config, dataset: Dataset) -> FittedData:
             f"{'; '.join(differences)}. Give the same ones, or {otherwise}"
         )
     return fitted
+
+
+def fitted_before(config: Config) -> str:
+    """Return the folder of statistics that a run would take, '' where it would fit its own."""
+    own = join(config.output_dir, OWN)
+    return config.data.statistics or (own if is_file(join(own, "data.json")) else "")
 
 
 def require_sequences(fitted: FittedData) -> None:

@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -55,6 +56,7 @@ def output_folder(
     data_root: str = "",
     check: Check | None = None,
     only_local: str = "",
+    look: bool = False,
 ) -> Iterator[str]:
     """Make a folder, see that it can be written to, and hold it while the block lasts.
 
@@ -65,6 +67,7 @@ def output_folder(
         data_root: Data set in which it may not lie.
         check: Refuses what is in it; by default it must be new.
         only_local: Why it may not be on remote storage, where that is so.
+        look: Refuse what would be refused as far as that takes no writing, and leave it alone.
 
     Yields:
         The folder's absolute path, or its URI.
@@ -80,6 +83,11 @@ def output_folder(
     refuse_in_data_set(folder, data_root, setting)
     if is_file(folder):
         raise ValueError(f"{setting}={folder} is a file: give a folder")
+    check = check or partial(require_new, setting=setting)
+    if look:
+        check(folder)
+        yield folder
+        return
     is_here = not is_remote(folder)
     is_new = is_here and not Path(folder).exists()
     try:
@@ -91,7 +99,7 @@ def output_folder(
                     _try_to_write(folder)
             except OSError as error:
                 raise _unusable(folder, setting, error) from None
-            (check or (lambda folder: require_new(folder, setting)))(folder)
+            check(folder)
             remove_aside(folder)
             yield folder
     finally:

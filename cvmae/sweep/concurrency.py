@@ -1,17 +1,17 @@
 """How many trials may run side by side on a cluster."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 
 from cvmae.config import Config
-from cvmae.runtime.start_ray import workers_that_fit
-from cvmae.settings import ScalingConfig
+from cvmae.runtime.nodes import Node, workers_beside_data
 
-__all__ = ["DRIVER_CPUS", "num_concurrent"]
+__all__ = ["DRIVER_CPUS", "num_concurrent", "num_on_nodes"]
 
 DRIVER_CPUS = 0.01  # of a trial's driver, which only waits for its workers
 
 
-def num_concurrent(config: Config, nodes: Sequence[Mapping[str, float]], num_cores: int) -> int:
+def num_concurrent(config: Config, nodes: Sequence[Node], num_cores: int) -> int:
     """Return how many trials may run at a time.
 
     Trials reserve ``num_workers x cpus_per_worker`` CPUs and one hundredth for the driver,
@@ -21,7 +21,7 @@ def num_concurrent(config: Config, nodes: Sequence[Mapping[str, float]], num_cor
 
     Args:
         config: Of the sweep.
-        nodes: Resources of each node of the cluster.
+        nodes: Of the cluster.
         num_cores: Of all nodes.
 
     Raises:
@@ -29,10 +29,9 @@ def num_concurrent(config: Config, nodes: Sequence[Mapping[str, float]], num_cor
     """
     scaling = config.scaling
     per_trial = DRIVER_CPUS + scaling.num_workers * scaling.cpus_per_worker
-    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
-    fit = min(
-        int((cpus - 1) / per_trial + 1e-9), _beside_data(nodes, scaling) // scaling.num_workers
-    )
+    cpus, gpus = (sum(node.resources.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    beside_data = workers_beside_data(nodes, scaling)
+    fit = min(int((cpus - 1) / per_trial + 1e-9), beside_data // scaling.num_workers)
     if config.sweep.max_concurrent > fit or fit < 1:
         raise ValueError(
             f"sweep.max_concurrent={config.sweep.max_concurrent} (0: as many as fit): a trial "
@@ -50,15 +49,10 @@ def num_concurrent(config: Config, nodes: Sequence[Mapping[str, float]], num_cor
     return fit
 
 
-def _beside_data(nodes: Sequence[Mapping[str, float]], scaling: ScalingConfig) -> int:
-    """Return how many workers fit if one node keeps a whole CPU for Ray Data."""
-    return max(
-        (
-            workers_that_fit(
-                [{**node, "CPU": cpus - 1}, *nodes[:place], *nodes[place + 1 :]], scaling
-            )
-            for place, node in enumerate(nodes)
-            if (cpus := node.get("CPU", 0.0)) >= 1
-        ),
-        default=0,
+def num_on_nodes(config: Config, nodes: Sequence[Node]) -> int:
+    """Return how many trials may run at a time on these nodes; see `num_concurrent`."""
+    cpus = int(sum(node.cpus for node in nodes))
+    # A local Ray counts more CPUs than there are.
+    return num_concurrent(
+        config, nodes, min(cpus, os.cpu_count() or 1) if len(nodes) == 1 else cpus
     )

@@ -44,12 +44,16 @@ from cvmae.train.run_folder import TRIALS, begin_folder, run_folder
 from cvmae.train.streams import make_plan
 from cvmae.train.weights_file import keep_weights
 
-__all__ = ["sweep"]
+__all__ = ["ONLY_LOCAL", "OVER", "checked_trials", "require_weights", "sweep"]
 
 logger = logging.getLogger("cvmae")
 
 OVER = ("finished", "stopped")
 REPORT = "report.txt"
+ONLY_LOCAL = (
+    "a sweep needs a folder that all nodes share, for its database and Ray Tune; a single "
+    "pretraining can write to object storage"
+)
 
 
 def sweep(config: Config) -> str:
@@ -60,16 +64,12 @@ def sweep(config: Config) -> str:
             or remote, or a trial failed (after the others have ended; the message holds the table).
         FileNotFoundError: There is no sweep to resume.
     """
-    reason = (
-        "a sweep needs a folder that all nodes share, for its database and Ray Tune; a single "
-        "pretraining can write to object storage"
-    )
-    with run_folder(config, "sweep", only_local=reason) as config:
+    with run_folder(config, "sweep", only_local=ONLY_LOCAL) as config:
         return _sweep(name_store(config))
 
 
 def _sweep(config: Config) -> str:
-    trials = _checked_trials(config)
+    trials = checked_trials(config)
     dataset = open_dataset(config.data.root, SPLITS_TRAINED_ON)
     status = {trial.name: trial_status(trial) for trial in trials}
     waiting = [trial for trial in trials if status[trial.name] not in OVER]
@@ -78,7 +78,7 @@ def _sweep(config: Config) -> str:
     num_at_once = _start_ray(config, waiting) if config.scaling.num_workers > 0 else 1
     prepare_store(config)
     data = fit_data(config, dataset)
-    _require_weights(waiting, data)
+    require_weights(waiting, data)
     begin_folder(config, "sweep")
     for trial in waiting:  # what a trial hides by is there on nodes that have no such file, too
         with _named(trial):
@@ -119,7 +119,7 @@ def _sweep(config: Config) -> str:
     return _outcome(told, errors, len(trials), config)
 
 
-def _checked_trials(config: Config) -> list[Trial]:
+def checked_trials(config: Config) -> list[Trial]:
     """Return all trials, each with settings under which it could run."""
     if config.sweep.scheduler != "none" and config.scaling.num_workers == 0:
         raise ValueError(
@@ -156,7 +156,7 @@ def _named(trial: Trial) -> Iterator[None]:
         raise kind(f"the trial {trial.name}: {error}") from None
 
 
-def _require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
+def require_weights(trials: Sequence[Trial], data: TrainingData) -> None:
     """Refuse a trial whose policy has no weight for some code, and say what short sequences miss.
 
     Raises:

@@ -1,7 +1,6 @@
 """Trials side by side on Ray: Tune starts a driver per trial, which builds a TorchTrainer."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from ray.tune.search import Searcher
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.ray_hooks import trial_actor
+from cvmae.runtime.start_ray import alive_nodes
 from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.attempt import Attempt
 from cvmae.sweep.budget import Budget
-from cvmae.sweep.concurrency import DRIVER_CPUS, num_concurrent
+from cvmae.sweep.concurrency import DRIVER_CPUS, num_on_nodes
 from cvmae.sweep.halving import Halving
 from cvmae.sweep.trials import Trial, run_trial
 
@@ -104,12 +104,7 @@ def num_on_ray(config: Config) -> int:
     Raises:
         ValueError: `sweep.max_concurrent` asks for more than there is room for.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = int(sum(node.get("CPU", 0.0) for node in nodes))
-    # A local Ray counts more CPUs than there are.
-    return num_concurrent(
-        config, nodes, min(cpus, os.cpu_count() or 1) if len(nodes) == 1 else cpus
-    )
+    return num_on_nodes(config, alive_nodes())
 
 
 class _InOrder(Searcher):

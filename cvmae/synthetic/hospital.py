@@ -29,7 +29,9 @@ __all__ = [
     "SyntheticConfig",
     "code_truth",
     "generate",
+    "num_shards_of",
     "read_synthetic_config",
+    "require_no_data",
     "write_hospital",
 ]
 
@@ -52,13 +54,14 @@ def write_hospital(config: SyntheticConfig) -> str:
         config.root,
         "synthesize",
         setting="root",
-        check=_require_no_data,
+        check=require_no_data,
         only_local="give a folder of this machine, and copy it there",
     ) as folder:
         return _write_hospital(replace(config, root=folder))
 
 
-def _require_no_data(folder: str) -> None:
+def require_no_data(folder: str) -> None:
+    """Refuse a folder that holds a data set."""
     if Path(folder, meds.data_subdirectory).exists():
         raise ValueError(f"root={folder} is not a new folder: give one that has no data yet")
 
@@ -71,9 +74,7 @@ def _write_hospital(config: SyntheticConfig) -> str:
     for number, split in enumerate(SPLITS):
         folder = root / meds.data_subdirectory / split
         folder.mkdir(parents=True)
-        share = config.split_shares[number] / config.split_shares[0]
-        num_shards = max(1, round(config.num_shards * share))
-        parts = np.array_split(np.flatnonzero(split_S == number), num_shards)
+        parts = np.array_split(np.flatnonzero(split_S == number), num_shards_of(config, number))
         shards += [(split, str(folder / f"{k}.parquet"), part) for k, part in enumerate(parts)]
     write = partial(_write_shard, config)
     labels: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
@@ -89,6 +90,12 @@ def _write_hospital(config: SyntheticConfig) -> str:
         pq.write_table(pa.concat_tables(labels[split]), folder / "0.parquet", compression="zstd")
     _write_metadata(config, root, split_S)
     return config.root
+
+
+def num_shards_of(config: SyntheticConfig, split: int) -> int:
+    """Return the shards of a split, by its number."""
+    share = config.split_shares[split] / config.split_shares[0]
+    return max(1, round(config.num_shards * share))
 
 
 def generate(config: SyntheticConfig, subject_S: Ints) -> pa.Table:

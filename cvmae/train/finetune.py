@@ -49,7 +49,7 @@ from cvmae.train.pretrained import keep_stamp, load_pretrained
 from cvmae.train.resume import check_same_run
 from cvmae.train.run_folder import begin_folder, run_folder
 
-__all__ = ["PREDICTIONS", "finetune"]
+__all__ = ["PREDICTIONS", "check_finetuning", "finetune", "learning_config", "learnt_labels"]
 
 PREDICTIONS = "predictions.parquet"
 LABELS_HASH = "labels_sha256"  # in a checkpoint's fingerprint: which labels were learnt
@@ -85,14 +85,14 @@ def finetune(config: Config) -> str:
 
 
 def _finetune(config: Config) -> str:
-    _check_settings(config)
+    check_finetuning(config)
     has_begun = has_checkpoints(config.output_dir)
     if has_begun:
         own, stamp = load_model(config.output_dir), ""
     else:
         own, stamp = load_pretrained(config)
-    config = _learning_config(config, own.config)
-    labels = _read_labels(config)
+    config = learning_config(config, own.config)
+    labels = learnt_labels(config)
     dataset = open_dataset(config.data.root, SPLITS)
     prepare_store(config)
     if config.scaling.num_workers:
@@ -129,7 +129,8 @@ def _finetune(config: Config) -> str:
     return told
 
 
-def _check_settings(config: Config) -> None:
+def check_finetuning(config: Config) -> None:
+    """Refuse settings that a fine-tuning cannot have, before anything is read."""
     for name in ("checkpoint", "labels"):
         if not getattr(config.finetune, name):
             raise ValueError(f"finetune.{name} is empty: say --finetune.{name} FOLDER")
@@ -145,7 +146,7 @@ def _check_settings(config: Config) -> None:
         )
 
 
-def _learning_config(config: Config, own: Config) -> Config:
+def learning_config(config: Config, own: Config) -> Config:
     """Return the settings of the run: data and model as pretrained, the rest as for labels."""
     return replace(
         config,
@@ -170,7 +171,8 @@ def _learning_config(config: Config, own: Config) -> Config:
     )
 
 
-def _read_labels(config: Config) -> Labels:
+def learnt_labels(config: Config) -> Labels:
+    """Read the labels, which are one boolean set."""
     labels, *others = read_tasks(config.finetune.labels)
     if others:
         names = ", ".join(task.name for task in (labels, *others))

@@ -23,7 +23,14 @@ from cvmae.train.engine import Engine
 from cvmae.train.labelled import LabelledWindows
 from cvmae.train.lessons import Lessons, StepsOf
 
-__all__ = ["Finetuning", "LabelledData", "auroc", "cross_entropy", "predict_windows"]
+__all__ = [
+    "Finetuning",
+    "LabelledData",
+    "auroc",
+    "cross_entropy",
+    "predict_windows",
+    "steps_of_labels",
+]
 
 # Shape letters: L labels of a split, B labels of a batch.
 
@@ -39,6 +46,11 @@ class LabelledData:
     pretrained: Mapping[str, Tensor] | None  # weights to begin with; None: fresh ones
 
 
+def steps_of_labels(num_labels: int, batch_labels: int) -> int:
+    """Return the steps of an epoch."""
+    return max(1, round(num_labels / batch_labels))
+
+
 class Finetuning(Lessons):
     """Labels are to be predicted.
 
@@ -52,7 +64,7 @@ class Finetuning(Lessons):
 
     def __init__(self, config: Config, fitted: FittedData, labelled: LabelledData) -> None:
         self._labelled = labelled
-        num_steps = max(1, round(labelled.train.num_labels / config.train.batch_sequences))
+        num_steps = steps_of_labels(labelled.train.num_labels, config.train.batch_sequences)
         super().__init__(config, fitted, (num_steps,) * config.train.epochs)
 
     def model(self) -> FinetunedVOMAE:

@@ -28,7 +28,7 @@ from cvmae.train.device import Step, on_device
 from cvmae.train.engine import Engine, State
 from cvmae.train.lessons import Lessons
 from cvmae.train.make_engine import make_engine
-from cvmae.train.meter import EpochMeter, ProgressLine
+from cvmae.train.meter import EpochMeter, ProgressLine, Tell
 from cvmae.train.resume import with_precision
 
 __all__ = ["train"]
@@ -65,6 +65,7 @@ def train(
     ask: Ask,
     device: torch.device,
     label: str = "pretrain",
+    tell: Tell | None = None,
 ) -> Progress:
     """Train from wherever the run folder stands to the last epoch.
 
@@ -77,6 +78,7 @@ def train(
         ask: Whether this rank is to save or to stop; called about once a second.
         device: Of this rank.
         label: What progress lines begin with.
+        tell: Told figures now and then on rank 0, beside them.
 
     Raises:
         FloatingPointError: An error or a weight is not finite; the last checkpoint stays.
@@ -90,7 +92,11 @@ def train(
     engine = make_engine(lessons.model(), config, device=device, total_steps=total_steps)
     progress = _resume(config, engine, report)
     line = ProgressLine(
-        label, total_steps=total_steps, first_step=progress.global_step, enabled=rank() == 0
+        label,
+        total_steps=total_steps,
+        first_step=progress.global_step,
+        enabled=rank() == 0,
+        tell=tell,
     )
     run = _Run(config=config, lessons=lessons, engine=engine, line=line, watch=Watch(ask, device))
     while not progress.is_finished(config):

@@ -4,7 +4,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -25,11 +25,15 @@ from cvmae.runtime.ranks import (
 from cvmae.settings import ModelConfig
 from cvmae.train.peak import Peak
 
-__all__ = ["EpochMeter", "ProgressLine"]
+__all__ = ["EpochMeter", "ProgressLine", "Tell"]
 
 Item = TypeVar("Item")
 
+# Figures of a run -> nothing; called by rank 0.
+Tell = Callable[[Mapping[str, float]], None]
+
 LINE_EVERY_S = 30.0
+TELL_EVERY_S = 10.0  # as often as Ray exports what it is told
 logger = logging.getLogger("cvmae")
 
 
@@ -113,6 +117,11 @@ class EpochMeter:
         """Return the share of time that this rank waited for data."""
         return self._waited_s / max(time.monotonic() - self._started_s, 1e-9)
 
+    @property
+    def own_loss(self) -> float:
+        """Return this rank's mean error in the epoch so far; waits for the device."""
+        return self._error.item() / max(self._count.item(), 1e-9)
+
     def error_and_count(self) -> tuple[float, float]:
         """Return summed error and count of the epoch so far over all ranks (collective)."""
         error, count = sum_over_ranks(
@@ -181,10 +190,22 @@ def _percentiles(ended_s: Sequence[float], *shares: float) -> Floats:
 
 
 class ProgressLine:
-    """A bar on a terminal; elsewhere (a job's log) a line now and then and one each epoch."""
+    """A bar on a terminal; elsewhere (a job's log) a line now and then and one each epoch.
 
-    def __init__(self, label: str, *, total_steps: int, first_step: int, enabled: bool) -> None:
+    Who is to be told figures, too, is told now and then and after each epoch.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        total_steps: int,
+        first_step: int,
+        enabled: bool,
+        tell: Tell | None = None,
+    ) -> None:
         self._label, self._enabled, self._total = label, enabled, total_steps
+        self._tell, self._told_s = tell, time.monotonic()
         self._first, self._started_s, self._said_s = first_step, time.monotonic(), time.monotonic()
         on_terminal = enabled and sys.stderr.isatty()
         self._bar = tqdm(
@@ -204,12 +225,24 @@ class ProgressLine:
             self._bar.update()
         elif time.monotonic() - self._said_s > LINE_EVERY_S:
             self._say(global_step, speed)
+        if self._tell and time.monotonic() - self._told_s > TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            self._tell(
+                {
+                    "progress": global_step / self._total,
+                    "measurements_per_s": world_size() * meter.measurements_per_s,
+                    "data_wait_share": meter.wait_share,
+                    "train_loss": meter.own_loss,
+                }
+            )
 
     def epoch(
         self, global_step: int, epochs: int, metrics: Mapping[str, float], tuned: str
     ) -> None:
         """Show how an epoch went; what tuning has shown is said in words."""
         if self._enabled:
+            if self._tell:
+                self._tell(dict(metrics) | {"progress": global_step / self._total})
             self._say(
                 global_step,
                 f"epoch {metrics['epoch']:.0f}/{epochs}, train {metrics['train_loss']:.4f}, "

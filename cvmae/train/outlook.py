@@ -3,20 +3,16 @@
 import logging
 from collections.abc import Sequence
 
-import numpy as np
-
 from cvmae.checkpoint import Progress
 from cvmae.config import Config
-from cvmae.model.flops import flops
+from cvmae.plan import one_run as plan
 from cvmae.runtime.start_ray import trains_on_gpu
 from cvmae.statistics.fitted import FittedData
 
-__all__ = ["cpu_hours", "warn_of_long_run"]
+__all__ = ["cpu_hours", "epoch_amount", "warn_of_long_run"]
 
 logger = logging.getLogger("cvmae")
 
-# Operations a second of one thread: what preset paper came to on cores of a server (AVX-512).
-CPU_FLOPS = 5e10
 LONG_H = 12.0
 
 
@@ -54,16 +50,14 @@ def warn_of_long_run(
 
 
 def cpu_hours(config: Config, fitted: FittedData) -> float:
-    """Estimate the hours of all epochs on CPUs: training steps alone, each thread on its own core.
+    """Estimate the hours of all epochs on CPUs."""
+    return plan.cpu_hours(config, epoch_amount(fitted))
 
-    All sequences count as of the mean length, which leaves out a little of what attention takes.
-    """
-    num_sequences = int(fitted.unit_index.num_sequences["train"].sum())
-    num_measurements = int(fitted.unit_index.num_measurements["train"].sum())
-    length = num_measurements / max(num_sequences, 1)
-    hidden = config.mask.ratio * length
-    ask_all = config.train.visible_weight > 0
-    each = flops(config.model, np.array([length - hidden]), np.array([hidden]), ask_all=ask_all)
-    work = num_sequences * each
-    num_threads = max(config.scaling.num_workers, 1) * config.train.num_threads
-    return work * config.train.epochs / (CPU_FLOPS * num_threads) / 3600
+
+def epoch_amount(fitted: FittedData) -> plan.Amount:
+    """Return what an epoch of train holds."""
+    index = fitted.unit_index
+    return plan.Amount(
+        num_sequences=int(index.num_sequences["train"].sum()),
+        num_measurements=int(index.num_measurements["train"].sum()),
+    )

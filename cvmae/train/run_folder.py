@@ -46,13 +46,16 @@ BEFORE_A_RUN = (
 
 
 @contextmanager
-def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> Iterator[Config]:
+def run_folder(
+    config: Config, kind: Kind = "run", *, only_local: str = "", look: bool = False
+) -> Iterator[Config]:
     """Hold a folder that is new or resumed; yield settings of absolute paths.
 
     Args:
         config: Settings, with paths as the user says them.
         kind: What the folder holds or will hold.
         only_local: See `output_folder`.
+        look: Likewise.
 
     Raises:
         ValueError: `data.root` or `output_dir` is missing, the folder is not new or in use (see
@@ -75,6 +78,7 @@ def run_folder(config: Config, kind: Kind = "run", *, only_local: str = "") -> I
         data_root=config.data.root,
         check=check,
         only_local=only_local,
+        look=look,
     ):
         yield config
 

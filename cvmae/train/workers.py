@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.data import ExecutionOptions
 from ray.train import (
     CheckpointConfig,
     DataConfig,
@@ -30,14 +31,16 @@ from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
+from cvmae.runtime.nodes import has_room_for_data, selector, workers_that_fit
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
 from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
 from cvmae.runtime.ray_trainer import InterruptibleTrainer
-from cvmae.runtime.start_ray import workers_that_fit
+from cvmae.runtime.start_ray import alive_nodes
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
+from cvmae.tracking.gauges import RunGauges
 from cvmae.tracking.store import join_tracker
 from cvmae.train.epoch_report import EpochReport
 from cvmae.train.finetuning import Finetuning, LabelledData
@@ -138,7 +141,12 @@ def _trainer(job: _Job, to_tune: Sequence[Any]) -> InterruptibleTrainer:
         _work,  # type: ignore[arg-type]  # may return a value, whatever its type says
         train_loop_config={"job": job},
         datasets=datasets,
-        dataset_config=DataConfig(datasets_to_split=[]),
+        dataset_config=DataConfig(
+            datasets_to_split=[],
+            execution_options=ExecutionOptions(
+                label_selector=selector(job.config.scaling.data_labels)
+            ),
+        ),
         scaling_config=_scaling(job.config.scaling),
         run_config=_run_config(job.config, job.attempt, to_tune),
     )
@@ -198,6 +206,8 @@ def _scaling(scaling: ScalingConfig) -> Any:
         num_workers=num_workers,
         use_gpu=scaling.use_gpu,
         resources_per_worker=resources,
+        placement_strategy=scaling.placement.upper(),
+        label_selector=selector(scaling.worker_labels) or None,
         elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
     )
 
@@ -220,13 +230,19 @@ def _count_nodes(config: Config, run_name: str, ended: threading.Event) -> None:
     least, was_enough = scaling.min_workers or scaling.num_workers, True
     while not ended.wait(COUNT_EVERY_S):
         with suppress(ray.exceptions.RayError):  # busy: the next look tells
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            room = workers_that_fit(nodes, scaling)
-            if (is_enough := room >= least) == was_enough:
+            nodes = alive_nodes()
+            room, can_read = workers_that_fit(nodes, scaling), has_room_for_data(nodes, scaling)
+            if (is_enough := room >= least and can_read) == was_enough:
                 continue
             was_enough = is_enough
             if is_enough:
                 logger.info("%s: there is room for its workers again", run_name)
+            elif room >= least:
+                logger.warning(
+                    "%s waits for nodes: none that is left has a whole CPU for Ray Data "
+                    "(scaling.data_labels=%s): add one",
+                    *(run_name, " ".join(scaling.data_labels) or "any"),
+                )
             else:
                 logger.warning("%s", _missing(config, run_name, least, room))
 
@@ -236,11 +252,13 @@ def _missing(config: Config, run_name: str, least: int, room: int) -> str:
     fewer = (
         f", or end it and go on with --resume {config.output_dir} --{number} {room}" if room else ""
     )
+    wanted = config.scaling.worker_labels
+    labels = f", scaling.worker_labels={' '.join(wanted)}" if wanted else ""
     return (
         f"{run_name} waits for nodes: with train.strategy={config.train.strategy} and "
         f"{number}={least} it needs {least} workers, and those that are left have room for {room} "
         f"(scaling.cpus_per_worker={config.scaling.cpus_per_worker:g}, "
-        f"scaling.use_gpu={config.scaling.use_gpu}): add nodes{fewer}"
+        f"scaling.use_gpu={config.scaling.use_gpu}{labels}): add nodes{fewer}"
     )
 
 
@@ -269,6 +287,7 @@ def _work(loop_config: Mapping[str, _Job]) -> BaseException | None:
             ask=_ask(job.attempt),
             device=device,
             label=job.run_name,
+            tell=RunGauges(job.run_name),
         )
     except (FloatingPointError, PreemptedError) as error:  # on all ranks alike
         return error.with_traceback(None)

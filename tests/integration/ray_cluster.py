@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,13 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @contextmanager
-def cluster_of(num_nodes: int, num_cpus: int = 2) -> Iterator[Cluster]:
-    """Start a head without CPUs, to which this process connects, and nodes that do the work."""
+def cluster_of(
+    num_nodes: int, num_cpus: int = 2, labels: Sequence[dict[str, str]] = ()
+) -> Iterator[Cluster]:
+    """Start a head without CPUs, to which this process connects, and nodes that do the work.
+
+    Nodes have labels where some are given, one set each.
+    """
     ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
         # A node that is lost is missed after seconds.
@@ -36,8 +41,8 @@ def cluster_of(num_nodes: int, num_cpus: int = 2) -> Iterator[Cluster]:
         head = {"num_cpus": 0, "object_store_memory": 256 << 20, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(num_nodes):
-                add_node(cluster, num_cpus)
+            for own in labels or [{}] * num_nodes:
+                add_node(cluster, num_cpus, own)
             ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
             yield cluster
         finally:
@@ -45,8 +50,8 @@ def cluster_of(num_nodes: int, num_cpus: int = 2) -> Iterator[Cluster]:
             cluster.shutdown()
 
 
-def add_node(cluster: Cluster, num_cpus: int = 2) -> Any:
-    return cluster.add_node(num_cpus=num_cpus, object_store_memory=256 << 20)
+def add_node(cluster: Cluster, num_cpus: int = 2, labels: dict[str, str] | None = None) -> Any:
+    return cluster.add_node(num_cpus=num_cpus, object_store_memory=256 << 20, labels=labels or None)
 
 
 def start_processes(node: Any, num_cpus: int = 2) -> None:

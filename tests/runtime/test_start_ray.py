@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvmae.runtime.start_ray import check_resources, workers_that_fit
+from cvmae.runtime.start_ray import check_resources
 from cvmae.settings import ScalingConfig
 
 
@@ -26,11 +26,3 @@ def test_an_elastic_run_would_take_every_cpu_that_it_finds():
     with pytest.raises(ValueError, match=r"3 workers .* reserve 3"):
         check_resources(elastic, cpus=3, gpus=0)
     check_resources(elastic, cpus=5, gpus=0)
-
-
-def test_a_worker_is_not_divided_between_nodes_and_needs_all_that_it_reserves():
-    halves = ScalingConfig(cpus_per_worker=0.5, use_gpu=True)
-    assert workers_that_fit([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 4.0}], halves) == 4
-    assert workers_that_fit([{"CPU": 8.0}, {}], halves) == 0
-    twos = ScalingConfig(cpus_per_worker=2.0)
-    assert workers_that_fit([{"CPU": 3.0}, {"CPU": 3.0}], twos) == 2

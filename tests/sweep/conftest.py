@@ -42,7 +42,7 @@ def pretrained(monkeypatch):
     monkeypatch.setattr(driver, "fit_data", fit)
     monkeypatch.setattr(driver, "open_dataset", lambda root, splits: None)
     monkeypatch.setattr(driver, "describe_dataset", lambda data: {"name": "meds"})
-    monkeypatch.setattr(driver, "_require_weights", lambda trials, data: None)
+    monkeypatch.setattr(driver, "require_weights", lambda trials, data: None)
     monkeypatch.setattr(driver, "warn_of_long_run", lambda runs, fitted, num_at_once: None)
     return record
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cvmae.config import PRESETS, override, read_config
+from cvmae.runtime.nodes import Node
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.sweep import concurrency, driver, trials
 from cvmae.sweep.figures import redraw
@@ -213,7 +214,8 @@ def ray_config(**changes):
     ],
 )
 def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, nodes, num_cores, expected):
-    assert concurrency.num_concurrent(config, nodes, num_cores) == expected
+    found = concurrency.num_concurrent(config, [Node(own) for own in nodes], num_cores)
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_trials_at_a_time_leave_a_cpu_for_ray_data(config, nodes, num_cores, exp
 )
 def test_trials_that_would_wait_in_silence_are_refused_with_the_arithmetic(config, nodes):
     with pytest.raises(ValueError, match=r"sweep\.max_concurrent=.* Ray Data needs 1 whole CPU"):
-        concurrency.num_concurrent(config, nodes, num_cores=8)
+        concurrency.num_concurrent(config, [Node(own) for own in nodes], num_cores=8)
 
 
 def test_more_trials_at_a_time_than_there_is_room_for_are_refused_before_the_fit(

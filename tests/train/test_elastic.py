@@ -16,13 +16,9 @@ def test_more_workers_than_lanes_are_refused_before_anything_is_started(tiny):
         pretrain(replace(tiny, scaling=scaling))
 
 
-@pytest.mark.ray
-def test_missing_nodes_are_told_once_and_so_is_their_return(tiny, monkeypatch, caplog):
-    workers = pytest.importorskip("cvmae.train.workers")
-    config = replace(tiny, scaling=ScalingConfig(num_workers=2, cpus_per_worker=2.0))
-    alive, dead = ({"Alive": is_alive, "Resources": {"CPU": 3.0}} for is_alive in (True, False))
-    looks = [[alive, alive], [alive, dead], [alive, dead], [dead, dead], [alive, alive]]
-    ended = threading.Event()
+def watch(workers, config, looks, monkeypatch, caplog):
+    """Let the driver look at nodes, once at each of several states of the cluster."""
+    ended, looks = threading.Event(), list(looks)
 
     def nodes():
         if len(looks) == 1:
@@ -33,9 +29,40 @@ def test_missing_nodes_are_told_once_and_so_is_their_return(tiny, monkeypatch, c
     monkeypatch.setattr(workers, "COUNT_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, "cvmae"):
         workers._count_nodes(config, "cv", ended)
+
+
+@pytest.mark.ray
+def test_missing_nodes_are_told_once_and_so_is_their_return(tiny, monkeypatch, caplog):
+    workers = pytest.importorskip("cvmae.train.workers")
+    config = replace(tiny, scaling=ScalingConfig(num_workers=2, cpus_per_worker=2.0))
+    alive, dead = ({"Alive": is_alive, "Resources": {"CPU": 3.0}} for is_alive in (True, False))
+    looks = [[alive, alive], [alive, dead], [alive, dead], [dead, dead], [alive, alive]]
+    watch(workers, config, looks, monkeypatch, caplog)
     missing, back = caplog.messages
     assert "cv waits for nodes" in missing
     assert "scaling.num_workers=2 it needs 2 workers" in missing
     assert "room for 1 (scaling.cpus_per_worker=2, scaling.use_gpu=False): add nodes" in missing
     assert f"--resume {config.output_dir} --scaling.num_workers 1" in missing
     assert back == "cv: there is room for its workers again"
+
+
+@pytest.mark.ray
+def test_nodes_of_other_labels_are_no_room_for_workers_or_readers(tiny, monkeypatch, caplog):
+    workers = pytest.importorskip("cvmae.train.workers")
+    scaling = ScalingConfig(
+        num_workers=2, worker_labels=("pool=gpu",), data_labels=("pool=cpu", "zone=a")
+    )
+    reader, rank = (
+        {"Alive": True, "Resources": {"CPU": 3.0}, "Labels": labels}
+        for labels in ({"pool": "cpu", "zone": "a"}, {"pool": "gpu"})
+    )
+    looks = [[reader, rank], [rank, rank], [reader, rank], [reader, reader]]
+    watch(workers, replace(tiny, scaling=scaling), looks, monkeypatch, caplog)
+    unread, back, missing = caplog.messages
+    assert unread == (
+        "cv waits for nodes: none that is left has a whole CPU for Ray Data "
+        "(scaling.data_labels=pool=cpu zone=a): add one"
+    )
+    assert back == "cv: there is room for its workers again"
+    assert "room for 0 (" in missing
+    assert "scaling.worker_labels=pool=gpu): add nodes" in missing

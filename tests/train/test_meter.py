@@ -57,6 +57,34 @@ def test_the_line_of_an_epoch_tells_of_slow_steps_and_memory(caplog):
     assert "42% of peak, step 10 ms (p95 31), memory 2.5 GiB, ETA" in caplog.text
 
 
+def test_who_listens_is_told_now_and_then_and_after_an_epoch(monkeypatch):
+    clock, told = [0.0], []
+    monkeypatch.setattr("cvmae.train.meter.time.monotonic", lambda: clock[0])
+    meter = make_meter()
+    line = ProgressLine("run", total_steps=8, first_step=0, enabled=True, tell=told.append)
+    for step in range(1, 5):
+        clock[0] += 6.0
+        meter.add([], torch.tensor(3.0 * step), torch.tensor(2.0))
+        line.step(step, meter)
+    expected = {"progress": 0.25, "measurements_per_s": 0.0, "data_wait_share": 0.0}
+    assert told == [
+        expected | {"train_loss": 9 / 4},  # after 12 seconds: of the steps so far
+        expected | {"progress": 0.5, "train_loss": 30 / 8},
+    ]
+    line.epoch(4, 2, METRICS, "tuning 0.5")
+    assert told[-1] == METRICS | {"progress": 0.5}
+
+
+def test_other_ranks_tell_nothing(monkeypatch):
+    clock, told = [0.0], []
+    monkeypatch.setattr("cvmae.train.meter.time.monotonic", lambda: clock[0])
+    line = ProgressLine("run", total_steps=2, first_step=0, enabled=False, tell=told.append)
+    clock[0] += 60.0
+    line.step(1, make_meter())
+    line.epoch(1, 1, METRICS, "tuning 0.5")
+    assert told == []
+
+
 def test_the_cpu_of_a_step_is_that_of_the_thread_that_trains():
     meter, zero = make_meter(), torch.zeros(())
     for _ in range(3):

@@ -36,6 +36,54 @@ def test_what_ray_shows_of_a_run_names_no_subject_and_no_password(tiny, monkeypa
     assert "hunter2" not in shown
 
 
+def test_placement_and_labels_reach_ray_train_and_its_readers(tiny, monkeypatch):
+    workers = pytest.importorskip("cvmae.train.workers")
+    mixed = replace(
+        tiny.scaling,
+        num_workers=2,
+        placement="spread",
+        worker_labels=("pool=gpu", "zone=a"),
+        data_labels=("pool=cpu",),
+    )
+
+    def build(work, **options):
+        raise _BuiltError(options)
+
+    monkeypatch.setattr(workers, "brick_dataset", lambda reader, order, units: None)
+    monkeypatch.setattr(workers, "InterruptibleTrainer", build)
+    with pytest.raises(_BuiltError) as built:
+        workers.train_on_ray(
+            replace(tiny, scaling=mixed), training_data(tiny), run_name="cv", key=""
+        )
+    (options,) = built.value.args
+    scaling = options["scaling_config"]
+    assert scaling.placement_strategy == "SPREAD"
+    assert scaling.label_selector == {"pool": "gpu", "zone": "a"}
+    read = options["dataset_config"]._resolve_execution_options("train")
+    assert read.label_selector == {"pool": "cpu"}
+
+
+def test_a_rank_tells_the_gauges_of_its_run(tiny, monkeypatch):
+    workers = pytest.importorskip("cvmae.train.workers")
+    given = {}
+    job = workers._Job(
+        config=tiny,
+        data=training_data(tiny),
+        run_name="cv",
+        key="",
+        parent_run_id="",
+        attempt="",
+        is_trial=False,
+        labelled=None,
+    )
+    monkeypatch.setattr(workers, "_lessons", lambda job: None)
+    monkeypatch.setattr(workers, "join_tracker", lambda config, **run: None)
+    monkeypatch.setattr(workers, "train", lambda lessons, **kwargs: given.update(kwargs))
+    workers._work({"job": job})
+    assert isinstance(given["tell"], workers.RunGauges)
+    assert given["tell"]._tags == {"run": "cv"}
+
+
 def test_settings_and_data_sets_print_no_subject_and_no_password(tiny):
     uri = "https://me:hunter2@mlflow.example.org"
     assert "hunter2" not in repr(replace(tiny, tracking=replace(tiny.tracking, uri=uri)))

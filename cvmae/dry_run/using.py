@@ -1,0 +1,176 @@
+"""Dry runs of the verbs that put trained models to use."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cvmae.arrays import Ints
+from cvmae.checkpoint import Loaded, load_model
+from cvmae.config import Config, resolved_path
+from cvmae.dry_run.sections import cluster_section, data_section, output_section
+from cvmae.evaluate.evaluate import find_comparison
+from cvmae.evaluate.report import page
+from cvmae.infer import embed_set, impute_set
+from cvmae.infer.asked import KnownCodes
+from cvmae.infer.card import CARD
+from cvmae.infer.embed import may_hold
+from cvmae.infer.frames import read_asked_file
+from cvmae.infer.impute_report import REPORT
+from cvmae.infer.pooling import refuse_pooling, width_of
+from cvmae.infer.restoring import refuse_imputing
+from cvmae.infer.unit_files import unit_file
+from cvmae.infer.unit_job import UnitJob, held_folder
+from cvmae.meds.dataset import Dataset, open_dataset
+from cvmae.meds.labels import read_tasks
+from cvmae.plan.lines import Line, Section
+from cvmae.plan.memory import num_parameters
+from cvmae.storage.folders import join, names
+from cvmae.storage.output import output_folder, refuse_in_data_set
+
+__all__ = ["embed_asked", "evaluate_asked", "export_asked", "impute_asked"]
+
+EMBEDDING_BYTES = 4  # a number
+
+
+def evaluate_asked(config: Config) -> Iterator[Section]:
+    """Yield what a comparison would take; see `evaluate` for what is refused."""
+    root = config.data.root
+    with output_folder(config.output_dir, "evaluate", data_root=root, look=True) as folder:
+        compared = find_comparison(config, folder)
+        yield data_section(compared.dataset, config.data.unit_rows)[0]
+        yield cluster_section(config.scaling)
+        split = config.evaluate.split
+        seeds = len(compared.found)
+        named = sorted({contestant.name for contestant in compared.found})
+        lines = [
+            Line(
+                name="models", value=seeds, why=f"{', '.join(named)}; all seeds, and best weights"
+            ),
+            Line(
+                name="codes",
+                value=compared.statistics.num_codes,
+                why="their vocabulary; statistics of the reference, or evaluate.statistics",
+            ),
+            Line(
+                name=f"subjects of {split}",
+                value=compared.dataset.num_subjects[split],
+                why="evaluate.split",
+            ),
+            Line(
+                name="label sets",
+                value=len(compared.tasks),
+                why=", ".join(task.name for task in compared.tasks) or "evaluate.labels is empty",
+            ),
+        ]
+        yield Section(title="what is compared", lines=lines)
+        files = [
+            ("results.json", "all figures"),
+            (page.REPORT, "a page"),
+            ("codes.parquet", "by code"),
+        ]
+        yield output_section(replace(config, output_dir=folder), files)
+
+
+def embed_asked(config: Config) -> Iterator[Section]:
+    """Yield what a job of embedding would take; see `embed` for what is refused."""
+    with held_folder(embed_set.JOB, config, look=True) as config:
+        model = load_model(config.infer.checkpoint)
+        refuse_pooling(model, [config.infer.pooling])
+        dataset = _data_set(config, model)
+        subject_S, moments, how = _whom(config, dataset)
+        width = width_of(model, config.infer.pooling)
+        lines = [
+            Line(name="embeddings", value=moments, why=how),
+            Line(name="numbers each", value=width, why=f"infer.pooling={config.infer.pooling}"),
+            Line(
+                name="size",
+                value=moments * width * EMBEDDING_BYTES / 1e9,
+                unit="GB",
+                why="before compression",
+            ),
+        ]
+        report = ("report.json", "how the data set and the model's vocabulary agree")
+        yield from _units_asked(embed_set.JOB, config, dataset, subject_S, lines, [report])
+
+
+def impute_asked(config: Config) -> Iterator[Section]:
+    """Yield what a job of imputing would take; see `impute` for what is refused."""
+    with held_folder(impute_set.JOB, config, look=True) as config:
+        model = load_model(config.infer.checkpoint)
+        refuse_imputing(model)
+        dataset = _data_set(config, model)
+        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
+        source = impute_set.residuals_of(config, model, dataset)
+        lines = []
+        if config.infer.rows:
+            asked = read_asked_file(config.infer.rows, KnownCodes.of(model.fitted.statistics))
+            subject_S = np.unique(asked.subject_id_L)
+            lines.append(Line(name="rows asked for", value=asked.num_rows, why="infer.rows"))
+        level = config.infer.level
+        lines.append(Line(name="level of intervals", value=level, why=f"residuals of {source}"))
+        files = [(REPORT, "what became of the rows, and what intervals hold of held-out values")]
+        yield from _units_asked(impute_set.JOB, config, dataset, subject_S, lines, files)
+
+
+def export_asked(config: Config) -> Iterator[Section]:
+    """Yield what an export would write; see `export` for what is refused."""
+    _require_checkpoint(config)
+    with output_folder(config.output_dir, "export", look=True) as folder:
+        model = load_model(resolved_path(config.infer.checkpoint))
+        num_codes = model.fitted.statistics.num_codes
+        parameters = num_parameters(model.config.model, num_codes)
+        lines = [
+            Line(name="parameters", value=parameters, why=f"a vocabulary of {num_codes} codes"),
+            Line(name="epoch", value=model.progress.epoch, why="of the checkpoint that is chosen"),
+        ]
+        yield Section(title="the model", lines=lines)
+        files = [("model.safetensors", f"{4 * parameters / 1e6:.3g} MB"), (CARD, "what it is")]
+        yield output_section(replace(config, output_dir=folder, resume=""), files)
+
+
+def _require_checkpoint(config: Config) -> None:
+    if not config.infer.checkpoint:
+        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+
+
+def _data_set(config: Config, model: Loaded) -> Dataset:
+    dataset = open_dataset(config.data.root or model.config.data.root)
+    refuse_in_data_set(config.output_dir, dataset.root)
+    return dataset
+
+
+def _units_asked(
+    job: UnitJob,
+    config: Config,
+    dataset: Dataset,
+    subject_S: Ints,
+    lines: Sequence[Line],
+    files: Sequence[tuple[str, str]],
+) -> Iterator[Section]:
+    """Yield the sections of a job that works units off to files, and goes on by what is there."""
+    section, units = data_section(dataset, config.data.unit_rows)
+    yield section
+    yield cluster_section(config.scaling)
+    own = [number for number, unit in enumerate(units) if may_hold(unit, subject_S)]
+    found = set(names(join(config.output_dir, job.folder)))
+    there = sum(unit_file(number) in found for number in own)
+    how = f"{there} of {len(own)} are there"
+    waiting = Line(name=f"units to {job.verb}", value=len(own) - there, why=how)
+    yield Section(title=f"what is {job.verb.removesuffix('e')}ed", lines=[*lines, waiting])
+    yield output_section(config, [(f"{job.folder}/", f"{len(own)} files, one a unit"), *files])
+
+
+def _whom(config: Config, dataset: Dataset) -> tuple[np.ndarray, int, str]:
+    """Return the subjects that are embedded, how many moments of them, and what says so."""
+    if not config.infer.labels:
+        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
+        return subject_S, len(subject_S), "at most: every subject at its last measurement"
+    tasks = read_tasks(config.infer.labels)
+    pairs = {
+        pair
+        for task in tasks
+        for pair in zip(task.subject_id_L.tolist(), task.time_us_L.tolist(), strict=True)
+    }
+    subject_S = np.unique(np.concatenate([task.subject_id_L for task in tasks]))
+    return subject_S, len(pairs), f"subjects and times of infer.labels ({len(tasks)} label sets)"

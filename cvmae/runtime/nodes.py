@@ -1,0 +1,129 @@
+"""Nodes of a cluster: which have the labels asked for, and how many workers they have room for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cvmae.settings import ScalingConfig
+
+__all__ = [
+    "OF_ONE_NODE",
+    "Node",
+    "check_labels",
+    "has_room_for_data",
+    "selector",
+    "with_labels",
+    "workers_beside_data",
+    "workers_that_fit",
+]
+
+OF_ONE_NODE = "ray.io/node-id"  # a label that Ray gives each, of no use to choose by
+SHOWN_NODES = 8
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node of a cluster that is alive has."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cpus(self) -> float:
+        """Return its logical CPUs."""
+        return self.resources.get("CPU", 0.0)
+
+
+def selector(labels: Sequence[str]) -> dict[str, str]:
+    """Return labels that are given as KEY=VALUE as Ray takes them.
+
+    Example:
+        >>> selector(["pool=cpu", "ray.io/market-type=spot"])
+        {'pool': 'cpu', 'ray.io/market-type': 'spot'}
+    """
+    return dict(label.split("=", 1) for label in labels)
+
+
+def with_labels(nodes: Iterable[Node], labels: Sequence[str]) -> list[Node]:
+    """Return the nodes that have all of the labels."""
+    wanted = selector(labels).items()
+    return [node for node in nodes if wanted <= node.labels.items()]
+
+
+def workers_that_fit(nodes: Iterable[Node], scaling: ScalingConfig) -> int:
+    """Return how many workers the nodes could hold if nothing else ran there.
+
+    Args:
+        nodes: Those that are alive.
+        scaling: What a worker reserves, which cannot be divided between nodes, and what labels
+            its node has.
+
+    Example:
+        >>> nodes = [Node({"CPU": 3.0}), Node({"CPU": 5.0})]
+        >>> workers_that_fit(nodes, ScalingConfig(cpus_per_worker=2))
+        3
+    """
+    wanted = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    return sum(
+        min(int(node.resources.get(name, 0.0) / share) for name, share in wanted.items())
+        for node in with_labels(nodes, scaling.worker_labels)
+    )
+
+
+def workers_beside_data(nodes: Sequence[Node], scaling: ScalingConfig) -> int:
+    """Return how many workers fit if one node keeps a whole CPU for Ray Data."""
+    rooms = [0]
+    for place, node in enumerate(nodes):
+        if has_room_for_data([node], scaling):
+            rest = Node({**node.resources, "CPU": node.cpus - 1}, node.labels)
+            rooms.append(workers_that_fit([*nodes[:place], rest, *nodes[place + 1 :]], scaling))
+    return max(rooms)
+
+
+def has_room_for_data(nodes: Iterable[Node], scaling: ScalingConfig) -> bool:
+    """Tell whether Ray Data, whose tasks take whole CPUs, can read on some node."""
+    return any(node.cpus >= 1 for node in with_labels(nodes, scaling.data_labels))
+
+
+def check_labels(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
+    """Refuse work for nodes that are not there, which Ray would wait for without a word.
+
+    Raises:
+        ValueError: No node has the labels, or those that have them are too small; the message
+            names the setting and the labels that there are.
+    """
+    for name in ("worker_labels", "data_labels"):
+        labels = getattr(scaling, name)
+        if not with_labels(nodes, labels):
+            raise ValueError(
+                f"scaling.{name}={' '.join(labels)}: no node of the cluster has "
+                f"{'these labels' if len(labels) > 1 else 'this label'} ({_told_labels(nodes)}): "
+                f"start one with `ray start --labels {','.join(labels)}`, or change the setting"
+            )
+    least = scaling.min_workers or scaling.num_workers
+    if not (scaling.worker_labels or scaling.data_labels):
+        return
+    room = workers_beside_data(nodes, scaling)
+    if room < least:
+        raise ValueError(
+            f"scaling.worker_labels={_told(scaling.worker_labels)} and scaling.data_labels="
+            f"{_told(scaling.data_labels)}: beside 1 whole CPU for Ray Data on a node with the "
+            f"latter, nodes with the former have room for {room} workers of {least} "
+            f"(scaling.cpus_per_worker={scaling.cpus_per_worker:g}, scaling.use_gpu="
+            f"{scaling.use_gpu}): give more nodes these labels, or lower scaling.num_workers"
+        )
+
+
+def _told(labels: Sequence[str]) -> str:
+    return " ".join(labels) or "(any node)"
+
+
+def _told_labels(nodes: Sequence[Node]) -> str:
+    """Say which labels nodes have, each set of them once."""
+    sets = sorted(
+        {
+            ",".join(f"{k}={v}" for k, v in sorted(node.labels.items()) if k != OF_ONE_NODE)
+            for node in nodes
+        }
+    )
+    shown = "; ".join(labels or "none" for labels in sets[:SHOWN_NODES])
+    return f"labels there: {shown}" + ("; ..." if len(sets) > SHOWN_NODES else "")
