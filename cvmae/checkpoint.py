@@ -65,6 +65,7 @@ CONFIG, PROGRESS, STATISTICS = "config.yaml", "progress.json", "statistics"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 FORMAT = "cvmae checkpoint 1"
 CHECKPOINTS = "checkpoints"  # the folder of a run in which each has one of its own
+SWEEP, TRIALS = ".sweep", "trials"  # what marks the folder of a sweep, and where its runs are
 COST = "tuning_cost"  # what the best epoch has least of, where that is not the tuning error
 STEP_FOLDER = re.compile(r"step_\d{8}")
 
@@ -301,7 +302,7 @@ def _whole_checkpoints(path: str | Path, which: Which) -> Iterator[str]:
     raise FileNotFoundError(
         f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
         f"checkpoint with {MANIFEST} and what it lists"
-        + ("; this is a sweep: take one of trials/ in it" if is_file(join(path, ".sweep")) else "")
+        + (f"; this is a sweep: take one of {TRIALS}/ in it" if is_file(join(path, SWEEP)) else "")
     )
 
 

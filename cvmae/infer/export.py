@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from cvmae.checkpoint import FORMAT, MODEL, Loaded, load_model, write_model
-from cvmae.config import Config, resolved_path
+from cvmae.checkpoint import CONFIG, FORMAT, MODEL, Loaded, load_model, write_model
+from cvmae.config import Config, read_config, resolved_path
 from cvmae.infer.card import CARD, model_card
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.settings import TrackingConfig
 from cvmae.settings_of_comparison import EvaluateConfig, SweepConfig
 from cvmae.settings_of_use import InferConfig
-from cvmae.storage.folders import join, written
+from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.storage.manifest import MANIFEST, write_manifest
 from cvmae.storage.output import output_folder
 
@@ -35,7 +35,7 @@ def export(config: Config) -> str:
     if not config.infer.checkpoint:
         raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
     with output_folder(config.output_dir, "export") as folder:
-        loaded = _bare(_chosen(resolved_path(config.infer.checkpoint)))
+        loaded = _bare(_load(resolved_path(config.infer.checkpoint)))
         _write(folder, loaded)
     return (
         f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
@@ -44,10 +44,13 @@ def export(config: Config) -> str:
     )
 
 
-def _chosen(path: str) -> Loaded:
+def _load(path: str) -> Loaded:
     """Load the last epoch of a pretraining; of a fine-tuning the best, by which it predicts."""
-    loaded = load_model(path)
-    return load_model(path, which="best") if loaded.config.finetune.checkpoint else loaded
+    is_finetuned = False
+    if is_file(place := join(path, CONFIG)):
+        with local_copy(place) as file:
+            is_finetuned = bool(read_config(file).finetune.checkpoint)
+    return load_model(path, which="best" if is_finetuned else "last")
 
 
 def _bare(loaded: Loaded) -> Loaded:
