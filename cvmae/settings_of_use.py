@@ -13,13 +13,17 @@ class InferConfig:
     """A trained model put to use."""
 
     checkpoint: str = ""
-    """Model: a run folder, or one checkpoint of it."""
+    """Model: a run folder, or one checkpoint of it; of a sweep's folder `export` takes the best."""
     labels: str = ""
     """MEDS label set, or a folder of such, which says for whom and when an embedding is wanted;
     empty: for each subject at its last measurement."""
     pooling: Literal["mean", "mean+decoded"] = "mean+decoded"
     """What an embedding is: the mean of the encoder's output over the last data.sequence_length
     measurements, as published; or beside it what the decoder restores for each code."""
+    results: str = ""
+    """Folder of an evaluation of this model, whose figures `export` writes into its card."""
+    register: str = ""
+    """Name under which `export` registers the model in MLflow."""
 
 
 @dataclass(frozen=True, kw_only=True)

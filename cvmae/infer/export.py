@@ -1,7 +1,8 @@
 """The verb `export`: a model as one folder that can be handed on, without the rest of its run.
 
 The folder is a checkpoint, as `cvmae.load`, `embed` and `evaluate` read it, without what only
-training needs: optimiser, places of files, and which subjects are in which read.
+training needs: optimiser, places of files, and which subjects are in which read. On demand it is
+registered in MLflow, too.
 """
 
 from dataclasses import replace
@@ -10,7 +11,11 @@ import numpy as np
 
 from cvmae.checkpoint import CONFIG, FORMAT, MODEL, Loaded, load_model, write_model
 from cvmae.config import Config, read_config, resolved_path
-from cvmae.infer.card import CARD, model_card
+from cvmae.infer.best_trial import choose
+from cvmae.infer.card import CARD, DATASET, model_card
+from cvmae.infer.evaluated import evaluated_lines
+from cvmae.infer.registered import find_registry, register
+from cvmae.meds.files import dataset_facts
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.settings import TrackingConfig
 from cvmae.settings_of_comparison import EvaluateConfig, SweepConfig
@@ -29,19 +34,29 @@ def export(config: Config) -> str:
         Where it is, and how it is loaded.
 
     Raises:
-        ValueError: A setting is missing, the checkpoint is damaged, or the folder is not new.
+        ValueError: A setting is missing, the checkpoint is damaged, the folder is not new, or see
+            `choose`, `find_registry`, `evaluated_lines` and `register`.
         FileNotFoundError: There is no checkpoint.
     """
     if not config.infer.checkpoint:
         raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+    choice = choose(resolved_path(config.infer.checkpoint))
+    registry = find_registry(config, choice.path) if config.infer.register else None
+    results = resolved_path(config.infer.results)
+    evaluated = evaluated_lines(results, choice.path) if results else []
     with output_folder(config.output_dir, "export") as folder:
-        loaded = _bare(_load(resolved_path(config.infer.checkpoint)))
-        _write(folder, loaded)
-    return (
-        f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
+        loaded = _bare(_load(choice.path))
+        card = model_card(loaded, why=choice.why, evaluated=evaluated)
+        _write(folder, loaded, card)
+    lines = [
+        f"chosen: {choice.why}" if choice.why else "",
+        f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}",
+        # Now that the folder is whole and let go: nothing else of it is to be copied.
+        register(folder, loaded, card, registry) if registry else "",
         "Its statistics and weights were made from patients: it stays under the terms of their "
-        "data set"
-    )
+        "data set",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def _load(path: str) -> Loaded:
@@ -58,6 +73,7 @@ def _bare(loaded: Loaded) -> Loaded:
     config = loaded.config
     statistics = loaded.fitted.statistics
     unknown_C = np.full(statistics.num_codes, np.nan)
+    facts = dataset_facts(config.data.root) if config.data.root else {}
     return replace(
         loaded,
         config=replace(
@@ -82,6 +98,7 @@ def _bare(loaded: Loaded) -> Loaded:
             loaded.fitted,
             statistics=replace(statistics, minimum=unknown_C, maximum=unknown_C),
             unit_index=UnitIndex(units=(), num_sequences={}, num_measurements={}),
+            report={**loaded.fitted.report, **({DATASET: facts} if facts else {})},
         ),
     )
 
@@ -90,7 +107,7 @@ def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _write(folder: str, loaded: Loaded) -> None:
+def _write(folder: str, loaded: Loaded, card: str) -> None:
     with written(folder, last=MANIFEST) as aside:
         aside.mkdir()
         write_model(
@@ -101,5 +118,5 @@ def _write(folder: str, loaded: Loaded) -> None:
             model=loaded.model.state_dict(),
         )
         (aside / MODEL).chmod(0o644)  # who it is handed on to is another user
-        (aside / CARD).write_text(model_card(loaded), encoding="utf-8")
+        (aside / CARD).write_text(card, encoding="utf-8")
         write_manifest(aside, FORMAT)

@@ -13,6 +13,7 @@ from cvmae.infer.frames import like, read_measurements, read_moments
 from cvmae.infer.histories import last_moments
 from cvmae.infer.matching import Matching, matching_lines
 from cvmae.infer.pooling import Pooling, refuse_pooling
+from cvmae.infer.registered import is_in_mlflow, model_in_mlflow
 from cvmae.infer.unit_files import CodeSums, embedding_table
 
 __all__ = ["Model", "load"]
@@ -75,4 +76,7 @@ class Model:
 
 def load(path: str, device: str = "cpu") -> Model:
     """Load a trained model; see `cvmae.load`."""
+    if is_in_mlflow(path):
+        with model_in_mlflow(path) as folder:
+            return Model(load_model(folder, device))
     return Model(load_model(path, device))
