@@ -21,6 +21,7 @@ from cvmae.command_line import run_job
 from cvmae.statistics.fit import fit_statistics
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.infer.embed_set import embed
+from cvmae.infer.export import export
 from cvmae.sweep.driver import sweep
 from cvmae.train.finetune import finetune
 from cvmae.train.pretrain import pretrain
@@ -40,6 +41,7 @@ runs = [
          "--evaluate.bootstrap_samples", "20", "--output_dir", f"{out}/evaluation"],
     ),
     (embed, ["--infer.checkpoint", f"{out}/cv", "--output_dir", f"{out}/embeddings"]),
+    (export, ["--infer.checkpoint", f"{out}/sweep", "--output_dir", f"{out}/best"]),
 ]
 for verb, flags in runs:
     sys.argv = ["job", *common, *flags]
@@ -59,6 +61,7 @@ def test_all_verbs_run_with_the_cluster_packages_blocked(hospital, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "cv" / "metrics.parquet").is_file()
     assert (tmp_path / "embeddings" / "report.json").is_file()
+    assert (tmp_path / "best" / "MODEL_CARD.md").is_file()
     assert (tmp_path / "labels" / "predictions.parquet").is_file()
     assert (tmp_path / "evaluation" / "report.html").is_file()
     assert list(Path(tmp_path / "sweep" / "trials").iterdir())

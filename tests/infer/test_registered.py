@@ -5,10 +5,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
@@ -21,7 +24,7 @@ from cvmae.infer.mlflow_model import example
 from cvmae.infer.registered import Registry, find_registry, register
 from cvmae.tracking.journal import Journal
 from cvmae.tracking.mlflow_store import KEY_TAG
-from tests.pages import ROOT
+from tests.pages import PAGES, ROOT
 
 NAME = "labs"
 # A process that has the package and nothing else of ours, and in which whoever unpickles fails.
@@ -154,6 +157,21 @@ def test_python_loads_it_by_its_address(folder, client, named, address):
     assert np.stack(model.encode(rows)["embedding"]).tolist() == (
         np.stack(own.encode(rows)["embedding"]).tolist()
     )
+
+
+def test_the_page_says_how_to_use_a_registered_model(hospital, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meds" / "data").mkdir(parents=True)
+    shards = [pq.read_table(path) for path in sorted(Path(hospital).glob("data/**/*.parquet"))]
+    pq.write_table(pa.concat_tables(shards), tmp_path / "meds" / "data" / "0.parquet")
+    page = next(page for page in PAGES if page.path.name == "inference.md")
+    names: dict[str, Any] = {}
+    exec(page.blocks("python")[1], names)
+    own = names["model"].encode(names["rows"])
+    vectors, means = names["vectors"], names["means"]
+    assert vectors["subject_id"].tolist() == own["subject_id"].tolist()
+    assert np.stack(vectors["embedding"]).tolist() == np.stack(own["embedding"]).tolist()
+    assert np.stack(means["embedding"]).shape == (60, 32)
 
 
 def test_what_mlflow_has_not_or_is_not_ours_is_refused(folder, client, named, tmp_path):
