@@ -16,12 +16,15 @@ def load(path: str, device: str = "cpu") -> "Model":
 
     Args:
         path: Run folder, one checkpoint of it (`checkpoints/step_*`), or what `cvmae export` wrote;
-            here or on object storage.
+            here or on object storage; or a model in MLflow (``models:/NAME@ALIAS``,
+            ``models:/NAME/VERSION``, ``runs:/ID/PATH``), in the store that MLFLOW_TRACKING_URI
+            names.
         device: Where it computes, as torch names it.
 
     Raises:
         FileNotFoundError: There is no whole checkpoint.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or MLflow has no such model of ours.
+        ImportError: It is in MLflow, which is not installed.
 
     Example:
         >>> model = cvmae.load("runs/cv")  # doctest: +SKIP

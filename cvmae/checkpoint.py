@@ -67,6 +67,7 @@ MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 RESIDUALS = "residuals.parquet"  # of models that `export` has calibrated
 FORMAT = "cvmae checkpoint 1"
 CHECKPOINTS = "checkpoints"  # the folder of a run in which each has one of its own
+SWEEP, TRIALS = ".sweep", "trials"  # what marks the folder of a sweep, and where its runs are
 COST = "tuning_cost"  # what the best epoch has least of, where that is not the tuning error
 STEP_FOLDER = re.compile(r"step_\d{8}")
 
@@ -321,7 +322,7 @@ def _whole_checkpoints(path: str | Path, which: Which) -> Iterator[str]:
     raise FileNotFoundError(
         f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
         f"checkpoint with {MANIFEST} and what it lists"
-        + ("; this is a sweep: take one of trials/ in it" if is_file(join(path, ".sweep")) else "")
+        + (f"; this is a sweep: take one of {TRIALS}/ in it" if is_file(join(path, SWEEP)) else "")
     )
 
 

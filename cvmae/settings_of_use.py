@@ -13,7 +13,7 @@ class InferConfig:
     """A trained model put to use."""
 
     checkpoint: str = ""
-    """Model: a run folder, or one checkpoint of it."""
+    """Model: a run folder, or one checkpoint of it; of a sweep's folder `export` takes the best."""
     labels: str = ""
     """MEDS label set, or a folder of such, which says for whom and when an embedding is wanted;
     empty: for each subject at its last measurement."""
@@ -25,6 +25,10 @@ class InferConfig:
     row of one of the model's codes that has a time and no value."""
     level: float = 0.95
     """Share of values that the interval of an imputed value is to hold."""
+    results: str = ""
+    """Folder of an evaluation of this model, whose figures `export` writes into its card."""
+    register: str = ""
+    """Name under which `export` registers the model in MLflow."""
 
     def __post_init__(self) -> None:
         require(0 < self.level < 1, "infer.level", self.level, "a share between 0 and 1")

@@ -1,22 +1,15 @@
-"""A sweep's folder as a checkpoint: it stands for the finished trials of a label, which are seeds.
+"""A sweep as a checkpoint: it stands for the finished trials of a label, which are seeds."""
 
-`summary.json` of the sweep says which trials there are, and how they are called. Their folders lie
-in that of the sweep, wherever it has been moved to.
-"""
-
-import json
 from collections.abc import Sequence
-from typing import Any
 
-from cvmae.checkpoint import CHECKPOINTS
+from cvmae.checkpoint import TRIALS
 from cvmae.config import resolved_path
-from cvmae.storage.folders import is_file, join, local_copy, names
-from cvmae.train.run_folder import TRIALS
+from cvmae.storage.folders import join
+from cvmae.sweep_folder import is_sweep, read_trials
 
 __all__ = ["ALL", "runs_of", "sweep_notes"]
 
 ALL = "all"  # the name that stands for every label of a sweep
-SUMMARY = "summary.json"
 
 
 def runs_of(name: str, path: str) -> list[tuple[str, str]]:
@@ -30,9 +23,9 @@ def runs_of(name: str, path: str) -> list[tuple[str, str]]:
         ValueError: A sweep has not ended, or has no finished trial of that label.
     """
     path = resolved_path(path)
-    if not _is_sweep(path):
+    if not is_sweep(path):
         return [(name, path)]
-    trials = _trials(name, path)
+    trials = read_trials(path, f"evaluate.checkpoints={name}={path}")
     found = [
         (str(trial["label"]), join(path, TRIALS, trial["trial"]))
         for trial in trials
@@ -53,9 +46,10 @@ def sweep_notes(entries: Sequence[str]) -> list[str]:
     notes = []
     for name, _, given in (entry.partition("=") for entry in entries):
         path = resolved_path(given)
-        if not _is_sweep(path):
+        if not is_sweep(path):
             continue
-        own = [trial for trial in _trials(name, path) if name in (ALL, trial["label"])]
+        trials = read_trials(path, f"evaluate.checkpoints={name}={path}")
+        own = [trial for trial in trials if name in (ALL, trial["label"])]
         out = [f"{t['trial']} ({t['status']})" for t in own if t["status"] != "finished"]
         if out:
             notes.append(
@@ -64,20 +58,3 @@ def sweep_notes(entries: Sequence[str]) -> list[str]:
                 "stopped trials by their errors, those that are left were chosen by them."
             )
     return notes
-
-
-def _is_sweep(path: str) -> bool:
-    has_trials = is_file(join(path, SUMMARY)) or bool(names(join(path, TRIALS)))
-    return has_trials and not names(join(path, CHECKPOINTS))
-
-
-def _trials(name: str, path: str) -> list[dict[str, Any]]:
-    if not is_file(join(path, SUMMARY)):
-        raise ValueError(
-            f"evaluate.checkpoints={name}={path} is a sweep that has not ended (no {SUMMARY}): go "
-            f"on with --resume {path}, or give folders below {join(path, TRIALS)}"
-        )
-    with local_copy(join(path, SUMMARY)) as file:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    trials: list[dict[str, Any]] = summary["trials"]
-    return trials

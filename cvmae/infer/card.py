@@ -2,17 +2,27 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
+from cvmae.meds.files import LICENSE, NAME, VERSION
 
-__all__ = ["CARD", "model_card"]
+__all__ = ["CARD", "DATASET", "model_card", "quoted"]
 
 CARD = "MODEL_CARD.md"
+DATASET = "dataset"  # among what was fitted: what the data set says of itself
+LONGEST = 100  # characters of what a data set says of itself
 
 
-def model_card(loaded: Loaded) -> str:
-    """Return the card of a model as Markdown."""
+def model_card(loaded: Loaded, *, why: str = "", evaluated: Sequence[str] = ()) -> str:
+    """Return the card of a model as Markdown.
+
+    Args:
+        loaded: The model.
+        why: It was chosen among others.
+        evaluated: Lines on what an evaluation has shown of it; see `evaluated_lines`.
+    """
     config, statistics = loaded.config, loaded.fitted.statistics
     size, fingerprint = config.model, loaded.fitted.fingerprint
     num_parameters = sum(p.numel() for p in loaded.model.parameters())
@@ -26,7 +36,7 @@ A {_kind(config)} of laboratory values (VO-MAE), made with cvmae: {size.num_laye
 
 ## Made from
 
-A MEDS data set of {fingerprint["num_rows"]:,} rows (fingerprint `{digest}`):
+{_dataset(loaded)} of {fingerprint["num_rows"]:,} rows (fingerprint `{digest}`):
 
 {_splits(loaded)}
 
@@ -36,7 +46,7 @@ A MEDS data set of {fingerprint["num_rows"]:,} rows (fingerprint `{digest}`):
 
 ## How well it does
 
-{_metrics(loaded)}
+{_metrics(loaded, why, evaluated)}
 
 ## Use
 
@@ -49,6 +59,7 @@ A MEDS data set of {fingerprint["num_rows"]:,} rows (fingerprint `{digest}`):
 
 ## Licence
 
+{_licence(loaded)}
 Weights and statistics (means, deviations, quantiles, counts of each code) were made from
 patients. They stay under the terms of the data set that they were made from: pass this folder on
 only as these allow it. Not in here: subject ids, single values, optimiser, paths.
@@ -59,6 +70,26 @@ def _kind(config: Config) -> str:
     if config.finetune.checkpoint:
         return "predictor of a label, fine-tuned from a masked autoencoder"
     return "masked autoencoder"
+
+
+def _dataset(loaded: Loaded) -> str:
+    facts = loaded.fitted.report.get(DATASET, {})
+    if NAME not in facts:
+        return "A MEDS data set without a name"
+    version = f", version {quoted(facts[VERSION])}" if VERSION in facts else ""
+    return f"The MEDS data set {quoted(facts[NAME])}{version},"
+
+
+def _licence(loaded: Loaded) -> str:
+    facts = loaded.fitted.report.get(DATASET, {})
+    if LICENSE not in facts:
+        return "The data set does not say its licence (`metadata/dataset.json`): ask who gave it."
+    return f"The data set says that it is under {quoted(facts[LICENSE])}."
+
+
+def quoted(text: str) -> str:
+    """Return a name from elsewhere as code, which no reader of Markdown takes for more."""
+    return f"`{' '.join(text.replace('`', ' ').split())[:LONGEST]}`"
 
 
 def _training(loaded: Loaded) -> str:
@@ -77,15 +108,23 @@ def _training(loaded: Loaded) -> str:
     )
 
 
-def _metrics(loaded: Loaded) -> str:
+def _metrics(loaded: Loaded, why: str, evaluated: Sequence[str]) -> str:
+    parts = ["\n".join(evaluated), _tuning(loaded, is_evaluated=bool(evaluated))]
+    if why:
+        parts.append(f"Chosen in a sweep, so that its tuning error is too good: {why}.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _tuning(loaded: Loaded, *, is_evaluated: bool) -> str:
+    """Return what the run itself has shown, which has no interval."""
     if loaded.config.finetune.checkpoint or not loaded.progress.history:
-        return "Not in this folder: see what its run wrote."
+        return "" if is_evaluated else "Not in this folder: see what its run wrote."
     last = loaded.progress.history[-1]
+    further = "" if is_evaluated else "; for held-out figures with intervals, `cvmae evaluate`"
     return (
         f"R2 {last['tuning_r2']:.3f} on the tuning split after the last epoch (pooled over hidden "
         "values of one fixed uniform mask; 1 restores every value, 0 each code's mean). It has no "
-        "interval, for epochs and settings may have been chosen by it; for held-out figures with "
-        "intervals, `cvmae evaluate`."
+        f"interval, for epochs and settings may have been chosen by it{further}."
     )
 
 

@@ -1,7 +1,8 @@
 """The verb `export`: a model as one folder that can be handed on, without the rest of its run.
 
 The folder is a checkpoint, as `cvmae.load`, `embed` and `evaluate` read it, without what only
-training needs: optimiser, places of files, and which subjects are in which read.
+training needs: optimiser, places of files, and which subjects are in which read. On demand it is
+registered in MLflow, too.
 """
 
 from dataclasses import replace
@@ -9,18 +10,22 @@ from dataclasses import replace
 import numpy as np
 from meds.schema import tuning_split
 
-from cvmae.checkpoint import FORMAT, MODEL, Loaded, load_model, write_model
-from cvmae.config import Config, resolved_path
+from cvmae.checkpoint import CONFIG, FORMAT, MODEL, Loaded, load_model, write_model
+from cvmae.config import Config, read_config, resolved_path
+from cvmae.infer.best_trial import choose
 from cvmae.infer.calibration import fit_residuals, restore_hidden
-from cvmae.infer.card import CARD, model_card
+from cvmae.infer.card import CARD, DATASET, model_card
+from cvmae.infer.evaluated import evaluated_lines
+from cvmae.infer.registered import find_registry, register
 from cvmae.infer.restoring import is_imputing
 from cvmae.meds.dataset import open_dataset
+from cvmae.meds.files import dataset_facts
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.runtime.start_ray import start_ray
 from cvmae.settings import TrackingConfig
 from cvmae.settings_of_comparison import EvaluateConfig, SweepConfig
 from cvmae.settings_of_use import InferConfig
-from cvmae.storage.folders import join, written
+from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.storage.manifest import MANIFEST, write_manifest
 from cvmae.storage.output import output_folder
 
@@ -34,29 +39,41 @@ def export(config: Config) -> str:
         Where it is, and how it is loaded.
 
     Raises:
-        ValueError: A setting is missing, the checkpoint is damaged, the folder is not new, or the
-            data set cannot be read or has no tuning split.
+        ValueError: A setting is missing, the checkpoint is damaged, the folder is not new, the
+            data set cannot be read or has no tuning split, or see `choose`, `find_registry`,
+            `evaluated_lines` and `register`.
         FileNotFoundError: There is no checkpoint.
     """
     if not config.infer.checkpoint:
         raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+    choice = choose(resolved_path(config.infer.checkpoint))
+    registry = find_registry(config, choice.path) if config.infer.register else None
+    results = resolved_path(config.infer.results)
+    evaluated = evaluated_lines(results, choice.path) if results else []
     root = resolved_path(config.data.root)
     with output_folder(config.output_dir, "export", data_root=root) as folder:
-        chosen = _calibrated(_chosen(resolved_path(config.infer.checkpoint)), config)
-        loaded = _bare(chosen)
-        _write(folder, loaded)
-    return (
-        f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}\n"
-        f"{_intervals(loaded)}\n"
+        loaded = _bare(_calibrated(_load(choice.path), config))
+        card = model_card(loaded, why=choice.why, evaluated=evaluated)
+        _write(folder, loaded, card)
+    lines = [
+        f"chosen: {choice.why}" if choice.why else "",
+        f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}",
+        _intervals(loaded),
+        # Now that the folder is whole and let go: nothing else of it is to be copied.
+        register(folder, loaded, card, registry) if registry else "",
         "Its statistics and weights were made from patients: it stays under the terms of their "
-        "data set"
-    )
+        "data set",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
-def _chosen(path: str) -> Loaded:
+def _load(path: str) -> Loaded:
     """Load the last epoch of a pretraining; of a fine-tuning the best, by which it predicts."""
-    loaded = load_model(path)
-    return load_model(path, which="best") if loaded.config.finetune.checkpoint else loaded
+    is_finetuned = False
+    if is_file(place := join(path, CONFIG)):
+        with local_copy(place) as file:
+            is_finetuned = bool(read_config(file).finetune.checkpoint)
+    return load_model(path, which="best" if is_finetuned else "last")
 
 
 def _calibrated(loaded: Loaded, config: Config) -> Loaded:
@@ -89,6 +106,7 @@ def _bare(loaded: Loaded) -> Loaded:
     config = loaded.config
     statistics = loaded.fitted.statistics
     unknown_C = np.full(statistics.num_codes, np.nan)
+    facts = dataset_facts(config.data.root) if config.data.root else {}
     return replace(
         loaded,
         config=replace(
@@ -113,6 +131,7 @@ def _bare(loaded: Loaded) -> Loaded:
             loaded.fitted,
             statistics=replace(statistics, minimum=unknown_C, maximum=unknown_C),
             unit_index=UnitIndex(units=(), num_sequences={}, num_measurements={}),
+            report={**loaded.fitted.report, **({DATASET: facts} if facts else {})},
         ),
     )
 
@@ -121,7 +140,7 @@ def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _write(folder: str, loaded: Loaded) -> None:
+def _write(folder: str, loaded: Loaded, card: str) -> None:
     with written(folder, last=MANIFEST) as aside:
         aside.mkdir()
         write_model(
@@ -133,5 +152,5 @@ def _write(folder: str, loaded: Loaded) -> None:
             residuals=loaded.residuals,
         )
         (aside / MODEL).chmod(0o644)  # who it is handed on to is another user
-        (aside / CARD).write_text(model_card(loaded), encoding="utf-8")
+        (aside / CARD).write_text(card, encoding="utf-8")
         write_manifest(aside, FORMAT)

@@ -1,8 +1,10 @@
 """Data frames of MEDS columns -> measurements and what is asked, and tables -> frames like them.
 
-Messages give the row of the frame, counted from 0; never a subject id, never a value.
+Messages say which frame it is and give its row, counted from 0; never a subject id, never a value.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.infer.asked import Asked, KnownCodes
 from cvmae.infer.histories import Moments
+from cvmae.meds.code_names import beginning
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.parquet import open_parquet
 from cvmae.meds.row_order import FIRST_US, LAST_US, run_starts
@@ -31,9 +34,19 @@ __all__ = [
 
 PREDICTION_TIME = "prediction_time"
 MOST = np.iinfo(np.int64).max
-SHOWN = 3  # codes that a message shows
 
 
+@contextmanager
+def _about(called: str) -> Iterator[None]:
+    """Say which of a function's frames it is that has something wrong with it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{called}: {error}") from None
+
+
+@_about("measurements")
 def read_measurements(frame: Any, statistics: CodeStatistics) -> Measurements:
     """Return the measurements of a frame, subject after subject, ascending in time.
 
@@ -56,8 +69,8 @@ def read_measurements(frame: Any, statistics: CodeStatistics) -> Measurements:
     value_N = _values(table)
     if not (code_N >= 0).any():
         raise ValueError(
-            f"measurements has no row of any of the model's {statistics.num_codes} codes "
-            f"({_beginning(statistics.codes)}); codes there: {_beginning(sorted(names))}: name "
+            f"the frame has no row of any of the model's {statistics.num_codes} codes "
+            f"({beginning(statistics.codes)}); codes there: {beginning(sorted(names))}: name "
             "codes as in training, or take a model whose vocabulary was fitted to such codes"
         )
     kept_M = np.flatnonzero((code_N >= 0) & timed_N & np.isfinite(value_N))
@@ -72,6 +85,7 @@ def read_measurements(frame: Any, statistics: CodeStatistics) -> Measurements:
     )
 
 
+@_about("at")
 def read_moments(frame: Any) -> Moments:
     """Return the subjects and times of a frame with columns subject_id and prediction_time.
 
@@ -117,7 +131,7 @@ def read_asked(frame: Any, known: KnownCodes) -> Asked:
         unknown = sorted(name for name in names if name not in own)
         raise ValueError(
             f"{np.count_nonzero(unknown_N):,} rows ask for codes that are none of the model's "
-            f"{len(known.names)} ({_beginning(known.names)}): {_beginning(unknown)}; leave such "
+            f"{len(known.names)} ({beginning(known.names)}): {beginning(unknown)}; leave such "
             "rows out"
         )
     return Asked(subject_id_L=_subjects(table), time_us_L=time_N, code_L=code_N)
@@ -245,8 +259,3 @@ def _refuse(refused_N: Any, name: str, why: str) -> None:
     places = np.flatnonzero(np.asarray(refused_N, np.bool_))
     if len(places):
         raise ValueError(f"row {places[0]} of the frame: {name} {why}; {len(places)} rows are so")
-
-
-def _beginning(codes: Any) -> str:
-    shown = ", ".join(codes[:SHOWN])
-    return shown + (", ..." if codes[SHOWN:] else "") or "none"

@@ -12,7 +12,7 @@ from meds.schema import code_metadata_filepath
 
 from cvmae.arrays import Floats, Ints
 from cvmae.infer.unit_files import CodeSums
-from cvmae.meds.code_names import listed_codes
+from cvmae.meds.code_names import SHOWN, beginning, listed_codes
 from cvmae.meds.dataset import Source
 from cvmae.meds.reading import read_unit
 from cvmae.meds.rows import Lookup
@@ -25,7 +25,6 @@ __all__ = ["Matching", "matching_lines", "require_common_code"]
 
 # Shape letters: C codes.
 
-SHOWN = 3  # codes that a message shows
 LOOKED_INTO = 4  # units in which a code of the model is looked for before others are asked
 ENOUGH = 100  # values; of fewer, a mean tells of single patients and of chance
 FAR = 0.5  # standard deviations of train by which a mean is called far off
@@ -79,7 +78,7 @@ def matching_lines(matching: Matching) -> list[str]:
     line = f"{len(codes) - len(absent)} of the model's {len(codes)} codes have values"
     far = np.flatnonzero(np.nan_to_num(np.abs(shift_C)) >= FAR)
     return [
-        f"{line}; none: {_beginning(absent)}" if absent else line,
+        f"{line}; none: {beginning(absent)}" if absent else line,
         *(
             f"  {codes[place]}: mean {shift_C[place]:+.2f} standard deviations off that of train, "
             f"deviation {matching.spread_C[place]:.2f} times train's ({count_C[place]:,} values): "
@@ -134,10 +133,11 @@ def require_common_code(
         f" (the first {len(first)} of {len(units)} units were looked into, and "
         f"{code_metadata_filepath} lists none of the model's codes; if it should, mend it)"
     )
+    there = beginning(sorted(seen)) if seen else "none of these subjects has a row"
     raise ValueError(
         f"data.root={source.root} has no value of any of the model's {len(own)} codes "
-        f"({_beginning(sorted(own))}) for the {len(source.members[split]):,} subjects asked for; "
-        f"codes there: {_beginning(sorted(seen))}{table if is_listed_elsewhere else ''}: give a "
+        f"({beginning(sorted(own))}) for the {len(source.members[split]):,} subjects asked for; "
+        f"codes there: {there}{table if is_listed_elsewhere else ''}: give a "
         "data set whose codes are named as in training, or a model whose vocabulary was fitted to "
         "such codes"
     )
@@ -147,9 +147,3 @@ def _look(unit: Unit, *, source: Source, statistics: CodeStatistics, split: str)
     listener = _Listener(statistics.lookup)
     rows, _ = read_unit(source, unit, listener, split)
     return len(rows.time_us_N) > 0, tuple(listener.seen)
-
-
-def _beginning(codes: Iterable[str]) -> str:
-    codes = list(codes)
-    shown = ", ".join(codes[:SHOWN])
-    return shown + (", ..." if codes[SHOWN:] else "") or "none of these subjects has a row"

@@ -21,6 +21,7 @@ from cvmae.infer.histories import last_moments
 from cvmae.infer.imputed import imputed_table
 from cvmae.infer.matching import Matching, matching_lines
 from cvmae.infer.pooling import Pooling, refuse_pooling
+from cvmae.infer.registered import is_in_mlflow, model_in_mlflow
 from cvmae.infer.restoring import is_measured, refuse_imputing, restore
 from cvmae.infer.unit_files import CodeSums, embedding_table
 
@@ -133,4 +134,7 @@ class Model:
 
 def load(path: str, device: str = "cpu") -> Model:
     """Load a trained model; see `cvmae.load`."""
+    if is_in_mlflow(path):
+        with model_in_mlflow(path) as folder:
+            return Model(load_model(folder, device))
     return Model(load_model(path, device))

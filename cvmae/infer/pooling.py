@@ -10,7 +10,7 @@ from cvmae.arrays import Float32s
 from cvmae.checkpoint import Loaded
 from cvmae.infer.histories import HistoryBatch, ask_every_code
 
-__all__ = ["POOLINGS", "Pooling", "pool", "refuse_pooling", "width_of"]
+__all__ = ["POOLINGS", "Pooling", "default_pooling", "pool", "refuse_pooling", "width_of"]
 
 # Shape letters: B sequences, D entries of an embedding.
 
@@ -42,6 +42,15 @@ def refuse_pooling(loaded: Loaded, poolings: Sequence[Pooling]) -> None:
             f"was trained with mask.target={loaded.model.target}, which hides codes from it: "
             "choose mean"
         )
+
+
+def default_pooling(loaded: Loaded) -> Pooling:
+    """Return what a model embeds by where nobody says it: all that it can."""
+    try:
+        refuse_pooling(loaded, ["mean+decoded"])
+    except ValueError:
+        return "mean"
+    return "mean+decoded"
 
 
 def pool(

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from meds.schema import CodeMetadataSchema, code_metadata_filepath
@@ -10,13 +10,22 @@ from meds.schema import CodeMetadataSchema, code_metadata_filepath
 from cvmae.meds.parquet import is_text, read_columns
 from cvmae.storage.folders import is_file, join
 
-__all__ = ["code_names", "listed_codes", "read_code_names", "short_code", "short_names"]
+__all__ = [
+    "SHOWN",
+    "beginning",
+    "code_names",
+    "listed_codes",
+    "read_code_names",
+    "short_code",
+    "short_names",
+]
 
 logger = logging.getLogger("cvmae")
 
 CODE, NAME = CodeMetadataSchema.code_name, CodeMetadataSchema.description_name
 SILENT = ("LAB", "RESULT", "VITAL", "UNK")  # parts of a code that tell a reader nothing
 LONGEST = 40  # characters of a short name, without its unit
+SHOWN = 3  # codes that a message shows
 
 
 def code_names(root: str, codes: Iterable[str]) -> dict[str, str]:
@@ -31,6 +40,17 @@ def code_names(root: str, codes: Iterable[str]) -> dict[str, str]:
     except (ValueError, OSError) as error:
         logger.warning("codes are shown without names: %s", error)
         return {}
+
+
+def beginning(codes: Sequence[str]) -> str:
+    """Return what a message shows of some codes.
+
+    Example:
+        >>> beginning(["a", "b", "c", "d"]), beginning(["a"]), beginning([])
+        ('a, b, c, ...', 'a', 'none')
+    """
+    shown = ", ".join(codes[:SHOWN])
+    return shown + (", ..." if codes[SHOWN:] else "") or "none"
 
 
 def read_code_names(root: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ from cvmae.storage.places import locate
 
 __all__ = [
     "RowGroup",
+    "dataset_facts",
     "dataset_name",
     "ends_with",
     "open_shard",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 UNNAMED = "unnamed data set"
+NAME, VERSION, LICENSE = "dataset_name", "dataset_version", "license"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,19 @@ class RowGroup:
 
 def dataset_name(root: str) -> str:
     """Return the name that a data set gives itself, or 'unnamed data set'."""
+    return dataset_facts(root).get(NAME, UNNAMED)
+
+
+def dataset_facts(root: str) -> dict[str, str]:
+    """Return name, version and licence that a data set gives itself, so far as it does."""
     filesystem, path = locate(root, dataset_metadata_filepath)
     try:
         with filesystem.open_input_stream(path) as stream:
             metadata = json.loads(stream.read())
     except (OSError, ValueError):
-        return UNNAMED
-    return str(metadata.get("dataset_name") or UNNAMED) if isinstance(metadata, dict) else UNNAMED
+        return {}
+    told = metadata if isinstance(metadata, dict) else {}
+    return {name: str(told[name]) for name in (NAME, VERSION, LICENSE) if told.get(name)}
 
 
 @contextmanager

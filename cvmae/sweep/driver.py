@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from cvmae.checkpoint import TRIALS
 from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.preemption import PreemptedError
@@ -40,7 +41,7 @@ from cvmae.train.mask_table import (
 )
 from cvmae.train.outlook import warn_of_long_run
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings, fit_data
-from cvmae.train.run_folder import TRIALS, begin_folder, run_folder
+from cvmae.train.run_folder import begin_folder, run_folder
 from cvmae.train.streams import make_plan
 from cvmae.train.weights_file import keep_weights
 

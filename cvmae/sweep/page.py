@@ -9,11 +9,10 @@ from cvmae.evaluate.seeds import MIN_SEEDS, Estimate
 from cvmae.runtime.tables import text_table
 from cvmae.sweep.ranking import Ranked
 from cvmae.sweep.summary import Summary
+from cvmae.sweep_folder import NOT_COMPARABLE
 
 __all__ = ["report"]
 
-# Settings under which the fixed mask hides other values, or the error is another quantity.
-NOT_COMPARABLE = ("mask.ratio", "mask.target")
 QUARTILES = ("1 (most stable)", "2", "3", "4 (most volatile)", "mean near 0")
 
 

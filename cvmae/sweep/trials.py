@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cvmae.checkpoint import Progress, find_checkpoint, has_checkpoints, read_progress
+from cvmae.checkpoint import TRIALS, Progress, find_checkpoint, has_checkpoints, read_progress
 from cvmae.config import Config, flatten, override
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.claims import FolderInUseError
@@ -22,7 +22,7 @@ from cvmae.storage.folders import is_file, written
 from cvmae.sweep.axes import axes_of, name_part, read_axes, short_name, shown_value
 from cvmae.tracking.store import store_uri
 from cvmae.train.pretrain import pretrain
-from cvmae.train.run_folder import STOPPED, TRIALS, is_marked_stopped, with_absolute_paths
+from cvmae.train.run_folder import STOPPED, is_marked_stopped, with_absolute_paths
 
 __all__ = [
     "Status",

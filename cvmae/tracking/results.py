@@ -14,7 +14,7 @@ from cvmae.tracking.journal import ABOUT, Journal
 from cvmae.tracking.origin import first_line
 from cvmae.tracking.store import before_mlflow, moved, name_store, store_uri
 
-__all__ = ["PRIVATE", "RunResult", "give_to_runs"]
+__all__ = ["PRIVATE", "RunResult", "give_to_runs", "run_folder_of", "run_settings"]
 
 logger = logging.getLogger("cvmae")
 
@@ -57,8 +57,8 @@ def give_to_runs(results: Sequence[RunResult], folder: str) -> None:
 
 
 def _give(result: RunResult, folder: str, has_files: set[str]) -> None:
-    run_dir = _run_dir(resolved_path(result.path))
-    config = _config(run_dir) if run_dir else None
+    run_dir = run_folder_of(resolved_path(result.path))
+    config = run_settings(run_dir) if run_dir else None
     if config is None or not store_uri(config):
         return
     before_mlflow()
@@ -70,13 +70,14 @@ def _give(result: RunResult, folder: str, has_files: set[str]) -> None:
         has_files.add(target)
 
 
-def _run_dir(path: str) -> str:
+def run_folder_of(path: str) -> str:
     """Return the folder of the run to which a path belongs, '' where none has a journal."""
     above = path.rstrip("/").rpartition("/checkpoints/")[0]
     return next((p for p in (path, above) if p and is_file(join(p, ABOUT))), "")
 
 
-def _config(run_dir: str) -> Config | None:
+def run_settings(run_dir: str) -> Config | None:
+    """Return the settings of a run where its folder lies now, None where there are none."""
     place = join(run_dir, "config.yaml")
     if not is_file(place):
         return None

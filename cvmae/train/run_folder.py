@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from cvmae.checkpoint import CHECKPOINTS
+from cvmae.checkpoint import CHECKPOINTS, SWEEP, TRIALS
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.storage.folders import is_file, join, names, written
 from cvmae.storage.output import absolute_output, output_folder, require_new
@@ -16,7 +16,6 @@ from cvmae.train.weights_file import KEPT_WEIGHTS
 
 __all__ = [
     "STOPPED",
-    "TRIALS",
     "Kind",
     "begin_folder",
     "is_marked_stopped",
@@ -26,10 +25,9 @@ __all__ = [
 
 Kind = Literal["run", "sweep", "fine-tuning"]
 
-TRIALS = "trials"  # the folder of a sweep's runs
 STOPPED = "stopped.txt"  # in the folder of a trial that a scheduler has stopped
 # A config.yaml is left by other verbs, too; these files are written before it, and by no other.
-MARKS: dict[Kind, str] = {"run": ".run", "sweep": ".sweep", "fine-tuning": ".fine-tuning"}
+MARKS: dict[Kind, str] = {"run": ".run", "sweep": SWEEP, "fine-tuning": ".fine-tuning"}
 # What tells folders that have no such file yet; object storage knows no empty folders.
 FOLDERS: dict[Kind, str] = {"run": CHECKPOINTS, "sweep": TRIALS}
 VERBS: dict[Kind, str] = {"run": "pretrain", "sweep": "sweep", "fine-tuning": "finetune"}

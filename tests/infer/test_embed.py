@@ -8,6 +8,7 @@ import torch
 
 from cvmae.config import override
 from cvmae.infer.embed import POOLINGS, embed_labels, embed_tasks, untrained
+from cvmae.infer.pooling import default_pooling
 from cvmae.meds.dataset import open_dataset
 from cvmae.settings import ScalingConfig
 from tests.small_model import labels_of
@@ -213,3 +214,9 @@ def test_features_that_are_no_numbers_are_refused_for_all_that_learn_from_them(o
             scaling=IN_PROCESS,
         )
     assert "weights are not finite" in str(e.value)
+
+
+def test_a_fine_tuned_encoder_is_not_decoded_unless_asked_for(loaded):
+    assert default_pooling(loaded) == "mean+decoded"
+    tuned = replace(loaded, config=override(loaded.config, {"finetune.checkpoint": "cv"}))
+    assert default_pooling(tuned) == "mean"

@@ -128,7 +128,9 @@ def test_what_a_message_of_pandas_would_show_is_not_shown(statistics, table, nam
     frame = table.to_pandas()
     frame[name] = frame[name].astype(object)
     frame.loc[3, name] = "748113"
-    with pytest.raises(ValueError, match=f"^{name} holds values of several types") as told:
+    with pytest.raises(
+        ValueError, match=f"^measurements: {name} holds values of several types"
+    ) as told:
         read_measurements(frame, statistics)
     assert "748113" not in str(told.value)
     assert told.value.__cause__ is None
@@ -151,11 +153,16 @@ def test_a_time_that_no_calendar_has_is_refused(statistics, table):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [([{"subject_id": 1}], "a list is no data frame"), (pl.LazyFrame(), "collect")],
+    [
+        ([{"subject_id": 1}], "^measurements: a list is no data frame"),
+        (pl.LazyFrame(), "^measurements: a lazy frame .* collect"),
+    ],
 )
 def test_what_has_no_columns_is_refused(statistics, given, message):
     with pytest.raises(TypeError, match=message):
         read_measurements(given, statistics)
+    with pytest.raises(TypeError, match=r"^at: "):
+        read_moments(given)
 
 
 def test_moments_keep_their_order(table):
@@ -164,7 +171,7 @@ def test_moments_keep_their_order(table):
     assert moments.subject_id_L.tolist() == [9, 3]
     assert np.diff(moments.time_us_L).tolist() == [-86_400_000_000]
     frame.loc[1, "prediction_time"] = pd.NaT
-    with pytest.raises(ValueError, match="row 1 of the frame: prediction_time is empty"):
+    with pytest.raises(ValueError, match=r"^at: row 1 of the frame: prediction_time is empty"):
         read_moments(frame)
 
 

@@ -15,7 +15,7 @@ import torch
 
 import cvmae
 from cvmae.checkpoint import load_model
-from cvmae.config import PRESETS, flatten, override
+from cvmae.config import PRESETS, flatten, override, write_config
 from cvmae.infer.card import CARD
 from cvmae.infer.embed import embed_labels
 from cvmae.infer.export import export
@@ -135,9 +135,12 @@ def test_of_a_fine_tuning_the_best_epoch_is_handed_on(run, tmp_path, monkeypatch
         return tuned
 
     monkeypatch.setattr("cvmae.infer.export.load_model", remember)
-    config = override(PRESETS["paper"], {"infer.checkpoint": "x", "output_dir": tmp_path / "out"})
+    write_config(tuned.config, tmp_path / "config.yaml")
+    config = override(
+        PRESETS["paper"], {"infer.checkpoint": tmp_path, "output_dir": tmp_path / "out"}
+    )
     export(config)
-    assert asked == ["last", "best"]
+    assert asked == ["best"]
     card = (tmp_path / "out" / CARD).read_text()
     assert "1 epochs (the best on tuning of 5)" in card
     assert "private-runs" not in (tmp_path / "out" / "config.yaml").read_text()
