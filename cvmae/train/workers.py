@@ -33,7 +33,7 @@ from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
 from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
-from cvmae.runtime.ray_trainer import InterruptibleTrainer
+from cvmae.runtime.ray_trainer import InterruptibleTrainer, NamedInterfaces
 from cvmae.runtime.start_ray import workers_that_fit
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
@@ -139,6 +139,7 @@ def _trainer(job: _Job, to_tune: Sequence[Any]) -> InterruptibleTrainer:
         train_loop_config={"job": job},
         datasets=datasets,
         dataset_config=DataConfig(datasets_to_split=[]),
+        torch_config=NamedInterfaces(),
         scaling_config=_scaling(job.config.scaling),
         run_config=_run_config(job.config, job.attempt, to_tune),
     )
