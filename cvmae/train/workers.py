@@ -35,7 +35,7 @@ from cvmae.runtime.nodes import has_room_for_data, selector, workers_that_fit
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
 from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
-from cvmae.runtime.ray_trainer import InterruptibleTrainer
+from cvmae.runtime.ray_trainer import InterruptibleTrainer, NamedInterfaces
 from cvmae.runtime.start_ray import alive_nodes
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
@@ -147,6 +147,7 @@ def _trainer(job: _Job, to_tune: Sequence[Any]) -> InterruptibleTrainer:
                 label_selector=selector(job.config.scaling.data_labels)
             ),
         ),
+        torch_config=NamedInterfaces(),
         scaling_config=_scaling(job.config.scaling),
         run_config=_run_config(job.config, job.attempt, to_tune),
     )
