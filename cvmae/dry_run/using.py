@@ -22,9 +22,8 @@ from cvmae.infer.pooling import refuse_pooling, width_of
 from cvmae.infer.registered import find_registry
 from cvmae.infer.restoring import refuse_imputing
 from cvmae.infer.unit_files import unit_file
-from cvmae.infer.unit_job import UnitJob, held_folder
+from cvmae.infer.unit_job import UnitJob, held_folder, load_unchanged, require_same
 from cvmae.meds.dataset import Dataset, open_dataset
-from cvmae.meds.labels import read_tasks
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.memory import num_parameters
 from cvmae.storage.folders import join, names
@@ -77,10 +76,18 @@ def evaluate_asked(config: Config) -> Iterator[Section]:
 def embed_asked(config: Config) -> Iterator[Section]:
     """Yield what a job of embedding would take; see `embed` for what is refused."""
     with held_folder(embed_set.JOB, config, look=True) as config:
-        model = load_model(config.infer.checkpoint)
+        model, stamp, device = load_unchanged(config)
         refuse_pooling(model, [config.infer.pooling])
         dataset = _data_set(config, model)
-        subject_S, moments, how = _whom(config, dataset)
+        asked = embed_set.asked_moments(config.infer.labels)
+        facts = embed_set.facts_of(config, stamp, dataset, asked) | {"device": device}
+        require_same(embed_set.JOB, config, facts)
+        if asked is None:
+            subject_S = _everyone(dataset)
+            moments, how = len(subject_S), "at most: every subject at its last measurement"
+        else:
+            subject_S = np.unique(asked.subject_id_L)
+            moments, how = asked.num_moments, "subjects and times of infer.labels"
         width = width_of(model, config.infer.pooling)
         lines = [
             Line(name="embeddings", value=moments, why=how),
@@ -99,14 +106,16 @@ def embed_asked(config: Config) -> Iterator[Section]:
 def impute_asked(config: Config) -> Iterator[Section]:
     """Yield what a job of imputing would take; see `impute` for what is refused."""
     with held_folder(impute_set.JOB, config, look=True) as config:
-        model = load_model(config.infer.checkpoint)
+        model, stamp, device = load_unchanged(config)
         refuse_imputing(model)
         dataset = _data_set(config, model)
-        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
+        known, path = KnownCodes.of(model.fitted.statistics), config.infer.rows
+        asked = read_asked_file(path, known) if path else None
+        facts = impute_set.facts_of(config, stamp, dataset, asked) | {"device": device}
         source = impute_set.residuals_of(config, model, dataset)
-        lines = []
-        if config.infer.rows:
-            asked = read_asked_file(config.infer.rows, KnownCodes.of(model.fitted.statistics))
+        require_same(impute_set.JOB, config, facts)
+        subject_S, lines = _everyone(dataset), []
+        if asked is not None:
             subject_S = np.unique(asked.subject_id_L)
             lines.append(Line(name="rows asked for", value=asked.num_rows, why="infer.rows"))
         level = config.infer.level
@@ -163,20 +172,9 @@ def _units_asked(
     there = sum(unit_file(number) in found for number in own)
     how = f"{there} of {len(own)} are there"
     waiting = Line(name=f"units to {job.verb}", value=len(own) - there, why=how)
-    yield Section(title=f"what is {job.verb.removesuffix('e')}ed", lines=[*lines, waiting])
+    yield Section(title=f"what {job.verb} makes", lines=[*lines, waiting])
     yield output_section(config, [(f"{job.folder}/", f"{len(own)} files, one a unit"), *files])
 
 
-def _whom(config: Config, dataset: Dataset) -> tuple[np.ndarray, int, str]:
-    """Return the subjects that are embedded, how many moments of them, and what says so."""
-    if not config.infer.labels:
-        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
-        return subject_S, len(subject_S), "at most: every subject at its last measurement"
-    tasks = read_tasks(config.infer.labels)
-    pairs = {
-        pair
-        for task in tasks
-        for pair in zip(task.subject_id_L.tolist(), task.time_us_L.tolist(), strict=True)
-    }
-    subject_S = np.unique(np.concatenate([task.subject_id_L for task in tasks]))
-    return subject_S, len(pairs), f"subjects and times of infer.labels ({len(tasks)} label sets)"
+def _everyone(dataset: Dataset) -> Ints:
+    return np.sort(np.concatenate(list(dataset.members.values())))

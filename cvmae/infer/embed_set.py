@@ -36,7 +36,7 @@ from cvmae.runtime.start_ray import start_ray
 from cvmae.storage.folders import join, written
 from cvmae.storage.output import refuse_in_data_set
 
-__all__ = ["JOB", "embed"]
+__all__ = ["JOB", "asked_moments", "embed", "facts_of"]
 
 logger = logging.getLogger("cvmae")
 
@@ -81,7 +81,7 @@ def _embed(config: Config) -> str:
     refuse_pooling(model, [config.infer.pooling])
     dataset = open_dataset(config.data.root or model.config.data.root)
     refuse_in_data_set(config.output_dir, dataset.root)
-    moments = _asked(config.infer.labels)
+    moments = asked_moments(config.infer.labels)
     job = _plan(config, model, dataset, moments)
     there = units_there(join(job.folder, FOLDER), [number for number, _ in job.units])
     waiting = [item for item in job.units if item[0] not in there]
@@ -90,7 +90,7 @@ def _embed(config: Config) -> str:
     if waiting or not job.units:
         units = [unit for _, unit in job.units]
         require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
-    begin(JOB, config, _facts(config, stamp, dataset, moments) | {"device": device})
+    begin(JOB, config, facts_of(config, stamp, dataset, moments) | {"device": device})
     logger.info("%d units to embed, %d are there", len(waiting), len(there))
     setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
     for _ in map_with(setup, waiting, config.scaling, "embed"):
@@ -98,7 +98,7 @@ def _embed(config: Config) -> str:
     return _finish(job)
 
 
-def _asked(labels: str) -> Moments | None:
+def asked_moments(labels: str) -> Moments | None:
     """Return every subject and time that some label set has, once and in order."""
     if not labels:
         return None
@@ -129,7 +129,9 @@ def _plan(config: Config, model: Loaded, dataset: Dataset, moments: Moments | No
     )
 
 
-def _facts(config: Config, stamp: str, dataset: Dataset, moments: Moments | None) -> dict[str, Any]:
+def facts_of(
+    config: Config, stamp: str, dataset: Dataset, moments: Moments | None
+) -> dict[str, Any]:
     """Return what files of one job must share."""
     asked = b"" if moments is None else moments.subject_id_L.tobytes() + moments.time_us_L.tobytes()
     return {

@@ -39,7 +39,7 @@ from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.storage.output import refuse_in_data_set
 
-__all__ = ["JOB", "impute", "residuals_of"]
+__all__ = ["JOB", "facts_of", "impute", "residuals_of"]
 
 logger = logging.getLogger("cvmae")
 
@@ -96,7 +96,7 @@ def _impute(config: Config) -> str:
     if waiting or not job.units:
         units = [unit for _, unit in job.units]
         require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
-    facts = _facts(config, stamp, dataset, asked) | {"device": device}
+    facts = facts_of(config, stamp, dataset, asked) | {"device": device}
     source = residuals_of(config, model, dataset)
     begin(JOB, config, facts)
     if not is_tested:
@@ -126,7 +126,7 @@ def _plan(config: Config, model: Loaded, dataset: Dataset, asked: Asked | None) 
     )
 
 
-def _facts(config: Config, stamp: str, dataset: Dataset, asked: Asked | None) -> dict[str, Any]:
+def facts_of(config: Config, stamp: str, dataset: Dataset, asked: Asked | None) -> dict[str, Any]:
     """Return what files of one job must share."""
     columns = () if asked is None else (asked.subject_id_L, asked.time_us_L, asked.code_L)
     return {

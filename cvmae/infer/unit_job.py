@@ -18,7 +18,7 @@ from cvmae.infer.notice import NOTE, write_notice
 from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
 from cvmae.storage.output import absolute_output, output_folder, require_new
 
-__all__ = ["UnitJob", "begin", "held_folder", "load_unchanged"]
+__all__ = ["UnitJob", "begin", "held_folder", "load_unchanged", "require_same"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,26 +110,36 @@ def load_unchanged(config: Config) -> tuple[Loaded, str, str]:
     return model, stamp, model.model.mask_token.device.type if in_process else on_ray
 
 
+def require_same(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with what was made with something else.
+
+    Raises:
+        ValueError: It was; the message says with what.
+    """
+    if not config.resume:
+        return
+    with local_copy(join(config.output_dir, job.facts)) as copy:
+        before: dict[str, Any] = json.loads(copy.read_text("utf-8"))
+    now = json.loads(json.dumps(facts))
+    if differing := [name for name in now if before.get(name) != now[name]]:
+        raise ValueError(
+            f"--resume {config.output_dir}: what is there was made with another "
+            f"{' and '.join(differing)}: give the same (of a run that trains on, the "
+            "checkpoint that was used: checkpoints/step_*), or choose a new folder"
+        )
+
+
 def begin(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:
     """Write what the folder holds; where that is written already, see that it is the same.
 
     Raises:
-        ValueError: It was made with something else.
+        ValueError: See `require_same`.
     """
-    path = join(config.output_dir, job.facts)
+    require_same(job, config, facts)
     if config.resume:
-        with local_copy(path) as copy:
-            before: dict[str, Any] = json.loads(copy.read_text("utf-8"))
-        now = json.loads(json.dumps(facts))
-        if differing := [name for name in now if before.get(name) != now[name]]:
-            raise ValueError(
-                f"--resume {config.output_dir}: what is there was made with another "
-                f"{' and '.join(differing)}: give the same (of a run that trains on, the "
-                "checkpoint that was used: checkpoints/step_*), or choose a new folder"
-            )
         return
     write_notice(config.output_dir, f"The files below {job.folder}/")
-    with written(path) as aside:
+    with written(join(config.output_dir, job.facts)) as aside:
         aside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     with written(join(config.output_dir, "config.yaml")) as aside:  # last: --resume asks for it
         write_config(config, aside)

@@ -209,6 +209,10 @@ def test_units_that_are_embedded_are_counted_as_there(run, tmp_path, capsys):
     found = said("embed", ["--resume", str(out)], capsys)
     assert found["units to embed"] == ("1", f"{len(units) - 1} of {len(units)} are there")
     assert not units[0].exists()
+    flags = ["--resume", str(out), "--infer.pooling", "mean"]
+    refused = ended_by("embed", [*flags, "--dry_run"])
+    assert "what is there was made with another infer.pooling" in refused
+    assert refused == ended_by("embed", flags)
 
 
 def test_a_synthetic_hospital_has_about_the_rows_that_were_said(tmp_path, capsys):
