@@ -100,6 +100,7 @@ def read_moments(frame: Any) -> Moments:
     return Moments(subject_id_L=subject_L, time_us_L=time_L)
 
 
+@_about("measurements")
 def read_missing(frame: Any, known: KnownCodes) -> Asked:
     """Return the rows of a frame with a known code and a time and without a finite value.
 
@@ -114,6 +115,7 @@ def read_missing(frame: Any, known: KnownCodes) -> Asked:
     return Asked(subject_id_L=_subjects(table), time_us_L=time_N, code_L=code_N).take(chosen_N)
 
 
+@_about("asked")
 def read_asked(frame: Any, known: KnownCodes) -> Asked:
     """Return the rows of a frame with columns subject_id, time and code.
 
