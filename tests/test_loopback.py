@@ -31,6 +31,9 @@ def test_a_local_ray_shows_its_dashboard_on_loopback_with_tokens(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}, "Labels": {}}]
+    )
     start_ray(ScalingConfig(num_workers=2))
     assert given["address"] == "local"
     assert given["dashboard_host"] == "127.0.0.1"
