@@ -30,11 +30,11 @@ def train_on_ranks(world: int, flags: Sequence[str], folder: Path) -> Path:
 
 
 def short_run(root: str) -> list[str]:
-    """Return flags of a run of 156 steps, with one worker on each of two hosts of three CPUs."""
+    """Return flags of a run of 312 steps, with one worker on each of two hosts of three CPUs."""
     return [
         *("--base", "tiny", "--data.root", root, "--data.unit_rows", "500"),
         *("--data.min_count", "2", "--data.sequence_length", "32", "--data.lanes", "4"),
-        *("--train.epochs", "6", "--train.batch_sequences", "8"),
+        *("--train.epochs", "12", "--train.batch_sequences", "8"),
         *("--scaling.num_workers", "2", "--scaling.cpus_per_worker", str(CPUS - 1)),
         *("--checkpoint.every_steps", str(EVERY)),
     ]

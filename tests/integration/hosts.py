@@ -169,10 +169,16 @@ def _ip(host: Host, *command: str) -> None:
 
 
 def wait_until(
-    happens: Callable[[], bool], what: str, within_s: float = 300, every_s: float = 0.05
+    happens: Callable[[], bool],
+    what: str,
+    *,
+    unless: Callable[[], bool] = lambda: False,
+    within_s: float = 900,
+    every_s: float = 0.05,
 ) -> None:
-    """Wait for something, or say what did not happen."""
+    """Wait for something, or say what did not happen, at once if it cannot any more."""
     deadline = time.monotonic() + within_s
     while not happens():
+        assert not unless(), f"over before: {what}"
         assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
         time.sleep(every_s)

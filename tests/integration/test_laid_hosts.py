@@ -36,7 +36,7 @@ def test_hosts_reach_each_other_by_their_cables_alone(tmp_path):
         one, two = network.hosts
         assert one.run("hostname").strip() == "one"
         one.enter(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: two.fetch("http://one:8000/said") == "hello", "an answer", 30)
+        wait_until(lambda: two.fetch("http://one:8000/said") == "hello", "an answer", within_s=30)
         network.cut(two)
         assert two.fetch("http://one:8000/said") is None
         network.mend(two)
@@ -61,5 +61,5 @@ def test_nothing_is_left_of_hosts_whose_tests_are_killed_and_others_do_not_meet_
         finally:
             tests.kill()
         tests.wait()
-        wait_until(lambda: not any(map(is_alive, pids)), "the killed ones' hosts end", 30)
+        wait_until(lambda: not any(map(is_alive, pids)), "the killed ones' hosts end", within_s=30)
         assert all(is_alive(host.pid) for host in network.hosts)

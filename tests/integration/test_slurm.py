@@ -88,7 +88,7 @@ class Slurm:
         own = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log"}
         files = [f"--{flag}={self.folder}/munge.{end}" for flag, end in own.items()]
         self._serve(desk, "munged", "--foreground", "--force", *files)
-        wait_until((self.folder / "munge.socket").exists, "munged takes calls", 30)
+        wait_until((self.folder / "munge.socket").exists, "munged takes calls")
         self._serve(desk, "slurmctld", "-D")
         for host in hosts:
             (self.folder / f"spool_{host.name}").mkdir()
@@ -136,18 +136,23 @@ def test_a_job_on_two_hosts_is_preempted_queued_again_and_ends_as_if_undisturbed
         ROOT=hospital,
         OUT=str(run),
     ).strip()
-    wait_until(lambda: step_of(run) >= 2 * EVERY, f"two checkpoints: {log}")
+
+    def is_over() -> bool:
+        return slurm.told(job)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL")
+
+    wait_until(lambda: step_of(run) >= 2 * EVERY, f"two checkpoints: {log}", unless=is_over)
     _, *hosts = slurm.network.hosts
     for host in hosts:
         assert "TrainWorker" in host.run("ps", "axww")
     slurm.run("scancel", "--batch", "--signal=TERM", job)  # as before a preemption
-    wait_until(lambda: slurm.told(job)["JobState"] == "PENDING", f"queued: {log}", 120, 0.5)
+    wait_until(
+        lambda: slurm.told(job)["JobState"] == "PENDING", f"queued again: {log}", unless=is_over
+    )
     stopped = load_state(find_checkpoint(run))[0]
     assert not stopped.is_finished(load(flags))
     assert "the driver ended with 75" in log.read_text()
 
-    ended = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL")
-    wait_until(lambda: slurm.told(job)["JobState"] in ended, f"it ends: {log}", 400, 1.0)
+    wait_until(is_over, f"it ends: {log}", every_s=1)
     told = slurm.told(job)
     assert (told["JobState"], told["Restarts"]) == ("COMPLETED", "1"), log.read_text()[-4000:]
     assert_same_run(run, train_on_ranks(2, flags, tmp_path / "calm"))
