@@ -56,7 +56,9 @@ def vulnerabilities(reports: Mapping[str, Sequence[Dependency] | str]) -> list[s
             if "skip_reason" in entry:
                 unknown.setdefault(entry["name"], entry["skip_reason"])
             else:
-                known[entry["name"]] = entry
+                before = known.get(entry["name"], {"vulns": []})["vulns"]
+                by_id = {one["id"]: one for one in [*before, *entry["vulns"]]}
+                known[entry["name"]] = {**entry, "vulns": list(by_id.values())}
     lines = [
         f"{name} {entry['version']}: {found['id']} "
         f"(mended in {', '.join(found['fix_versions']) or 'no version'})"

@@ -37,6 +37,12 @@ def test_what_one_database_does_not_know_the_other_may():
     assert line == "not audited: ray: Dependency not found on PyPI"
 
 
+def test_what_one_database_has_found_stays_where_another_has_nothing():
+    sound = FAULTY | {"vulns": []}
+    for reports in ({"pypi": [FAULTY], "osv": [sound]}, {"pypi": [sound], "osv": [FAULTY, FAULTY]}):
+        assert len(audit.vulnerabilities(reports)) == 2
+
+
 @pytest.mark.parametrize(
     "reports", [{"pypi": [SKIPPED], "osv": "cannot connect"}, {"pypi": "no answer", "osv": []}, {}]
 )

@@ -19,6 +19,7 @@ from cvmae.config import PRESETS, override
 from cvmae.evaluate.evaluate import evaluate
 from cvmae.infer.embed_set import embed
 from cvmae.infer.export import export
+from cvmae.infer.impute_set import impute
 from cvmae.runtime.logs import PrintableFormatter
 from cvmae.runtime.tables import printable
 from cvmae.statistics.fit import fit_statistics
@@ -126,6 +127,7 @@ def _run_verbs(root: Path, labels: Path, out: Path) -> None:
         pretrain: {"output_dir": run},
         evaluate: {"evaluate.checkpoints": [f"random={run}"], "evaluate.labels": labels},
         embed: {"infer.checkpoint": run, "infer.labels": labels},
+        impute: {"infer.checkpoint": run},
         export: {"infer.checkpoint": run},
     }
     for verb, changes in verbs.items():

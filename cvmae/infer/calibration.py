@@ -86,9 +86,17 @@ class Coverage:
         return np.where(self.is_told_C, self.held_C / np.maximum(self.count_C, 1), np.nan)
 
     @property
+    def num_told(self) -> int:
+        """Return how many values are of codes that are told of."""
+        return int(self.count_C[self.is_told_C].sum())
+
+    @property
     def share(self) -> float:
-        """Return the share of all values that is held, NaN where no code's is told."""
-        return self.held_C.sum() / self.count_C.sum() if self.is_told_C.any() else np.nan
+        """Return the share of those values that is held, NaN where there are none.
+
+        Of all values it would tell, by subtraction, what is not told of single codes.
+        """
+        return self.held_C[self.is_told_C].sum() / self.num_told if self.num_told else np.nan
 
 
 def restore_hidden(

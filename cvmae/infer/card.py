@@ -4,9 +4,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import numpy as np
+
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
 from cvmae.meds.files import LICENSE, NAME, VERSION
+from cvmae.statistics.table import FEW_VALUES
 
 __all__ = ["CARD", "DATASET", "model_card", "quoted"]
 
@@ -62,8 +65,19 @@ A {_kind(config)} of laboratory values (VO-MAE), made with cvmae: {size.num_laye
 {_licence(loaded)}
 Weights and statistics (means, deviations, quantiles, counts of each code) were made from
 patients. They stay under the terms of the data set that they were made from: pass this folder on
-only as these allow it. Not in here: subject ids, single values, optimiser, paths.
+only as these allow it. Not in here: subject ids, optimiser, paths, least and greatest values of
+codes. {_bounds(loaded)}
 """
+
+
+def _bounds(loaded: Loaded) -> str:
+    """Say of how many codes the bounds of clipping are nearly single values."""
+    few = int(np.count_nonzero(loaded.fitted.statistics.num_values < FEW_VALUES))
+    return (
+        f"But where a code has fewer than {FEW_VALUES:,} values ({few} of "
+        f"{loaded.fitted.statistics.num_codes} codes), the bounds within which values are clipped "
+        "lie close to these."
+    )
 
 
 def _kind(config: Config) -> str:

@@ -86,6 +86,12 @@ def _calibrated(loaded: Loaded, config: Config) -> Loaded:
     device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"
     hidden = restore_hidden(loaded, dataset, [tuning_split], config, device)[tuning_split]
     residuals = fit_residuals(hidden, loaded.fitted.statistics, config.infer.level)
+    if np.isnan(residuals.low_C).all():
+        raise ValueError(
+            f"data.root={config.data.root} gives no intervals: {len(hidden.code_Q):,} values of "
+            f"the model's codes were hidden on {tuning_split}, too few for quantiles that tell of "
+            "no single patient; name another data set, or none"
+        )
     return replace(loaded, residuals=residuals)
 
 

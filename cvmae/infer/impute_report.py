@@ -13,7 +13,7 @@ from cvmae.infer.matching import Matching, matching_lines
 from cvmae.infer.notice import NOTE
 from cvmae.infer.unit_files import CodeSums
 from cvmae.meds.code_names import short_names
-from cvmae.runtime.figures import Figure, attempted
+from cvmae.runtime.figures import Figure, as_label, attempted
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import join, local_copy, written
@@ -30,9 +30,9 @@ class Tested:
     """Where intervals come from, and what they are worth."""
 
     residuals_of: str  # the model, or a split of the data set
-    num_values: int  # hidden on held_out
+    num_values: int  # hidden on held_out, of codes that are told of
     share: float  # of them that lie in their intervals; NaN: too few, or none
-    count_C: tuple[int, ...]
+    count_C: tuple[int | None, ...]  # None, as the share is NaN: too few to tell of
     share_C: tuple[float, ...]
 
 
@@ -46,11 +46,13 @@ def write_coverage(folder: str, coverage: Coverage | None, residuals_of: str) ->
     """
     values: dict[str, Any] = {"residuals_of": residuals_of, "values": 0, "share": None, "codes": []}
     if coverage:
-        values["values"] = int(coverage.count_C.sum())
+        values["values"] = coverage.num_told
         values["share"] = _or_none(coverage.share)
         values["codes"] = [
-            [int(count), _or_none(share)]
-            for count, share in zip(coverage.count_C, coverage.share_C, strict=True)
+            [int(count), float(share)] if is_told else [None, None]
+            for count, share, is_told in zip(
+                coverage.count_C, coverage.share_C, coverage.is_told_C, strict=True
+            )
         ]
     with written(join(folder, COVERAGE)) as aside:
         aside.write_text(json.dumps(values, allow_nan=False) + "\n", encoding="utf-8")
@@ -149,7 +151,7 @@ def _left_out(counts: Mapping[str, int]) -> list[str]:
 
 def _said(residuals: Residuals, tested: Tested) -> list[str]:
     """Say where intervals come from, and how many held-out values they hold."""
-    level = f"{residuals.level:.0%}" if residuals.level < 0.99 else f"{residuals.level:.3%}"
+    level = f"{100 * residuals.level:.6g}%"
     if np.isnan(residuals.low_C).all():
         num_values = int(residuals.count_C.sum())
         return [
@@ -181,7 +183,7 @@ def _write_figure(folder: str, names: Sequence[str], tested: Tested, residuals: 
     axis = figure.subplots()
     axis.axvline(100 * residuals.level, color=GREY, linewidth=1)
     axis.plot(100 * share_C[shown], np.arange(len(shown)), "o", color=BLUE, markersize=5)
-    axis.set_yticks(np.arange(len(shown)), [names[place] for place in shown])
+    axis.set_yticks(np.arange(len(shown)), [as_label(names[place]) for place in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_xlabel("% in their interval")
     figure.suptitle(

@@ -142,7 +142,12 @@ def facts_of(config: Config, stamp: str, dataset: Dataset, asked: Asked | None) 
 
 def _has_own(config: Config, model: Loaded) -> bool:
     """Tell whether a model brings residuals of the level that is asked for."""
-    return model.residuals is not None and model.residuals.level == config.infer.level
+    residuals = model.residuals
+    return (
+        residuals is not None
+        and residuals.level == config.infer.level
+        and not np.isnan(residuals.low_C).all()
+    )
 
 
 def residuals_of(config: Config, model: Loaded, dataset: Dataset) -> str:
@@ -164,18 +169,24 @@ def residuals_of(config: Config, model: Loaded, dataset: Dataset) -> str:
 
 
 def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: str) -> None:
-    """Write the residuals that intervals are made by, and how many held-out values these hold."""
-    statistics, has_own = model.fitted.statistics, _has_own(config, model)
-    splits = [] if has_own else [tuning_split]
-    splits += [held_out_split] if dataset.num_subjects[held_out_split] else []
-    restored = restore_hidden(model, dataset, splits, config, device) if splits else {}
-    residuals = model.residuals
-    if residuals is None or not has_own:
-        residuals = fit_residuals(restored[tuning_split], statistics, config.infer.level)
-    with written(join(config.output_dir, RESIDUALS)) as aside:
-        residuals.write(aside)
-    held_out = restored.get(held_out_split)
-    coverage = Coverage.of(held_out, residuals, statistics) if held_out else None
+    """Write the residuals that intervals are made by, and how many held-out values these hold.
+
+    One after the other, so that a job that is interrupted in the second goes on with it.
+    """
+    statistics, path = model.fitted.statistics, join(config.output_dir, RESIDUALS)
+    if not is_file(path):
+        residuals = model.residuals
+        if residuals is None or not _has_own(config, model):
+            restored = restore_hidden(model, dataset, [tuning_split], config, device)
+            residuals = fit_residuals(restored[tuning_split], statistics, config.infer.level)
+        with written(path) as aside:
+            residuals.write(aside)
+    with local_copy(path) as copy:
+        residuals = Residuals.read(copy)
+    coverage = None
+    if dataset.num_subjects[held_out_split]:
+        restored = restore_hidden(model, dataset, [held_out_split], config, device)
+        coverage = Coverage.of(restored[held_out_split], residuals, statistics)
     write_coverage(config.output_dir, coverage, source)
 
 

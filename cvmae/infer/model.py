@@ -134,6 +134,7 @@ class Model:
 
 def load(path: str, device: str = "cpu") -> Model:
     """Load a trained model; see `cvmae.load`."""
+    path = str(path)  # or a `pathlib.Path`
     if is_in_mlflow(path):
         with model_in_mlflow(path) as folder:
             return Model(load_model(folder, device))

@@ -130,8 +130,8 @@ def read_unit_files(folder: str, numbers: Sequence[int], asked_S: Ints) -> UnitF
     found_S = np.zeros(len(asked_S), np.bool_)
     sums, num_rows, counts = [], 0, dict[str, int]()
     paths = [join(folder, unit_file(number)) for number in numbers]
-    for subject_L, part, own_counts in map_reads(folder, _read_unit_file, paths):
-        place_S = np.searchsorted(asked_S, np.unique(subject_L))
+    for subject_S, own_rows, part, own_counts in map_reads(folder, _read_unit_file, paths):
+        place_S = np.searchsorted(asked_S, subject_S)
         if found_S[place_S].any():
             raise RefusedDataError(
                 "a subject has rows in two files",
@@ -140,15 +140,16 @@ def read_unit_files(folder: str, numbers: Sequence[int], asked_S: Ints) -> UnitF
             )
         found_S[place_S] = True
         sums.append(part)
-        num_rows += len(subject_L)
+        num_rows += own_rows
         counts |= {name: counts.get(name, 0) + number for name, number in own_counts.items()}
     return UnitFiles(found_S=found_S, num_rows=num_rows, sums=CodeSums.total(sums), counts=counts)
 
 
-def _read_unit_file(path: str) -> tuple[Ints, CodeSums, dict[str, int]]:
-    """Return the subjects of a unit's file, the sums of its codes, and its counts."""
+def _read_unit_file(path: str) -> tuple[Ints, int, CodeSums, dict[str, int]]:
+    """Return the subjects of a unit's file, its rows, the sums of its codes, and its counts."""
     with local_copy(path) as copy:
         table: Any = pq.read_table(copy, columns=[SUBJECT], partitioning=None)
     metadata = table.schema.metadata
     sums = CodeSums(**{n: np.array(v) for n, v in json.loads(metadata[METADATA]).items()})
-    return table[SUBJECT].to_numpy(), sums, json.loads(metadata.get(COUNTS, b"{}"))
+    counts = json.loads(metadata.get(COUNTS, b"{}"))
+    return np.unique(table[SUBJECT].to_numpy()), table.num_rows, sums, counts

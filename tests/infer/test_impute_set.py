@@ -137,6 +137,7 @@ def test_values_are_those_that_python_gives(settings, many, tmp_path):
 
 def test_intervals_hold_about_as_many_held_out_values_as_they_are_to(settings):
     printed = impute(override(settings, {"infer.level": 0.8}))
+    assert "Intervals of 80% by residuals of tuning" in printed
     report = report_of(settings.output_dir)
     held_out = report["held_out"]
     assert report["level"] == 0.8
@@ -168,6 +169,11 @@ def test_coverage_counts_measured_values_as_they_stand(settings, many):
     assert Coverage.of(beyond, residuals, statistics).share == 0
     few = replace(restored, subjects_C=restored.subjects_C * 0 + 19)
     assert np.isnan(Coverage.of(few, residuals, statistics).share_C).all()
+    lacks = restored.subjects_C.copy()
+    lacks[0] = 19
+    told = Coverage.of(replace(restored, subjects_C=lacks), residuals, statistics)
+    assert told.num_told == own.num_told - own.count_C[0]  # or it could be had by subtraction
+    assert told.share == (own.held_C[1:].sum() / own.count_C[1:].sum())
 
 
 class KilledError(Exception):
@@ -320,5 +326,8 @@ def test_what_is_exported_with_a_data_set_has_residuals_and_keeps_them(settings,
     assert one.level == two.level == 0.9
     assert np.array_equal(one.low_C, two.low_C)
     assert load_model(many.output_dir).residuals is None
+    few = override(settings, {"output_dir": tmp_path / "few", "evaluate.mask_ratio": 0.001})
+    with pytest.raises(ValueError, match=r"^data\.root=\S+ gives no intervals: \d+ values of"):
+        export(few)
     bare = override(settings, {"output_dir": tmp_path / "bare", "data.root": ""})
     assert "has no intervals: they come with --data.root" in export(bare)

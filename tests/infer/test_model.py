@@ -43,7 +43,7 @@ def rows(hospital):
 
 
 def test_subjects_are_embedded_as_the_verb_embeds_them(run, exported, rows):
-    model = cvmae.load(str(exported))
+    model = cvmae.load(Path(exported))
     time_N = rows["time"].cast(pa.int64()).fill_null(0).to_numpy()
     own = model.encode(rows.take(np.argsort(time_N, kind="stable")))  # subjects interleaved
     labels = Labels(
