@@ -137,8 +137,9 @@ def _tuning(loaded: Loaded, *, is_evaluated: bool) -> str:
     further = "" if is_evaluated else "; for held-out figures with intervals, `cvmae evaluate`"
     return (
         f"R2 {last['tuning_r2']:.3f} on the tuning split after the last epoch (pooled over hidden "
-        "values of one fixed uniform mask; 1 restores every value, 0 each code's mean). It has no "
-        f"interval, for epochs and settings may have been chosen by it{further}."
+        "values of one fixed uniform mask; 0 is each code's mean of these very values, where "
+        "`evaluate` has that of train). It has no interval, for epochs and settings may have been "
+        f"chosen by it{further}."
     )
 
 

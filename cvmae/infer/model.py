@@ -36,6 +36,14 @@ class Model:
 
     loaded: Loaded
 
+    def __repr__(self) -> str:
+        """Say what it is; its statistics hold least and greatest values of codes."""
+        config = self.loaded.config
+        return (
+            f"Model({len(self.codes)} codes, mask.policy={config.mask.policy}, "
+            f"epoch={self.loaded.progress.epoch})"
+        )
+
     @property
     def codes(self) -> tuple[str, ...]:
         """The codes that it knows."""

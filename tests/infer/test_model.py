@@ -44,6 +44,8 @@ def rows(hospital):
 
 def test_subjects_are_embedded_as_the_verb_embeds_them(run, exported, rows):
     model = cvmae.load(Path(exported))
+    assert repr(model).startswith(f"Model({len(model.codes)} codes, mask.policy=")
+    assert len(repr(model)) < 100
     time_N = rows["time"].cast(pa.int64()).fill_null(0).to_numpy()
     own = model.encode(rows.take(np.argsort(time_N, kind="stable")))  # subjects interleaved
     labels = Labels(
