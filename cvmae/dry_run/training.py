@@ -28,7 +28,13 @@ from cvmae.sweep.concurrency import num_on_nodes
 from cvmae.sweep.driver import ONLY_LOCAL, OVER, checked_trials, require_weights
 from cvmae.sweep.trials import Trial, progress_of, trial_status
 from cvmae.tracking.store import name_store, store_uri
-from cvmae.train.finetune import PREDICTIONS, check_finetuning, learning_config, learnt_labels
+from cvmae.train.finetune import (
+    PREDICTIONS,
+    check_finetuning,
+    fitted_with,
+    learning_config,
+    learnt_labels,
+)
 from cvmae.train.finetuning import steps_of_labels
 from cvmae.train.outlook import epoch_amount
 from cvmae.train.pretrain import SPLITS_TRAINED_ON, check_settings
@@ -99,6 +105,8 @@ def finetune_asked(config: Config) -> Iterator[Section]:
         config = learning_config(config, own.config)
         labels = learnt_labels(config)
         dataset = open_dataset(config.data.root, SPLITS)
+        fitted = fitted_with(labels, own.fitted, dataset)
+        progress = check_same_run(config, fitted) if has_begun else Progress()
         yield data_section(dataset, config.data.unit_rows)[0]
         yield cluster_section(config.scaling, trains=True)
         counts = {
@@ -106,7 +114,6 @@ def finetune_asked(config: Config) -> Iterator[Section]:
             for split in SPLITS
         }
         steps = steps_of_labels(counts[train_split], config.train.batch_sequences)
-        done = own.progress.epoch if has_begun else 0
         lines = [
             Line(
                 name="labels of train",
@@ -120,7 +127,9 @@ def finetune_asked(config: Config) -> Iterator[Section]:
                 why=f"labels / finetune.batch_labels={config.train.batch_sequences}",
             ),
             Line(
-                name="steps of the run", value=steps * config.train.epochs, why=_left(config, done)
+                name="steps of the run",
+                value=steps * config.train.epochs,
+                why=_left(config, progress.epoch),
             ),
             Line(
                 name="labels a step and rank",

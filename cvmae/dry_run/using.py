@@ -6,20 +6,19 @@ from dataclasses import replace
 import numpy as np
 
 from cvmae.arrays import Ints
-from cvmae.checkpoint import Loaded, load_model
+from cvmae.checkpoint import Loaded
 from cvmae.config import Config, resolved_path
 from cvmae.dry_run.sections import cluster_section, data_section, output_section
 from cvmae.evaluate.evaluate import find_comparison
 from cvmae.evaluate.report import page
 from cvmae.infer import embed_set, impute_set
 from cvmae.infer.asked import KnownCodes
-from cvmae.infer.best_trial import choose
 from cvmae.infer.card import CARD
 from cvmae.infer.embed import may_hold
+from cvmae.infer.export import find_model
 from cvmae.infer.frames import read_asked_file
 from cvmae.infer.impute_report import REPORT
 from cvmae.infer.pooling import refuse_pooling, width_of
-from cvmae.infer.registered import find_registry
 from cvmae.infer.restoring import refuse_imputing
 from cvmae.infer.unit_files import unit_file
 from cvmae.infer.unit_job import UnitJob, held_folder, load_unchanged, require_same
@@ -126,27 +125,22 @@ def impute_asked(config: Config) -> Iterator[Section]:
 
 def export_asked(config: Config) -> Iterator[Section]:
     """Yield what an export would write; see `export` for what is refused."""
-    _require_checkpoint(config)
+    found = find_model(config)
+    model, why = found.loaded, found.choice.why
     root = resolved_path(config.data.root)
     with output_folder(config.output_dir, "export", data_root=root, look=True) as folder:
-        choice = choose(resolved_path(config.infer.checkpoint))
-        if config.infer.register:
-            find_registry(config, choice.path)
-        model = load_model(choice.path)
         num_codes = model.fitted.statistics.num_codes
         parameters = num_parameters(model.config.model, num_codes)
         lines = [
             Line(name="parameters", value=parameters, why=f"a vocabulary of {num_codes} codes"),
-            Line(name="epoch", value=model.progress.epoch, why=choice.why or "of its checkpoint"),
+            Line(name="epoch", value=model.progress.epoch, why=why or "of its checkpoint"),
         ]
+        if found.dataset:
+            yield data_section(found.dataset, config.data.unit_rows)[0]
+            yield cluster_section(config.scaling)
         yield Section(title="the model", lines=lines)
         files = [("model.safetensors", f"{4 * parameters / 1e6:.3g} MB"), (CARD, "what it is")]
         yield output_section(replace(config, output_dir=folder, resume=""), files)
-
-
-def _require_checkpoint(config: Config) -> None:
-    if not config.infer.checkpoint:
-        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
 
 
 def _data_set(config: Config, model: Loaded) -> Dataset:

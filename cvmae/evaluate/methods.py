@@ -38,6 +38,7 @@ class Run:
     checkpoint: str
     r2_pooled: float
     r2_macro: float
+    stamp: str  # hash of the weights that the checkpoint had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,7 @@ def method_rows(
                         checkpoint=contestants[k].path,
                         r2_pooled=float(runs.pooled_K[k]),
                         r2_macro=float(runs.macro_K[k]),
+                        stamp=contestants[k].stamp,
                     )
                     for k in own
                 ),

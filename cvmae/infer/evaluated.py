@@ -5,6 +5,7 @@ Read from results.json alone, which `cvmae evaluate` writes: the evaluation may 
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from cvmae.infer.card import quoted
@@ -22,19 +23,21 @@ SCORES = {
 }
 
 
-def evaluated_lines(place: str, path: str) -> list[str]:
+def evaluated_lines(place: str, path: str, stamp: str) -> list[str]:
     """Return Markdown on what an evaluation has shown of the model of a run.
 
     Args:
         place: Its results.json, or the folder that holds it.
         path: Of the run, as the evaluation was given it.
+        stamp: Of its last checkpoint, as `checkpoint_stamp` tells it now.
 
     Raises:
         FileNotFoundError: There are no results.
-        ValueError: They are none of an evaluation, or of other models.
+        ValueError: They are none of an evaluation, of other models, or of other weights.
     """
     results = _read(place)
     try:
+        stamps = set(_stamps(results, path))
         lines = [*_reconstruction(results, path), *_tasks(results, path)]
         others = list(dict.fromkeys(str(method["of"]) for method in results["methods"]))
         about = results["provenance"]
@@ -48,6 +51,7 @@ def evaluated_lines(place: str, path: str) -> list[str]:
             f"infer.results={place} says nothing of {path} (it is on {', '.join(others)}): give "
             "the results of an evaluation of this run under this very path, or leave it out"
         )
+    _require_stamp(place, path, stamps, stamp)
     return [f"Evaluated on {where}, {about['date'][:10]}; intervals are of 95%:", "", *lines]
 
 
@@ -67,6 +71,32 @@ def _read(place: str) -> dict[str, Any]:
             f"infer.results={place} is no {RESULTS} of an evaluation: give what `evaluate` wrote"
         )
     return results
+
+
+def _stamps(results: Mapping[str, Any], path: str) -> Iterator[str | None]:
+    """Yield which weights of a run its figures are of; None where they do not say."""
+    for method in results["methods"]:
+        own = method["runs"] if method["kind"] == "model" else ()
+        yield from (run.get("stamp") for run in own if run["checkpoint"] == path)
+    downstream = results["downstream"]
+    for task in downstream["tasks"] if downstream else ():
+        for row in task["probes"]:
+            told = zip_longest(row.get("checkpoints", ()), row.get("stamps", ()))
+            yield from (stamp for checkpoint, stamp in told if checkpoint == path)
+
+
+def _require_stamp(place: str, path: str, stamps: set[str | None], stamp: str) -> None:
+    if None in stamps:
+        raise ValueError(
+            f"infer.results={place} does not say which weights of {path} it is of, as evaluations "
+            "of earlier versions do not, so that it cannot be checked: evaluate again, or leave it "
+            "out"
+        )
+    if stamps != {stamp}:
+        raise ValueError(
+            f"infer.results={place} is of other weights than {path} has now, which was trained on "
+            "or written anew since: evaluate again, or leave it out"
+        )
 
 
 def _reconstruction(results: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -5,20 +5,28 @@ training needs: optimiser, places of files, and which subjects are in which read
 registered in MLflow, too.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from meds.schema import tuning_split
 
-from cvmae.checkpoint import CONFIG, FORMAT, MODEL, Loaded, load_model, write_model
+from cvmae.checkpoint import (
+    CONFIG,
+    FORMAT,
+    MODEL,
+    Loaded,
+    checkpoint_stamp,
+    load_model,
+    write_model,
+)
 from cvmae.config import Config, read_config, resolved_path
-from cvmae.infer.best_trial import choose
+from cvmae.infer.best_trial import Choice, choose
 from cvmae.infer.calibration import fit_residuals, restore_hidden
 from cvmae.infer.card import CARD, DATASET, model_card
 from cvmae.infer.evaluated import evaluated_lines
-from cvmae.infer.registered import find_registry, register
+from cvmae.infer.registered import Registry, find_registry, register
 from cvmae.infer.restoring import is_imputing
-from cvmae.meds.dataset import open_dataset
+from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.files import dataset_facts
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.runtime.start_ray import start_ray
@@ -29,7 +37,18 @@ from cvmae.storage.folders import is_file, join, local_copy, written
 from cvmae.storage.manifest import MANIFEST, write_manifest
 from cvmae.storage.output import output_folder
 
-__all__ = ["export"]
+__all__ = ["HandedOn", "export", "find_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedOn:
+    """What is handed on; all of it found and allowed."""
+
+    choice: Choice
+    registry: Registry | None  # where it is registered
+    loaded: Loaded
+    evaluated: list[str]  # Markdown for the card
+    dataset: Dataset | None  # whose residuals of tuning are to come along
 
 
 def export(config: Config) -> str:
@@ -39,24 +58,19 @@ def export(config: Config) -> str:
         Where it is, and how it is loaded.
 
     Raises:
-        ValueError: A setting is missing, the checkpoint is damaged, the folder is not new, the
-            data set cannot be read or has no tuning split, or see `choose`, `find_registry`,
-            `evaluated_lines` and `register`.
-        FileNotFoundError: There is no checkpoint.
+        ValueError: The folder is not new, a row of the data set cannot be read, or see
+            `find_model` and `register`.
+        FileNotFoundError: As `find_model`.
     """
-    if not config.infer.checkpoint:
-        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
-    choice = choose(resolved_path(config.infer.checkpoint))
-    registry = find_registry(config, choice.path) if config.infer.register else None
-    results = resolved_path(config.infer.results)
-    evaluated = evaluated_lines(results, choice.path) if results else []
+    found = find_model(config)
+    why, registry = found.choice.why, found.registry
     root = resolved_path(config.data.root)
     with output_folder(config.output_dir, "export", data_root=root) as folder:
-        loaded = _bare(_calibrated(_load(choice.path), config))
-        card = model_card(loaded, why=choice.why, evaluated=evaluated)
+        loaded = _bare(_calibrated(found, config))
+        card = model_card(loaded, why=why, evaluated=found.evaluated)
         _write(folder, loaded, card)
     lines = [
-        f"chosen: {choice.why}" if choice.why else "",
+        f"chosen: {why}" if why else "",
         f"model: {folder}, read by cvmae.load; what it is: {join(folder, CARD)}",
         _intervals(loaded),
         # Now that the folder is whole and let go: nothing else of it is to be copied.
@@ -65,6 +79,32 @@ def export(config: Config) -> str:
         "data set",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def find_model(config: Config) -> HandedOn:
+    """Find the model, what was shown of it and where it goes; refuse what cannot be handed on.
+
+    Raises:
+        ValueError: A setting is missing, the checkpoint is damaged, the data set cannot be read or
+            has no tuning split, or see `choose`, `find_registry` and `evaluated_lines`.
+        FileNotFoundError: There is no checkpoint, no data set, or there are no results.
+    """
+    if not config.infer.checkpoint:
+        raise ValueError("infer.checkpoint is empty: say --infer.checkpoint RUN_DIR of a model")
+    choice = choose(resolved_path(config.infer.checkpoint))
+    registry = find_registry(config, choice.path) if config.infer.register else None
+    loaded = _load(choice.path)
+    results = resolved_path(config.infer.results)
+    # Its stamp after it is loaded: of a run that goes on, it is then of these weights or later
+    # ones, which an evaluation of these was not given.
+    stamp = checkpoint_stamp(choice.path) if results else ""
+    return HandedOn(
+        choice=choice,
+        registry=registry,
+        loaded=loaded,
+        evaluated=evaluated_lines(results, choice.path, stamp) if results else [],
+        dataset=_dataset(loaded, config),
+    )
 
 
 def _load(path: str) -> Loaded:
@@ -76,11 +116,18 @@ def _load(path: str) -> Loaded:
     return load_model(path, which="best" if is_finetuned else "last")
 
 
-def _calibrated(loaded: Loaded, config: Config) -> Loaded:
-    """Give a model that restores values the residuals of a data set, where one is named."""
+def _dataset(loaded: Loaded, config: Config) -> Dataset | None:
+    """Return the data set of the residuals, where one is named and the model restores values."""
     if not config.data.root or not is_imputing(loaded):
+        return None
+    return open_dataset(config.data.root, [tuning_split])
+
+
+def _calibrated(found: HandedOn, config: Config) -> Loaded:
+    """Give the model the residuals of the data set, where there is one."""
+    loaded, dataset = found.loaded, found.dataset
+    if dataset is None:
         return loaded
-    dataset = open_dataset(config.data.root, [tuning_split])
     if config.scaling.num_workers:
         start_ray(config.scaling)
     device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -49,7 +50,14 @@ from cvmae.train.pretrained import keep_stamp, load_pretrained
 from cvmae.train.resume import check_same_run
 from cvmae.train.run_folder import begin_folder, run_folder
 
-__all__ = ["PREDICTIONS", "check_finetuning", "finetune", "learning_config", "learnt_labels"]
+__all__ = [
+    "PREDICTIONS",
+    "check_finetuning",
+    "finetune",
+    "fitted_with",
+    "learning_config",
+    "learnt_labels",
+]
 
 PREDICTIONS = "predictions.parquet"
 LABELS_HASH = "labels_sha256"  # in a checkpoint's fingerprint: which labels were learnt
@@ -94,13 +102,14 @@ def _finetune(config: Config) -> str:
     config = learning_config(config, own.config)
     labels = learnt_labels(config)
     dataset = open_dataset(config.data.root, SPLITS)
+    fitted = fitted_with(labels, own.fitted, dataset)
+    # Before anything is written: a refused change must leave the run as it was.
+    progress = check_same_run(config, fitted) if has_begun else Progress()
     prepare_store(config)
     if config.scaling.num_workers:
         start_ray(config.scaling)
     windows = _read_windows(config, dataset, labels, own)
-    data = TrainingData(source=dataset.source, fitted=_fitted(own.fitted, dataset, labels, windows))
-    # Before anything is written: a refused change must leave the run as it was.
-    progress = check_same_run(config, data.fitted) if has_begun else Progress()
+    data = TrainingData(source=dataset.source, fitted=replace(fitted, report=_report(windows)))
     if not has_begun:
         keep_stamp(config.output_dir, stamp)
     begin_folder(config, "fine-tuning")
@@ -228,21 +237,31 @@ def _counted(windows: LabelledWindows) -> str:
     )
 
 
-def _fitted(own: FittedData, dataset: Dataset, labels: Labels, windows: Windows) -> FittedData:
-    """Return what a checkpoint holds: whose labels were learnt, and nothing of the subjects."""
+def fitted_with(labels: Labels, own: FittedData, dataset: Dataset) -> FittedData:
+    """Return what a checkpoint holds: whose labels were learnt, and nothing of the subjects.
+
+    Args:
+        labels: That are learnt.
+        own: What the pretrained model was fitted to, or this run.
+        dataset: That the labels are of.
+    """
     return FittedData(
         statistics=own.statistics,
         unit_index=UnitIndex(units=(), num_sequences={}, num_measurements={}),
         fingerprint=dataset.fingerprint
         | {"num_labels": labels.num_labels, LABELS_HASH: labels.digest},
         settings=own.settings,
-        report={
-            "splits": {
-                split: {"num_labels": found.num_labels, "num_positive": found.num_positive}
-                for split, found in windows.items()
-            }
-        },
+        report={},  # until the labels' windows are read
     )
+
+
+def _report(windows: Windows) -> dict[str, Any]:
+    return {
+        "splits": {
+            split: {"num_labels": found.num_labels, "num_positive": found.num_positive}
+            for split, found in windows.items()
+        }
+    }
 
 
 def _open_tracker(config: Config, data: TrainingData, labels: Labels) -> Tracker:

@@ -1,6 +1,8 @@
 """A dry run says what the real one does, refuses what it refuses, and leaves all as it was."""
 
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +13,11 @@ import pytest
 
 from benchmarks.benchmark import benchmark, benchmark_asked
 from benchmarks.settings import BenchmarkConfig
-from cvmae.checkpoint import find_checkpoint, read_progress
+from cvmae.checkpoint import COST, FORMAT, PROGRESS, find_checkpoint, read_progress
 from cvmae.command_line import VERBS, main, run_job
 from cvmae.config import PRESETS, override
 from cvmae.infer.embed_set import embed
+from cvmae.storage.manifest import write_manifest
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.train.finetune import finetune
 from cvmae.train.pretrain import pretrain
@@ -58,6 +61,21 @@ def run(hospital, tmp_path_factory):
 def labels(hospital, tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     return write_labels(folder / "high.parquet", planted_labels(hospital))
+
+
+@pytest.fixture(scope="module")
+def tuned(run, labels, tmp_path_factory):
+    """Settings of a fine-tuning of two epochs, both of which are kept."""
+    changes = {
+        "output_dir": tmp_path_factory.mktemp("dry") / "tuned",
+        "checkpoint.keep": 2,
+        "finetune.checkpoint": run.output_dir,
+        "finetune.labels": labels,
+        "finetune.epochs": 2,
+        "finetune.batch_labels": 8,
+    }
+    finetune(override(run, changes))
+    return override(run, changes)
 
 
 def said(verb, flags, capsys):
@@ -126,7 +144,7 @@ def test_a_dry_run_writes_nothing_and_starts_no_ray(
     found = said(verb, flags, capsys)
     assert all_below(tmp_path, hospital, run.output_dir) == before
     assert len(found) > 3
-    on_ray = verb not in ("plan", "convert", "synthesize", "export")
+    on_ray = verb not in ("plan", "convert", "synthesize")
     assert ("workers" in found) == on_ray
     if on_ray:
         assert found["CPUs of workers"] == ("0.5", "2 x scaling.cpus_per_worker=0.25")
@@ -180,24 +198,37 @@ def test_a_sweep_counts_its_trials_and_what_is_left(run, tmp_path, capsys):
     assert found["CPUs of workers"][0] == "1"
 
 
-def test_steps_of_a_fine_tuning_are_those_of_the_real_one(run, labels, tmp_path, capsys):
-    config = override(
-        run,
-        {
-            "output_dir": tmp_path / "tuned",
-            "finetune.checkpoint": run.output_dir,
-            "finetune.labels": labels,
-            "finetune.epochs": 1,
-            "finetune.batch_labels": 8,
-        },
-    )
-    finetune(config)
-    done = read_progress(find_checkpoint(config.output_dir))
-    base = f"{config.output_dir}/config.yaml"
+def test_steps_of_a_fine_tuning_are_those_of_the_real_one(tuned, tmp_path, capsys):
+    done = read_progress(find_checkpoint(tuned.output_dir))
+    base = f"{tuned.output_dir}/config.yaml"
     found = said("finetune", ["--base", base, "--output_dir", str(tmp_path / "new")], capsys)
     assert number(found["steps of the run"]) == done.global_step
-    counted = done.global_step * 8
+    counted = done.global_step / 2 * 8
     assert abs(number(found["labels of train"]) - counted) <= 4
+
+
+def test_a_fine_tuning_that_may_not_be_resumed_is_refused(tuned, capsys):
+    before = all_below(tuned.output_dir)
+    flags = ["--resume", tuned.output_dir, "--finetune.lr", "0.5"]
+    refused = ended_by("finetune", [*flags, "--dry_run"])
+    assert re.search(r"cannot resume .* with other .*finetune\.lr: .* -> 0\.5", refused)
+    assert all_below(tuned.output_dir) == before
+    assert refused == ended_by("finetune", flags)
+    again = said("finetune", flags[:2], capsys)
+    assert again["steps of the run"][1] == "train.epochs=2, 2 are done"
+
+
+def test_of_a_fine_tuning_the_epoch_is_told_that_an_export_takes(tuned, tmp_path, capsys):
+    run = shutil.copytree(tuned.output_dir, tmp_path / "tuned")
+    last = find_checkpoint(run)
+    progress = json.loads((last / PROGRESS).read_text())
+    progress["history"][1][COST] = progress["history"][0][COST] + 1
+    (last / PROGRESS).write_text(json.dumps(progress))
+    write_manifest(last, FORMAT)
+    flags = ["--infer.checkpoint", str(run), "--output_dir", str(tmp_path / "out")]
+    assert said("export", flags, capsys)["epoch"][0] == "1"
+    main_with("export", flags)
+    assert read_progress(find_checkpoint(tmp_path / "out")).epoch == 1
 
 
 def test_units_that_are_embedded_are_counted_as_there(run, tmp_path, capsys):
@@ -235,7 +266,28 @@ REFUSED = {
     "no model": ("embed", {"--infer.checkpoint": "nothing"}, "nothing"),
     "models": ("evaluate", {"--evaluate.checkpoints": "TWICE"}, "seed"),
     "labels": ("finetune", {"--finetune.labels": "no_labels"}, "no_labels"),
+    "no results": ("export", {"--infer.results": "nowhere"}, r"nowhere holds no results\.json"),
+    "results of others": ("export", {"--infer.results": "OTHERS"}, "says nothing of .*/run"),
+    "no tuning": ("export", {"--data.root": "UNTUNED"}, "puts no subject in split 'tuning'"),
 }
+
+
+def without_tuning(hospital, folder):
+    """Return a copy of a data set whose subjects of tuning are of train."""
+    path = Path(shutil.copytree(hospital, folder), "metadata", "subject_splits.parquet")
+    table = pq.read_table(path)
+    splits = ["train" if s == "tuning" else s for s in table["split"].to_pylist()]
+    pq.write_table(table.set_column(table.column_names.index("split"), "split", [splits]), path)
+    return str(folder)
+
+
+def results_of_others(folder):
+    """Return an evaluation that had no part in this run."""
+    folder.mkdir()
+    about = {"dataset": "another", "date": "2026-11-23T00:00:00"}
+    results = {"methods": [], "provenance": about, "settings": {"split": "held_out"}}
+    (folder / "results.json").write_text(json.dumps(results | {"downstream": None}))
+    return str(folder)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -248,7 +300,12 @@ def test_bad_settings_are_refused_as_by_the_real_run(
     verb, changes, expected = REFUSED[case]
     flags = [*flags_of(verb, hospital, run, labels, tmp_path), "--scaling.num_workers", "0"]
     twice = f"cv={run.output_dir} cv={run.output_dir}"
-    names = {"FULL": str(tmp_path / "full"), "TWICE": twice}
+    names = {
+        "FULL": str(tmp_path / "full"),
+        "TWICE": twice,
+        "OTHERS": results_of_others(tmp_path / "others"),
+        "UNTUNED": without_tuning(hospital, tmp_path / "untuned"),
+    }
     for flag, value in changes.items():
         flags += [flag, *names.get(value, value).split()]
     before = all_below(tmp_path)
@@ -266,10 +323,13 @@ def test_bad_settings_are_refused_as_by_the_real_run(
         (["--scaling.data_labels", "pool=cpu"], r"data_labels=pool=cpu: no node.*there: none"),
     ],
 )
-def test_work_that_does_not_fit_is_refused(flags, expected, hospital, tmp_path, monkeypatch):
+@pytest.mark.parametrize("verb", ["pretrain", "export"])
+def test_work_that_does_not_fit_is_refused(
+    verb, flags, expected, hospital, run, labels, tmp_path, monkeypatch
+):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    line = ["--data.root", hospital, "--output_dir", str(tmp_path / "out"), *SMALL, *flags]
-    assert re.search(expected, ended_by("pretrain", [*line, "--dry_run"]))
+    line = [*flags_of(verb, hospital, run, labels, tmp_path), *flags, "--dry_run"]
+    assert re.search(expected, ended_by(verb, line))
 
 
 def test_figures_are_no_numpy_scalars(run, hospital, tmp_path, capsys):

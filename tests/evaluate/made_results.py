@@ -94,7 +94,7 @@ def make_results(
     ]
     return build_results(
         sums,
-        [Contestant(name=name, path=f"runs/{name}", stamp="") for name in names],
+        [Contestant(name=name, path=f"runs/{name}", stamp=f"weights of {name}") for name in names],
         statistics=make_statistics(num_codes),
         names=called or {},
         histories={name: [curve if histories else []] * number[name] for name in errors},

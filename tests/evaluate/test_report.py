@@ -51,7 +51,7 @@ KEYS = {
     "num_codes_matched num_codes_counted codes_unmatched codes_left_out",
     "methods": "name kind of r2_pooled r2_pooled_interval r2_macro r2_macro_interval "
     "interval_over r2_median r2_pooled_classical runs",
-    "runs": "checkpoint r2_pooled r2_macro",
+    "runs": "checkpoint r2_pooled r2_macro stamp",
     "pairs": "first second kind family num_runs over verdict pooled_difference pooled_interval p "
     "p_adjusted degrees_of_freedom macro_difference macro_interval num_codes wins losses ties "
     "win_rate clear_wins clear_losses wilcoxon_p cohens_d difference difference_low "

@@ -137,15 +137,15 @@ def fit_candidates(
     base = load(of_reference(contestants)[0], reading.device)
     names = [contestant.name for contestant in contestants]
     num_untrained = min(MOST_UNTRAINED, max(map(names.count, names)))
-    asked: list[tuple[str, MethodKind, str, Loaded]] = [
-        (c.name, "model", c.path, load(c, reading.device)) for c in contestants
+    asked: list[tuple[str, MethodKind, str, str, Loaded]] = [
+        (c.name, "model", c.path, c.stamp, load(c, reading.device)) for c in contestants
     ]
-    asked += [(UNTRAINED, "untrained", "", untrained(base, n)) for n in range(num_untrained)]
+    asked += [(UNTRAINED, "untrained", "", "", untrained(base, n)) for n in range(num_untrained)]
     embedded = _embed([model for *_, model in asked], labels, reading)
-    for (method, kind, path, _), own in zip(asked, embedded, strict=True):
+    for (method, kind, path, stamp, _), own in zip(asked, embedded, strict=True):
         logger.info("probes of %s (%s)", method, labels.name)
         for features, features_LD in _features(own, hand_LD).items():
-            probe = replace(fit.linear(features_LD), checkpoint=path)
+            probe = replace(fit.linear(features_LD), checkpoint=path, stamp=stamp)
             _add_seed(found, method, kind, features, probe)
     return list(found.values())
 

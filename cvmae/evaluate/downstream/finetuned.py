@@ -100,6 +100,7 @@ def read_finetuned(contestant: Contestant, labels: Labels, scored_L: Bools) -> P
         tuning_loss=float(chosen["tuning_loss"]),
         predicted_L=chance_L,
         checkpoint=contestant.path,
+        stamp=contestant.stamp,
         begun_with=begun_with(contestant.path, load(contestant, "cpu").config),
     )
 

@@ -35,6 +35,7 @@ class Probe:
     tuning_loss: float  # log loss, or mean squared error
     predicted_L: Floats  # chances, or numbers
     checkpoint: str = ""  # of the model whose encoder is read; '' where there is none
+    stamp: str = ""  # hash of what was in that checkpoint
     begun_with: str = ""  # hash of what it was fine-tuned from; '' where its weights are its own
 
 

@@ -38,6 +38,7 @@ class ProbeRow:
     scores: dict[str, Score]
     calibration: tuple[CalibrationBin, ...]  # all seeds together
     checkpoints: tuple[str, ...] = ()  # of each seed, of methods that have some
+    stamps: tuple[str, ...] = ()  # of each checkpoint, the hash of the weights that it had
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,7 @@ def _probe_row(scored: Scored, place: int, *, is_chosen: bool) -> ProbeRow:
         scores=scores,
         calibration=curve,
         checkpoints=tuple(probe.checkpoint for probe in candidate.probes if probe.checkpoint),
+        stamps=tuple(probe.stamp for probe in candidate.probes if probe.checkpoint),
     )
 
 

@@ -127,6 +127,15 @@ def test_a_fine_tuned_encoder_stands_beside_the_probes_of_the_task_it_has_learnt
     assert results["downstream"]["notes"][0].endswith("random (1), whole (1), learnt (1).")
 
 
+def test_whose_weights_are_scored_is_told_with_their_paths(trained, results):
+    rows = [row for task in results["downstream"]["tasks"] for row in task["probes"]]
+    runs = [run for method in results["methods"] for run in method["runs"]]
+    told = {pair for row in rows for pair in zip(row["checkpoints"], row["stamps"], strict=True)}
+    told |= {(run["checkpoint"], run["stamp"]) for run in runs}
+    paths = [str(trained[1] / name) for name in ("random", "whole", "learnt", "learnt_later")]
+    assert told == {(path, checkpoint_stamp(path)) for path in paths}
+
+
 def test_each_run_is_given_its_scores_of_every_task(trained, evaluated, results):
     found = {str(run.path): run.metrics for run in evaluated[1]}
     names = ("random", "whole", "learnt", "learnt_later")
