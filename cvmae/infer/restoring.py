@@ -3,15 +3,21 @@
 A subject's measurements are cut into windows as there. A row that was measured is hidden where it
 stands, whatever its value; any other is put into the window that is nearest in time. So nothing
 that is asked for is seen, and all other measurements of the window are, earlier and later ones.
+
+The model reads a window once or several times, in passes. Hours count from the first row of a
+pass, as in training: a row before the window's first measurement would move all others in time,
+so the rows of such a time get a pass of their own. And no pass has more rows beside its window
+than a window has at most.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cvmae.arrays import Bools, Floats, Ints
+from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.batches.batch import join_cells
 from cvmae.batches.cells import make_cell
 from cvmae.batches.evaluation import MOST_MEASUREMENTS
@@ -24,18 +30,71 @@ from cvmae.infer.histories import Moments, num_until
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.splits import is_among
 
-__all__ = ["Placed", "is_imputing", "is_measured", "place", "refuse_imputing", "restore"]
+__all__ = ["Passes", "Placed", "is_imputing", "is_measured", "place", "refuse_imputing", "restore"]
 
-# Shape letters: L rows that are asked for, N measurements, W windows, U rows that nobody measured.
+# Shape letters: L rows that are asked for, N measurements, W windows, U rows that nobody measured,
+# R measurements and behind them those rows, P passes.
 
 
-class Placed(NamedTuple):
-    """Windows in which the rows that are asked for stand, hidden, among measurements."""
+class Passes(NamedTuple):
+    """Some passes over windows, and what is hidden in each."""
 
     rows: Measurements
     windows: Sequences
     hidden_N: Bools
-    row_L: Ints  # where each stands; -1: its subject has no measurement that may be seen
+    row_M: Ints  # which of the rows of `Placed` each hidden one is; -1: another pass restores it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Placed:
+    """Windows in which the rows that are asked for stand, hidden, among measurements."""
+
+    code_R: Ints
+    time_us_R: Ints
+    value_R: Float32s
+    hidden_R: Bools
+    row_L: Ints  # which each is; -1: its subject has no measurement that may be seen
+    windows: Sequences  # P windows: the measurements of each pass
+    start_P: Ints  # the first row that each pass has beside them
+    num_beside_P: Ints
+    is_early_P: Bools  # whether those are from before the window
+
+    def in_batches(self, max_rows: int) -> Iterator[Passes]:
+        """Yield the passes, of at most `max_rows` together; a longer one comes alone."""
+        whole = replace(self.windows, length_W=self.windows.length_W + self.num_beside_P)
+        for index_B in whole.in_batches(max_rows):
+            yield self._take(index_B)
+
+    def _take(self, index_B: Ints) -> Passes:
+        own, num_beside_B = self.windows.take(index_B), self.num_beside_P[index_B]
+        row_N = np.concatenate(
+            [
+                gather_index(own.start_W, own.length_W),
+                gather_index(self.start_P[index_B], num_beside_B),
+            ]
+        )
+        number_B = np.arange(len(index_B))
+        pass_N = np.repeat(np.tile(number_B, 2), np.concatenate([own.length_W, num_beside_B]))
+        # Stable: measurements of one time keep their order, and what was put there comes behind.
+        order_N = np.lexsort((self.time_us_R[row_N], pass_N))
+        row_N, pass_N = row_N[order_N], pass_N[order_N]
+        length_B = own.length_W + num_beside_B
+        offsets_B = np.append(0, np.cumsum(length_B))
+        hidden_N = self.hidden_R[row_N]
+        num_measured = len(self.hidden_R) - int(self.num_beside_P.sum())
+        elsewhere_N = self.is_early_P[index_B][pass_N] & (row_N < num_measured)
+        return Passes(
+            rows=Measurements(
+                subject_id_S=own.subject_id_W,
+                offsets_S=offsets_B,
+                code_index_N=self.code_R[row_N].astype(np.int32),
+                time_us_N=self.time_us_R[row_N],
+                numeric_value_N=self.value_R[row_N],
+            ),
+            windows=replace(own, start_W=offsets_B[:-1], length_W=length_B),
+            hidden_N=hidden_N,
+            row_M=np.where(elsewhere_N, -1, row_N)[hidden_N],
+        )
 
 
 def is_imputing(model: Loaded) -> bool:
@@ -78,19 +137,18 @@ def restore(model: Loaded, measurements: Measurements, asked: Asked, where: str)
     statistics = model.fitted.statistics
     entries = asked.as_entries(KnownCodes.of(statistics))
     placed = place(measurements, entries, model.config.data.sequence_length)
-    mask = FixedMask(hidden_M=placed.hidden_N)
     device = model.model.mask_token.device
-    z_N = np.zeros(len(placed.hidden_N))
-    for index_B in placed.windows.in_batches(MOST_MEASUREMENTS):
-        own = placed.windows.take(index_B)
-        batch = join_cells([make_cell(placed.rows, own, statistics, mask)])
+    z_R = np.zeros(len(placed.hidden_R))
+    for passes in placed.in_batches(MOST_MEASUREMENTS):
+        mask = FixedMask(hidden_M=passes.hidden_N)
+        batch = join_cells([make_cell(passes.rows, passes.windows, statistics, mask)])
         with torch.inference_mode():
             z_M = model.model(batch.to(device)).float().cpu().numpy()
-        index_N = gather_index(own.start_W, own.length_W)
-        z_N[index_N[batch.hidden_M.numpy()]] = z_M
-    if not np.isfinite(z_N).all():
+        restored_M = passes.row_M >= 0
+        z_R[passes.row_M[restored_M]] = z_M[restored_M]
+    if not np.isfinite(z_R).all():
         raise ValueError(f"{where}: imputed values are NaN or infinite; {why_not_finite(model)}")
-    return np.where(placed.row_L >= 0, np.append(z_N, np.nan)[placed.row_L], np.nan)
+    return np.where(placed.row_L >= 0, np.append(z_R, np.nan)[placed.row_L], np.nan)
 
 
 def is_measured(measurements: Measurements, asked: Asked) -> Bools:
@@ -104,7 +162,7 @@ def place(measurements: Measurements, asked: Asked, sequence_length: int) -> Pla
     Args:
         measurements: Of a unit.
         asked: Whose codes are entries of the vocabulary, as those of the measurements are.
-        sequence_length: Measurements of a window at most; what is put beside them comes on top.
+        sequence_length: Measurements of a window at most, and rows beside them in one pass.
     """
     own = _of_subjects(measurements, np.unique(asked.subject_id_L))
     hidden_N, row_L = _match(own, asked)
@@ -116,36 +174,40 @@ def place(measurements: Measurements, asked: Asked, sequence_length: int) -> Pla
     row_L = np.where((row_L >= 0) & np.append(kept_N, False)[row_L], row_L, -1)
     beside_U, window_U = _nearest(own, window_N, kept_N, asked.take(row_L < 0))
     index_U = np.flatnonzero(row_L < 0)[beside_U]
-    kept = np.flatnonzero(kept_N)
-    window_R = np.concatenate([window_N[kept], window_U])
-    time_R = np.concatenate([own.time_us_N[kept], asked.time_us_L[index_U]])
-    # Stable: measurements of one time keep their order, and what was put there comes behind.
-    order_R = np.lexsort((time_R, window_R))
-    place_R = np.empty_like(order_R)
-    place_R[order_R] = np.arange(len(order_R))
-    place_N = np.full(len(kept_N) + 1, -1)
-    place_N[kept] = place_R[: len(kept)]
-    place_L = place_N[row_L]
-    place_L[index_U] = place_R[len(kept) :]
-    length_W = np.bincount(window_R, minlength=windows.num_sequences)
-    start_W = np.cumsum(length_W) - length_W
-    zeros_U = np.zeros(len(index_U), np.float32)
-    code_R = np.concatenate([own.code_index_N[kept].astype(np.int32), asked.code_L[index_U]])
-    value_R = np.concatenate([own.numeric_value_N[kept], zeros_U])
-    hidden_R = np.concatenate([hidden_N[kept], np.ones(len(index_U), np.bool_)])[order_R]
-    asked_W = np.bincount(window_R[order_R][hidden_R], minlength=windows.num_sequences) > 0
+    time_U = asked.time_us_L[index_U]
+    is_early_U = time_U < own.time_us_N[windows.start_W[window_U]]
+    order_U = np.lexsort((time_U, is_early_U, window_U))
+    index_U, window_U, is_early_U = index_U[order_U], window_U[order_U], is_early_U[order_U]
+    time_U = time_U[order_U]
+    first_P = _cut_passes(window_U, np.where(is_early_U, time_U, 0), is_early_U, sequence_length)
+    # Windows of which measurements are asked for, and nothing that fits in beside them.
+    alone_W = np.bincount(window_N[hidden_N & kept_N], minlength=windows.num_sequences) > 0
+    alone_W[window_U[~is_early_U]] = False
+    alone = np.flatnonzero(alone_W)
+    none_P = np.zeros(len(alone), np.int64)
+    row_L[index_U] = len(kept_N) + np.arange(len(index_U))
     return Placed(
-        rows=Measurements(
-            subject_id_S=windows.subject_id_W,
-            offsets_S=np.append(start_W, len(order_R)),
-            code_index_N=code_R[order_R].astype(np.int32),
-            time_us_N=time_R[order_R],
-            numeric_value_N=value_R[order_R],
-        ),
-        windows=replace(windows, start_W=start_W, length_W=length_W).take(np.flatnonzero(asked_W)),
-        hidden_N=hidden_R,
-        row_L=place_L,
+        code_R=np.concatenate([own.code_index_N, asked.code_L[index_U]]),
+        time_us_R=np.concatenate([own.time_us_N, time_U]),
+        value_R=np.concatenate([own.numeric_value_N, np.zeros(len(index_U), np.float32)]),
+        hidden_R=np.concatenate([hidden_N, np.ones(len(index_U), np.bool_)]),
+        row_L=row_L,
+        windows=windows.take(np.concatenate([alone, window_U[first_P]])),
+        start_P=len(kept_N) + np.concatenate([none_P, first_P]),
+        num_beside_P=np.concatenate([none_P, np.diff(first_P, append=len(index_U))]),
+        is_early_P=np.concatenate([none_P > 0, is_early_U[first_P]]),
     )
+
+
+def _cut_passes(window_U: Ints, early_us_U: Ints, is_early_U: Bools, most: int) -> Ints:
+    """Return where each pass begins, of rows that are in order: early ones by their time."""
+    new_U = np.zeros(len(window_U), np.bool_)
+    new_U[:1] = True
+    for key_U in (window_U, early_us_U, is_early_U):
+        new_U[1:] |= key_U[1:] != key_U[:-1]
+    begin_G = np.flatnonzero(new_U)
+    number_U = np.arange(len(window_U)) - begin_G[np.cumsum(new_U) - 1]
+    return np.flatnonzero(number_U % most == 0)
 
 
 def _of_subjects(measurements: Measurements, subject_S: Ints) -> Measurements:

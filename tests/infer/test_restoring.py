@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from cvmae.batches.cells import make_cell
 from cvmae.batches.columns import has_twin, uniform_column
 from cvmae.batches.evaluation import column_batches
 from cvmae.config import override
@@ -97,24 +98,106 @@ def test_what_was_measured_and_is_asked_for_is_not_seen(unit, loaded):
 
 
 def test_what_else_is_asked_for_changes_nothing(unit, loaded):
-    """A whole grid of codes and hours shows the encoder no less than one row does."""
+    """A whole grid of codes and hours shows the encoder no less than one row does.
+
+    It begins before the first measurement and ends long after the last one.
+    """
     subject, begin = int(unit.subject_id_S[0]), int(unit.time_us_N[0]) // HOUR + 1
-    grid = asking(*((subject, begin + h, c) for h in range(60) for c in range(8)))
+    hours = [-1_000_000, *range(-5, 60), 1_000_000]
+    grid = asking(*((subject, begin + h, c) for h in hours for c in range(8)))
     grid = grid.take(~is_measured(unit, grid))
     together = expected_of(loaded, unit, grid)
-    alone = [expected_of(loaded, unit, grid.take(np.array([row])))[0] for row in (0, 99, 300)]
-    np.testing.assert_allclose(together[[0, 99, 300]], alone, atol=2e-5)
+    chosen = np.arange(0, grid.num_rows, 29)
+    alone = [expected_of(loaded, unit, grid.take(np.array([row])))[0] for row in chosen]
+    np.testing.assert_allclose(together[chosen], alone, atol=2e-5)
+
+
+def test_a_window_is_seen_as_in_training_whatever_is_asked_for_before_it(loaded):
+    """Hours count from its first measurement; only a row before that one is where they begin."""
+    rows = measured(*((1, hour, hour % 3, 1.0 + hour) for hour in (0, 1, 2, 4)))
+    asked = asking((1, 3, 1), (1, 0, 0), (1, -1, 1), (1, -613_000, 1))
+    together = expected_of(loaded, rows, asked)
+    hidden = asked.take(np.array([1]))  # which is not seen, and yet is what hours count from
+    for row in (0, 2, 3):
+        pair = expected_of(
+            loaded, rows, asking((1, 0, 0), (1, int(asked.time_us_L[row]) // HOUR, 1))
+        )
+        np.testing.assert_allclose(together[[1, row]], pair, atol=2e-5)
+    np.testing.assert_allclose(together[1], expected_of(loaded, rows, hidden), atol=2e-5)
+    # As if the row had been measured, and hidden.
+    other = measured((1, -1, 1, 9.0), *((1, h, h % 3, 1.0 + h) for h in (0, 1, 2, 4)))
+    expected = expected_of(loaded, other, asking((1, -1, 1), (1, 0, 0)))
+    np.testing.assert_allclose(together[2], expected[0], atol=2e-5)
+
+
+def test_no_more_than_a_window_is_put_beside_a_window(unit, loaded, monkeypatch):
+    """However much is asked for at one time or at many, also beside what was measured."""
+    length, lengths = loaded.config.data.sequence_length, []
+
+    def spied(rows, windows, *others):
+        lengths.extend(windows.length_W.tolist())
+        return make_cell(rows, windows, *others)
+
+    monkeypatch.setattr("cvmae.infer.restoring.make_cell", spied)
+    subject, begin = int(unit.subject_id_S[0]), int(unit.time_us_N[0]) // HOUR + 1
+    hours = [*[-3] * 20, *range(300)]
+    grid = asking(*((subject, begin + h, c) for h in hours for c in range(8)))
+    own = Asked(
+        subject_id_L=np.full(3, subject),
+        time_us_L=unit.time_us_N[3:6],
+        code_L=unit.code_index_N[3:6].astype(np.int64),
+    )
+    names = ("subject_id_L", "time_us_L", "code_L")
+    whole = Asked(**{n: np.concatenate([getattr(grid, n), getattr(own, n)]) for n in names})
+    together = expected_of(loaded, unit, whole)
+    assert max(lengths) <= 2 * length
+    few = [whole.take(np.append(row, np.arange(-3, 0))) for row in range(0, grid.num_rows, 97)]
+    alone = np.stack([expected_of(loaded, unit, one) for one in few])
+    np.testing.assert_allclose(alone[:, 0], together[0:-3:97], atol=2e-5)
+    np.testing.assert_allclose(alone[:, 1:], np.tile(together[-3:], (len(few), 1)), atol=2e-5)
+
+
+def passes_of(placed):
+    """The hours of each pass, those that it restores, and which rows these are."""
+    (passes,) = placed.in_batches(10**6)
+    row_N = np.full(len(passes.hidden_N), -1)
+    row_N[passes.hidden_N] = passes.row_M
+    hours = passes.rows.time_us_N // HOUR
+    ends = np.cumsum(passes.windows.length_W)[:-1]
+    parts = list(zip(np.split(hours, ends), np.split(row_N >= 0, ends), strict=True))
+    restored = [own[chosen].tolist() for own, chosen in parts]
+    return [own.tolist() for own, _ in parts], restored, row_N[row_N >= 0]
 
 
 def test_rows_come_into_the_window_that_is_nearest_in_time():
     rows = measured(*((1, hour, 0, 1.0) for hour in (0, 1, 2, 3, 100, 101, 102, 103)))
-    rows_asked = asking((1, -50, 1), (1, 1, 1), (1, 40, 1), (1, 60, 1), (1, 999, 1), (2, 5, 1))
+    rows_asked = asking(
+        (1, -50, 1), (1, 1, 1), (1, 2, 0), (1, 40, 1), (1, 60, 1), (1, 999, 1), (2, 5, 1)
+    )
     placed = place(rows, rows_asked, 4)
-    assert placed.windows.length_W.tolist() == [4 + 3, 4 + 2]
-    hours = (placed.rows.time_us_N // HOUR).tolist()
-    assert hours == [-50, 0, 1, 1, 2, 3, 40, 60, 100, 101, 102, 103, 999]
-    assert np.flatnonzero(placed.hidden_N).tolist() == [0, 3, 6, 7, 12]
-    assert placed.row_L.tolist() == [0, 3, 6, 7, 12, -1]
+    hours, restored, rows_restored = passes_of(placed)
+    # What is from before a window comes into a pass of its own, of each time.
+    assert hours == [
+        [0, 1, 1, 2, 3, 40],
+        [-50, 0, 1, 2, 3],
+        [100, 101, 102, 103, 999],
+        [60, 100, 101, 102, 103],
+    ]
+    # What was measured is restored where hours count from the first measurement.
+    assert restored == [[1, 2, 40], [-50], [999], [60]]
+    assert placed.row_L[-1] == -1
+    assert sorted(rows_restored) == sorted(placed.row_L[:-1])
+    assert placed.time_us_R[placed.row_L[:-1]].tolist() == rows_asked.time_us_L[:-1].tolist()
+
+
+def test_rows_of_one_earlier_time_share_a_pass_and_measured_ones_need_none_beside_them():
+    rows = measured(*((1, hour, 0, 1.0) for hour in (0, 1, 2)))
+    early = asking(*((1, hour, code) for hour in (-9, -8) for code in range(5)))
+    placed = place(rows, early, 4)
+    assert placed.num_beside_P.tolist() == [4, 1, 4, 1]
+    hours, restored, _ = passes_of(place(rows, asking((1, 1, 0), (1, -9, 1)), 4))
+    assert hours == [[0, 1, 2], [-9, 0, 1, 2]]
+    assert restored == [[1], [-9]]
 
 
 def test_a_window_of_which_nothing_may_be_seen_is_passed_over():
@@ -122,9 +205,10 @@ def test_a_window_of_which_nothing_may_be_seen_is_passed_over():
     whole = asking(*((1, hour, 0) for hour in range(4)), (2, 0, 0), (2, 0, 1))
     placed = place(rows, whole, 4)
     # Of subject 1 the second window; subject 2 has nothing but what is asked for.
-    assert placed.windows.length_W.tolist() == [4 + 4]
+    hours, restored, _ = passes_of(placed)
+    assert hours == [[hour, 4, 5, 6, 7] for hour in range(4)]
+    assert restored == [[hour] for hour in range(4)]
     assert (placed.row_L >= 0).tolist() == [True] * 4 + [False] * 2
-    assert placed.hidden_N.tolist() == [True] * 4 + [False] * 4
 
 
 def test_a_single_measurement_is_enough_and_twins_are_hidden_together(loaded):
