@@ -5,6 +5,7 @@ training needs: optimiser, places of files, and which subjects are in which read
 registered in MLflow, too.
 """
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +39,8 @@ from cvmae.storage.manifest import MANIFEST, write_manifest
 from cvmae.storage.output import output_folder
 
 __all__ = ["HandedOn", "export", "find_model"]
+
+logger = logging.getLogger("cvmae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +136,13 @@ def _calibrated(found: HandedOn, config: Config) -> Loaded:
     device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"
     hidden = restore_hidden(loaded, dataset, [tuning_split], config, device)[tuning_split]
     residuals = fit_residuals(hidden, loaded.fitted.statistics, config.infer.level)
-    if np.isnan(residuals.low_C).all():
-        raise ValueError(
-            f"data.root={config.data.root} gives no intervals: {len(hidden.code_Q):,} values of "
-            f"the model's codes were hidden on {tuning_split}, too few for quantiles that tell of "
-            "no single patient; name another data set, or none"
+    if np.isnan(residuals.low_C).all():  # what it is given to may have more of its own
+        logger.warning(
+            "data.root=%s gives no intervals: %d values of the model's codes were hidden on %s, "
+            "too few for quantiles that tell of no single patient",
+            *(config.data.root, len(hidden.code_Q), tuning_split),
         )
+        return loaded
     return replace(loaded, residuals=residuals)
 
 
@@ -146,7 +150,10 @@ def _intervals(loaded: Loaded) -> str:
     if not is_imputing(loaded):
         return "It imputes nothing: its decoder cannot be asked for values"
     if loaded.residuals is None:
-        return "What it imputes has no intervals: they come with --data.root of a data set"
+        return (
+            "What it imputes has no intervals: they come with --data.root of a data set that has "
+            "values enough"
+        )
     num_own, num_codes = int(loaded.residuals.is_own_C.sum()), len(loaded.residuals.codes)
     return (
         f"What it imputes has intervals of {loaded.residuals.level:g}: {num_own} of {num_codes} "

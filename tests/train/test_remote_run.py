@@ -1,9 +1,9 @@
 """A run whose folder is on object storage is the local one, also where it is broken off."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +64,12 @@ def kill_at_send(monkeypatch: pytest.MonkeyPatch, words: str, number: int) -> No
     monkeypatch.setattr(folders, "_send_file", send_or_die)
 
 
+@contextmanager
+def kept(prefix: str) -> Iterator[str]:
+    """Make a temporary folder that nobody removes, as that of a process that is killed."""
+    yield tempfile.mkdtemp(prefix=prefix)
+
+
 def assert_same_end(ours: str, theirs: str) -> None:
     (our_progress, *our_state), (their_progress, *their_state) = (
         load_state(ours),
@@ -87,7 +93,7 @@ def test_a_run_on_s3_that_is_killed_and_resumed_has_the_weights_of_a_local_one(
     whole = pretrain(replace(config, output_dir=tiny.output_dir))
     with monkeypatch.context() as patch:
         kill_at_send(patch, "/checkpoints/step_00000030/", 4)
-        patch.setattr(shutil, "rmtree", lambda *args, **rest: None)  # of no process that is killed
+        patch.setattr(folders, "TemporaryDirectory", kept)
         with pytest.raises(KilledError):
             pretrain(config)
     assert [path for path in tmp_path.glob("cvmae_*/*") if "step_00000030" in path.name]
