@@ -43,7 +43,6 @@ runs = [
     ),
     (embed, ["--infer.checkpoint", f"{out}/cv", "--output_dir", f"{out}/embeddings"]),
     (impute, ["--infer.checkpoint", f"{out}/cv", "--output_dir", f"{out}/imputed"]),
-    (export, ["--infer.checkpoint", f"{out}/cv", "--output_dir", f"{out}/exported"]),
     (export, ["--infer.checkpoint", f"{out}/sweep", "--output_dir", f"{out}/best"]),
 ]
 for verb, flags in runs:
@@ -65,7 +64,6 @@ def test_all_verbs_run_with_the_cluster_packages_blocked(hospital, tmp_path):
     assert (tmp_path / "cv" / "metrics.parquet").is_file()
     assert (tmp_path / "embeddings" / "report.json").is_file()
     assert (tmp_path / "imputed" / "report.json").is_file()
-    assert (tmp_path / "exported" / "residuals.parquet").is_file()
     assert (tmp_path / "best" / "MODEL_CARD.md").is_file()
     assert (tmp_path / "labels" / "predictions.parquet").is_file()
     assert (tmp_path / "evaluation" / "report.html").is_file()
