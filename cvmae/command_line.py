@@ -35,9 +35,9 @@ class Verb:
 
     does: str
     function: str  # module:name
+    asks: str  # what --dry_run says, likewise
     tree: str = ""  # of settings, where it has a small one of its own
     resumes: bool = False  # with --resume, where it was interrupted
-    asks: str = "cvmae.dry_run.data_sets:any_asked"  # what --dry_run says
 
 
 VERBS: dict[str, Verb] = {

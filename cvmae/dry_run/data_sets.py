@@ -1,15 +1,13 @@
-"""Dry runs of the verbs about data sets, of the plan and of the demo, and of any other verb."""
+"""Dry runs of the verbs about data sets, of the plan and of the demo."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from meds import schema as meds
 
-from cvmae.checkpoint import load_model
-from cvmae.config import Config, resolved_path
+from cvmae.config import Config
 from cvmae.convert.convert import splits_of
 from cvmae.convert.physionet2012 import find_records
 from cvmae.convert.settings import ConvertConfig
@@ -28,12 +26,11 @@ from cvmae.plan.plan import planned_size
 from cvmae.plan.settings import PlanConfig
 from cvmae.statistics.fitted import require_unfitted
 from cvmae.statistics.vocabulary import open_candidates
-from cvmae.storage.output import absolute_output, output_folder
+from cvmae.storage.output import output_folder
 from cvmae.sweep.trials import plan_trials
 from cvmae.synthetic.hospital import SyntheticConfig, num_shards_of, require_no_data
 
 __all__ = [
-    "any_asked",
     "convert_asked",
     "demo_asked",
     "fit_statistics_asked",
@@ -182,16 +179,3 @@ def demo_asked(config: DemoConfig) -> Iterator[Section]:
             ("evaluation/", "report.html"),
         ]
         yield output_section(replace(own, output_dir=folder), files)
-
-
-def any_asked(config: Any) -> Iterator[Section]:
-    """Yield what is known of any verb: data set, cluster, output folder."""
-    if not isinstance(config, Config):
-        return
-    root, model = config.data.root, resolved_path(config.infer.checkpoint)
-    if root or model:
-        dataset = open_dataset(root or load_model(model).config.data.root)
-        yield data_section(dataset, config.data.unit_rows)[0]
-    yield cluster_section(config.scaling)
-    if config.output_dir:
-        yield output_section(replace(config, output_dir=absolute_output(config.output_dir)), [])

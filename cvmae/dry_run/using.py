@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from cvmae.arrays import Ints
-from cvmae.checkpoint import Loaded
 from cvmae.config import Config, resolved_path
 from cvmae.dry_run.sections import cluster_section, data_section, output_section
 from cvmae.evaluate.evaluate import find_comparison
@@ -14,19 +11,26 @@ from cvmae.evaluate.report import page
 from cvmae.infer import embed_set, impute_set
 from cvmae.infer.asked import KnownCodes
 from cvmae.infer.card import CARD
-from cvmae.infer.embed import may_hold
 from cvmae.infer.export import find_model
 from cvmae.infer.frames import read_asked_file
 from cvmae.infer.impute_report import REPORT
 from cvmae.infer.pooling import refuse_pooling, width_of
 from cvmae.infer.restoring import refuse_imputing
-from cvmae.infer.unit_files import unit_file
-from cvmae.infer.unit_job import UnitJob, held_folder, load_unchanged, require_same
-from cvmae.meds.dataset import Dataset, open_dataset
+from cvmae.infer.unit_files import units_there
+from cvmae.infer.unit_job import (
+    UnitJob,
+    held_folder,
+    load_unchanged,
+    open_data,
+    require_same,
+    subjects_asked,
+    units_asked,
+)
+from cvmae.meds.dataset import Dataset
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.memory import num_parameters
-from cvmae.storage.folders import join, names
-from cvmae.storage.output import output_folder, refuse_in_data_set
+from cvmae.storage.folders import join
+from cvmae.storage.output import output_folder
 
 __all__ = ["embed_asked", "evaluate_asked", "export_asked", "impute_asked"]
 
@@ -77,15 +81,13 @@ def embed_asked(config: Config) -> Iterator[Section]:
     with held_folder(embed_set.JOB, config, look=True) as config:
         model, stamp, device = load_unchanged(config)
         refuse_pooling(model, [config.infer.pooling])
-        dataset = _data_set(config, model)
+        dataset = open_data(config, model)
         asked = embed_set.asked_moments(config.infer.labels)
         facts = embed_set.facts_of(config, stamp, dataset, asked) | {"device": device}
         require_same(embed_set.JOB, config, facts)
-        if asked is None:
-            subject_S = _everyone(dataset)
-            moments, how = len(subject_S), "at most: every subject at its last measurement"
-        else:
-            subject_S = np.unique(asked.subject_id_L)
+        subject_S = subjects_asked(dataset, asked)
+        moments, how = len(subject_S), "at most: every subject at its last measurement"
+        if asked is not None:
             moments, how = asked.num_moments, "subjects and times of infer.labels"
         width = width_of(model, config.infer.pooling)
         lines = [
@@ -107,15 +109,14 @@ def impute_asked(config: Config) -> Iterator[Section]:
     with held_folder(impute_set.JOB, config, look=True) as config:
         model, stamp, device = load_unchanged(config)
         refuse_imputing(model)
-        dataset = _data_set(config, model)
+        dataset = open_data(config, model)
         known, path = KnownCodes.of(model.fitted.statistics), config.infer.rows
         asked = read_asked_file(path, known) if path else None
         facts = impute_set.facts_of(config, stamp, dataset, asked) | {"device": device}
         source = impute_set.residuals_of(config, model, dataset)
         require_same(impute_set.JOB, config, facts)
-        subject_S, lines = _everyone(dataset), []
+        subject_S, lines = subjects_asked(dataset, asked), []
         if asked is not None:
-            subject_S = np.unique(asked.subject_id_L)
             lines.append(Line(name="rows asked for", value=asked.num_rows, why="infer.rows"))
         level = config.infer.level
         lines.append(Line(name="level of intervals", value=level, why=f"residuals of {source}"))
@@ -143,12 +144,6 @@ def export_asked(config: Config) -> Iterator[Section]:
         yield output_section(replace(config, output_dir=folder, resume=""), files)
 
 
-def _data_set(config: Config, model: Loaded) -> Dataset:
-    dataset = open_dataset(config.data.root or model.config.data.root)
-    refuse_in_data_set(config.output_dir, dataset.root)
-    return dataset
-
-
 def _units_asked(
     job: UnitJob,
     config: Config,
@@ -161,14 +156,9 @@ def _units_asked(
     section, units = data_section(dataset, config.data.unit_rows)
     yield section
     yield cluster_section(config.scaling)
-    own = [number for number, unit in enumerate(units) if may_hold(unit, subject_S)]
-    found = set(names(join(config.output_dir, job.folder)))
-    there = sum(unit_file(number) in found for number in own)
+    own = [number for number, _ in units_asked(units, subject_S)]
+    there = len(units_there(join(config.output_dir, job.folder), own))
     how = f"{there} of {len(own)} are there"
     waiting = Line(name=f"units to {job.verb}", value=len(own) - there, why=how)
     yield Section(title=f"what {job.verb} makes", lines=[*lines, waiting])
     yield output_section(config, [(f"{job.folder}/", f"{len(own)} files, one a unit"), *files])
-
-
-def _everyone(dataset: Dataset) -> Ints:
-    return np.sort(np.concatenate(list(dataset.members.values())))

@@ -4,7 +4,7 @@ Residuals of `tuning` give intervals, values of `held_out` tell how many of them
 are hidden by the uniform mask of the evaluation, and restored as `cvmae.infer.restoring` does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -21,7 +21,7 @@ from cvmae.infer.embed import may_hold, ready, why_not_finite
 from cvmae.infer.imputed import interval
 from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.measurements import Measurements
-from cvmae.meds.reading import read_splits
+from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.statistics.code_statistics import CodeStatistics
@@ -100,14 +100,14 @@ class Coverage:
 
 
 def restore_hidden(
-    model: Loaded, dataset: Dataset, splits: Sequence[str], config: Config, device: str
-) -> dict[str, Restored]:
-    """Hide a share of the values of each split, and restore them.
+    model: Loaded, dataset: Dataset, split: str, config: Config, device: str
+) -> Restored:
+    """Hide a share of a split's values, and restore them.
 
     Args:
         model: That restores values.
-        dataset: Has subjects in these splits.
-        splits: Some of `SPLITS`.
+        dataset: Has subjects in the split.
+        split: One of `SPLITS`.
         config: Its `evaluate.mask_ratio` and `evaluate.seed` say what is hidden, its `scaling`
             where; on Ray, `start_ray` comes first.
         device: Of the model, where it is used.
@@ -115,23 +115,19 @@ def restore_hidden(
     Raises:
         ValueError: A row cannot be read, or what comes out is not finite.
     """
-    members = {split: dataset.members[split] for split in splits}
-    units = [
-        unit
-        for unit in plan_units(dataset, config.data.unit_rows)
-        if any(may_hold(unit, subject_S) for subject_S in members.values())
-    ]
+    subject_S = dataset.members[split]
+    units = [u for u in plan_units(dataset, config.data.unit_rows) if may_hold(u, subject_S)]
     setup = partial(
         _Restorer,
         model=model,
-        source=Source(root=dataset.root, members=members),
+        source=Source(root=dataset.root, members={split: subject_S}),
+        split=split,
         ratio=config.evaluate.mask_ratio,
         seed=config.evaluate.seed,
         device=device,
     )
     parts = list(map_with(setup, units, config.scaling, "restore hidden values"))
-    num_codes = model.fitted.statistics.num_codes
-    return {split: Restored.total([p[split] for p in parts], num_codes) for split in splits}
+    return Restored.total(parts, model.fitted.statistics.num_codes)
 
 
 def fit_residuals(restored: Restored, statistics: CodeStatistics, level: float) -> Residuals:
@@ -152,17 +148,18 @@ class _Restorer:
     """Hides and restores values of units, with a model that is prepared once a process."""
 
     def __init__(
-        self, *, model: Loaded, source: Source, ratio: float, seed: int, device: str
+        self, *, model: Loaded, source: Source, split: str, ratio: float, seed: int, device: str
     ) -> None:
-        self._model, self._source, self._seed = ready(model, device), source, seed
+        self._model, self._source, self._split = ready(model, device), source, split
+        self._seed = seed
         self._column = uniform_column(ratio)
 
-    def __call__(self, unit: Unit) -> Mapping[str, Restored]:
-        """Return what became of the hidden values of each split."""
+    def __call__(self, unit: Unit) -> Restored:
+        """Return what became of the hidden values."""
         torch.set_num_threads(self._model.config.train.num_threads)
         lookup = self._model.fitted.statistics.lookup
-        read = read_splits(self._source, unit, lookup, list(self._source.members))
-        return {split: self._restore(measurements) for split, (measurements, _) in read.items()}
+        measurements, _ = read_unit(self._source, unit, lookup, self._split)
+        return self._restore(measurements)
 
     def _restore(self, measurements: Measurements) -> Restored:
         model = self._model

@@ -12,7 +12,7 @@ import numpy as np
 
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
-from cvmae.infer.embed import ASKED, embed_moments, may_hold, ready, refuse_not_finite
+from cvmae.infer.embed import ASKED, embed_moments, ready, refuse_not_finite
 from cvmae.infer.histories import Moments, last_moments
 from cvmae.infer.matching import Matching, matching_lines, require_common_code
 from cvmae.infer.notice import NOTE
@@ -25,16 +25,24 @@ from cvmae.infer.unit_files import (
     units_there,
     write_unit_file,
 )
-from cvmae.infer.unit_job import UnitJob, begin, held_folder, load_unchanged
-from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.infer.unit_job import (
+    Numbered,
+    UnitJob,
+    begin,
+    held_folder,
+    load_unchanged,
+    open_data,
+    subjects_asked,
+    units_asked,
+)
+from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.labels import read_tasks
 from cvmae.meds.reading import read_unit_and_subjects
 from cvmae.meds.splits import is_among
-from cvmae.meds.units import Unit, plan_units
+from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
 from cvmae.storage.folders import join, written
-from cvmae.storage.output import refuse_in_data_set
 
 __all__ = ["JOB", "asked_moments", "embed", "facts_of"]
 
@@ -43,7 +51,6 @@ logger = logging.getLogger("cvmae")
 FOLDER, REPORT = "embeddings", "report.json"
 JOB = UnitJob(verb="embed", folder=FOLDER, made="embeddings")
 WITHOUT_ROWS = "without_rows.parquet"
-Numbered = tuple[int, Unit]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +86,7 @@ def embed(config: Config) -> str:
 def _embed(config: Config) -> str:
     model, stamp, device = load_unchanged(config)
     refuse_pooling(model, [config.infer.pooling])
-    dataset = open_dataset(config.data.root or model.config.data.root)
-    refuse_in_data_set(config.output_dir, dataset.root)
+    dataset = open_data(config, model)
     moments = asked_moments(config.infer.labels)
     job = _plan(config, model, dataset, moments)
     there = units_there(join(job.folder, FOLDER), [number for number, _ in job.units])
@@ -113,18 +119,14 @@ def asked_moments(labels: str) -> Moments | None:
 
 
 def _plan(config: Config, model: Loaded, dataset: Dataset, moments: Moments | None) -> _Job:
-    if moments is None:
-        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
-    else:
-        subject_S = np.unique(moments.subject_id_L)
-    units = enumerate(plan_units(dataset, config.data.unit_rows))
+    subject_S = subjects_asked(dataset, moments)
     return _Job(
         folder=config.output_dir,
         checkpoint=config.infer.checkpoint,
         model=model,
         pooling=config.infer.pooling,
         source=Source(root=dataset.root, members={ASKED: subject_S}),
-        units=[(number, unit) for number, unit in units if may_hold(unit, subject_S)],
+        units=units_asked(plan_units(dataset, config.data.unit_rows), subject_S),
         moments=moments,
     )
 

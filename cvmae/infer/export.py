@@ -134,7 +134,7 @@ def _calibrated(found: HandedOn, config: Config) -> Loaded:
     if config.scaling.num_workers:
         start_ray(config.scaling)
     device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"
-    hidden = restore_hidden(loaded, dataset, [tuning_split], config, device)[tuning_split]
+    hidden = restore_hidden(loaded, dataset, tuning_split, config, device)
     residuals = fit_residuals(hidden, loaded.fitted.statistics, config.infer.level)
     if np.isnan(residuals.low_C).all():  # what it is given to may have more of its own
         logger.warning(

@@ -14,7 +14,7 @@ from cvmae.checkpoint import RESIDUALS, Loaded
 from cvmae.config import Config
 from cvmae.infer.asked import Asked, KnownCodes
 from cvmae.infer.calibration import Coverage, fit_residuals, restore_hidden
-from cvmae.infer.embed import ASKED, may_hold, ready
+from cvmae.infer.embed import ASKED, ready
 from cvmae.infer.frames import read_asked_file
 from cvmae.infer.impute_report import COVERAGE, read_coverage, write_coverage, write_report
 from cvmae.infer.imputed import imputed_table
@@ -27,17 +27,25 @@ from cvmae.infer.unit_files import (
     units_there,
     write_unit_file,
 )
-from cvmae.infer.unit_job import UnitJob, begin, held_folder, load_unchanged
+from cvmae.infer.unit_job import (
+    Numbered,
+    UnitJob,
+    begin,
+    held_folder,
+    load_unchanged,
+    open_data,
+    subjects_asked,
+    units_asked,
+)
 from cvmae.meds.code_names import code_names
-from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.reading import read_unit_and_missing
 from cvmae.meds.splits import is_among
-from cvmae.meds.units import Unit, plan_units
+from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import is_file, join, local_copy, written
-from cvmae.storage.output import refuse_in_data_set
 
 __all__ = ["JOB", "facts_of", "impute", "residuals_of"]
 
@@ -46,7 +54,6 @@ logger = logging.getLogger("cvmae")
 FOLDER = "imputed"
 JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values")
 WITHOUT_ROWS = "without_rows.parquet"
-Numbered = tuple[int, Unit]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,7 @@ def impute(config: Config) -> str:
 def _impute(config: Config) -> str:
     model, stamp, device = load_unchanged(config)
     refuse_imputing(model)
-    dataset = open_dataset(config.data.root or model.config.data.root)
-    refuse_in_data_set(config.output_dir, dataset.root)
+    dataset = open_data(config, model)
     known = KnownCodes.of(model.fitted.statistics)
     asked = read_asked_file(config.infer.rows, known) if config.infer.rows else None
     job = _plan(config, model, dataset, asked)
@@ -111,17 +117,13 @@ def _impute(config: Config) -> str:
 
 
 def _plan(config: Config, model: Loaded, dataset: Dataset, asked: Asked | None) -> _Job:
-    if asked is None:
-        subject_S = np.sort(np.concatenate(list(dataset.members.values())))
-    else:
-        subject_S = np.unique(asked.subject_id_L)
-    units = enumerate(plan_units(dataset, config.data.unit_rows))
+    subject_S = subjects_asked(dataset, asked)
     return _Job(
         folder=config.output_dir,
         checkpoint=config.infer.checkpoint,
         model=model,
         source=Source(root=dataset.root, members={ASKED: subject_S}),
-        units=[(number, unit) for number, unit in units if may_hold(unit, subject_S)],
+        units=units_asked(plan_units(dataset, config.data.unit_rows), subject_S),
         asked=asked,
     )
 
@@ -177,16 +179,16 @@ def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: 
     if not is_file(path):
         residuals = model.residuals
         if residuals is None or not _has_own(config, model):
-            restored = restore_hidden(model, dataset, [tuning_split], config, device)
-            residuals = fit_residuals(restored[tuning_split], statistics, config.infer.level)
+            restored = restore_hidden(model, dataset, tuning_split, config, device)
+            residuals = fit_residuals(restored, statistics, config.infer.level)
         with written(path) as aside:
             residuals.write(aside)
     with local_copy(path) as copy:
         residuals = Residuals.read(copy)
     coverage = None
     if dataset.num_subjects[held_out_split]:
-        restored = restore_hidden(model, dataset, [held_out_split], config, device)
-        coverage = Coverage.of(restored[held_out_split], residuals, statistics)
+        restored = restore_hidden(model, dataset, held_out_split, config, device)
+        coverage = Coverage.of(restored, residuals, statistics)
     write_coverage(config.output_dir, coverage, source)
 
 

@@ -5,20 +5,39 @@ gone on with by what is there only if that is still the same.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config, resolved_path, write_config
+from cvmae.infer.asked import Asked
+from cvmae.infer.embed import may_hold
+from cvmae.infer.histories import Moments
 from cvmae.infer.notice import NOTE, write_notice
+from cvmae.meds.dataset import Dataset, open_dataset
+from cvmae.meds.units import Unit
 from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
-from cvmae.storage.output import absolute_output, output_folder, require_new
+from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set, require_new
 
-__all__ = ["UnitJob", "begin", "held_folder", "load_unchanged", "require_same"]
+__all__ = [
+    "Numbered",
+    "UnitJob",
+    "begin",
+    "held_folder",
+    "load_unchanged",
+    "open_data",
+    "require_same",
+    "subjects_asked",
+    "units_asked",
+]
+
+Numbered = tuple[int, Unit]  # a unit, and its place among those of the data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +146,30 @@ def require_same(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None
             f"{' and '.join(differing)}: give the same (of a run that trains on, the "
             "checkpoint that was used: checkpoints/step_*), or choose a new folder"
         )
+
+
+def open_data(config: Config, model: Loaded) -> Dataset:
+    """Open the data set of a job, the model's own where none is named.
+
+    Raises:
+        ValueError: It cannot be read, or the job would write into it.
+        FileNotFoundError: It is not there.
+    """
+    dataset = open_dataset(config.data.root or model.config.data.root)
+    refuse_in_data_set(config.output_dir, dataset.root)
+    return dataset
+
+
+def subjects_asked(dataset: Dataset, asked: Asked | Moments | None) -> Ints:
+    """Return who is asked for, ascending; None: everybody of a split."""
+    if asked is None:
+        return np.sort(np.concatenate(list(dataset.members.values())))
+    return np.unique(asked.subject_id_L)
+
+
+def units_asked(units: Sequence[Unit], subject_S: Ints) -> list[Numbered]:
+    """Return the units that may hold rows of subjects, who ascend."""
+    return [(number, unit) for number, unit in enumerate(units) if may_hold(unit, subject_S)]
 
 
 def begin(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:

@@ -34,7 +34,6 @@ def map_on_actors(
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
     worker: Any = _Worker  # made with the arguments below
     notes = f"cvmae_attempt_{uuid.uuid4().hex}_"
-    put_note(f"{notes}{UNDER_WAY}")
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         worker,
         fn_constructor_args=(ray.put(setup), notes),
@@ -44,6 +43,7 @@ def map_on_actors(
     )
     # Of the whole data set: labels of its own would be added to these, and no node may have both.
     dataset.context.execution_options.label_selector = selector(scaling.worker_labels)
+    put_note(f"{notes}{UNDER_WAY}")
     try:
         yield from in_order(task_tables(dataset, dataset.context), len(items))
     finally:  # actors end some time later, but begin to leave none without the first of them

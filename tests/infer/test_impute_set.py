@@ -159,7 +159,7 @@ def test_coverage_counts_measured_values_as_they_stand(settings, many):
     impute(settings)
     model = load_model(many.output_dir)
     dataset = open_dataset(many.data.root)
-    restored = restore_hidden(model, dataset, ["held_out"], settings, "cpu")["held_out"]
+    restored = restore_hidden(model, dataset, "held_out", settings, "cpu")
     assert restored.num_subjects > 60
     residuals = Residuals.read(Path(settings.output_dir, "residuals.parquet"))
     statistics = model.fitted.statistics

@@ -64,10 +64,8 @@ class Scored:
                 value=float("nan"), interval=NO_INTERVAL, seeds=seeds, undefined=self.undefined
             )
         found = estimate([self.side(place, name, 1.0)], self.num_subjects)
-        least, most = RANGE_OF[name]
-        low, high = found.interval
-        # Where there is no interval, NaN stays.
-        interval = (max(least, low), min(most, high)) if low <= high else found.interval
+        low, high = np.clip(found.interval, *RANGE_OF[name])  # NaN stays
+        interval = float(low), float(high)
         return Score(value=found.value, interval=interval, seeds=seeds, undefined="")
 
 
