@@ -4,6 +4,7 @@ An upgrade of Ray that takes one away is noticed by the test that exercises each
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ __all__ = [
     "has_note",
     "own_ray_named",
     "put_note",
+    "quiet_report_callback",
     "task_attempt",
     "trial_actor",
 ]
@@ -61,6 +63,27 @@ def task_attempt() -> int:
     """Return how often the task that this process runs was begun before."""
     worker: Any = ray._private.worker.global_worker
     return int(worker.core_worker.get_current_task_attempt_number())
+
+
+def quiet_report_callback() -> Any:
+    """Return what hands each report of Ray Train to the trial of Ray Tune that this process is.
+
+    Its queue is an actor, which ends with the trial. Where a busy node lets it wait for that until
+    its job is over too, Ray's signal meets Python on its way out, and what is then "ignored" would
+    stand in the sweep's output as a traceback.
+
+    Raises:
+        RuntimeError: This process is no trial.
+    """
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    callback = TuneReportCallback()
+    callback._training_actor_item_queue.actor.__ray_call__.remote(_say_nothing_of_what_is_ignored)
+    return callback
+
+
+def _say_nothing_of_what_is_ignored(actor: Any) -> None:
+    sys.unraisablehook = lambda unraisable: None
 
 
 def trial_actor(trial: Any) -> Any:

@@ -34,7 +34,7 @@ from cvmae.runtime.logs import setup_logging
 from cvmae.runtime.nodes import has_room_for_data, selector, workers_that_fit
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
-from cvmae.runtime.ray_hooks import drop_note, has_note, put_note
+from cvmae.runtime.ray_hooks import drop_note, has_note, put_note, quiet_report_callback
 from cvmae.runtime.ray_trainer import InterruptibleTrainer, NamedInterfaces
 from cvmae.runtime.start_ray import alive_nodes
 from cvmae.settings import ScalingConfig
@@ -174,10 +174,8 @@ class _WaitingLine(UserCallback):
 
 def _callbacks_of_tune() -> list[Any]:
     """Return what lets a sweep see each epoch, if this process is a trial of Ray Tune."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
     try:
-        return [TuneReportCallback()]
+        return [quiet_report_callback()]
     except RuntimeError:  # it is none
         return []
 

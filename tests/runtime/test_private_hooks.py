@@ -106,3 +106,36 @@ def test_notes_and_attempts_are_seen_by_the_processes_of_a_cluster(shared_ray):
     assert ray.get(see.remote()) == (True, 0)
     drop_note("a note")
     assert ray.get(see.remote()) == (False, 0)
+
+
+@pytest.mark.ray
+def test_the_queue_between_train_and_tune_says_nothing_on_its_way_out(shared_ray, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.tune.integration import ray_train
+    from ray.util.queue import Queue
+
+    from cvmae.runtime.ray_hooks import quiet_report_callback
+
+    with pytest.raises(RuntimeError, match="Tune session"):
+        quiet_report_callback()
+    queue = Queue(1, actor_options={"num_cpus": 0})
+    callback = SimpleNamespace(_training_actor_item_queue=queue)
+    monkeypatch.setattr(ray_train, "TuneReportCallback", lambda: callback)
+    assert quiet_report_callback() is callback
+    words = queue.actor.__ray_call__.remote(lambda actor: _what_is_ignored())
+    assert ray.get(words) == ""
+    queue.shutdown(force=True)
+
+
+def _what_is_ignored() -> str:
+    """Return what Python says where an exception cannot be raised any more."""
+    import contextlib
+    import io
+
+    class Last:
+        def __del__(self) -> None:
+            raise SystemExit(1)
+
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        Last()
+    return said.getvalue()
