@@ -1,5 +1,7 @@
 """Sections that the dry runs of several verbs share: the cluster, the data set, the output."""
 
+import math
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,6 +18,7 @@ from cvmae.storage.folders import names
 
 __all__ = [
     "cluster_section",
+    "cores_here",
     "data_section",
     "nodes_of",
     "output_section",
@@ -56,6 +59,12 @@ def cluster_section(
 def nodes_of(scaling: ScalingConfig) -> list[Node]:
     """Return the nodes that work would find; none where all is in the calling process."""
     return nodes_without_start()[0] if scaling.num_workers else []
+
+
+def cores_here(scaling: ScalingConfig) -> float:
+    """Return the cores that work shares; infinite on a cluster, which is sized for it."""
+    is_there = bool(scaling.num_workers) and nodes_without_start()[1]
+    return math.inf if is_there else float(os.cpu_count() or 1)
 
 
 def _lines_here() -> Iterator[Line]:

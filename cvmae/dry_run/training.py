@@ -1,5 +1,6 @@
 """Dry runs of the verbs that train: steps, balance, memory and hours of what is left to do."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,17 +10,26 @@ from cvmae.checkpoint import CHECKPOINTS, Progress, has_checkpoints, load_model
 from cvmae.config import Config
 from cvmae.dry_run.sections import (
     cluster_section,
+    cores_here,
     data_section,
     nodes_of,
     output_section,
     passes_line,
 )
+from cvmae.dry_run.timing import training_time
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS, is_among
 from cvmae.plan.inputs import INPUTS
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.memory import num_parameters
-from cvmae.plan.one_run import Amount, bricks_line, hours, memory_lines_of_run, order_lines
+from cvmae.plan.one_run import (
+    Amount,
+    CpuTime,
+    bricks_line,
+    gpu_hours,
+    memory_lines_of_run,
+    order_lines,
+)
 from cvmae.plan.size import dataset_size
 from cvmae.runtime.start_ray import check_nodes, trains_on_gpu
 from cvmae.statistics.fit import fitted_before, load_or_fit, require_sequences
@@ -241,7 +251,23 @@ def _costs(
     yield from memory_lines_of_run(
         config, num_codes, step_measurements=amount.num_measurements / steps, on_gpu=on_gpu
     )
-    yield hours(config, amount, on_gpu=on_gpu, epochs=left)
+    yield (
+        gpu_hours(config, amount, epochs=left)
+        if on_gpu
+        else _cpu_hours(config, amount, num_codes, left)
+    )
+
+
+def _cpu_hours(config: Config, amount: Amount, num_codes: int, left: int) -> Line:
+    cores, taken = cores_here(config.scaling), training_time(config, amount, num_codes, left)
+    what = f"{taken.in_turn:.3g} h of steps, one after another, as timed here just now"
+    beside = f"; {taken.of_cores:.3g} core hours with reading, on {cores:g} cores"
+    return Line(
+        name="hours",
+        value=taken.hours(cores),
+        unit="h",
+        why=f"{left} epochs: {what}{beside if math.isfinite(cores) else ''}",
+    )
 
 
 def _grid(
@@ -254,12 +280,9 @@ def _grid(
 ) -> Section:
     """Return what all trials together take."""
     amount = epoch_amount(fitted) if fitted else _about(config, dataset)[0]
-    on_gpu = trains_on_gpu(config.scaling)
     left = [_epochs_left(t.config, progress_of(t.config.output_dir)) for t in waiting]
-    total = sum(
-        float(hours(trial.config, amount, on_gpu=on_gpu, epochs=epochs).value)
-        for trial, epochs in zip(waiting, left, strict=True)
-    )
+    num_codes = fitted.statistics.num_codes if fitted else config.data.num_codes
+    hours, how = _hours_of_grid([t.config for t in waiting], left, amount, num_codes, at_once)
     limits = [
         f"sweep.{name}={getattr(config.sweep, name):g}"
         for name in ("max_trials", "max_epochs", "max_hours")
@@ -273,13 +296,30 @@ def _grid(
             Line(name="epochs", value=sum(left), why="of all trials that are left"),
             Line(
                 name="hours",
-                value=total / at_once,
+                value=hours,
                 unit="h",
-                why=f"{total:.3g} h of trials, {at_once} at a time"
+                why=f"{how}, {at_once} at a time"
                 + (f"; ends early by {', '.join(limits)}" if limits else ""),
             ),
         ],
     )
+
+
+def _hours_of_grid(
+    trials: Sequence[Config], left: Sequence[int], amount: Amount, num_codes: int, at_once: int
+) -> tuple[float, str]:
+    if not trials:
+        return 0.0, "no trial is left"
+    each = list(zip(trials, left, strict=True))
+    if trains_on_gpu(trials[0].scaling):
+        total = sum(float(gpu_hours(own, amount, epochs=n).value) for own, n in each)
+        return total / at_once, f"{total:.3g} h of trials"
+    parts = [training_time(own, amount, num_codes, n) for own, n in each]
+    taken = CpuTime(
+        in_turn=sum(part.in_turn for part in parts), of_cores=sum(part.of_cores for part in parts)
+    )
+    how = f"{taken.in_turn:.3g} h of steps and {taken.of_cores:.3g} core hours in all"
+    return taken.hours(cores_here(trials[0].scaling), at_once), how
 
 
 def _run_files(config: Config, num_codes: int) -> list[tuple[str, str]]:

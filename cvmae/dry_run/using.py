@@ -4,13 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from cvmae.arrays import Ints
+from cvmae.checkpoint import Loaded
 from cvmae.config import Config, resolved_path
-from cvmae.dry_run.sections import cluster_section, data_section, output_section
+from cvmae.dry_run.sections import cluster_section, cores_here, data_section, output_section
+from cvmae.dry_run.timing import embedding_seconds
 from cvmae.evaluate.evaluate import find_comparison
 from cvmae.evaluate.report import page
 from cvmae.infer import embed_set, impute_set
 from cvmae.infer.asked import KnownCodes
 from cvmae.infer.card import CARD
+from cvmae.infer.embed import ASKED
 from cvmae.infer.export import find_model
 from cvmae.infer.frames import read_asked_file
 from cvmae.infer.impute_report import REPORT
@@ -18,6 +21,7 @@ from cvmae.infer.pooling import refuse_pooling, width_of
 from cvmae.infer.restoring import refuse_imputing
 from cvmae.infer.unit_files import units_there
 from cvmae.infer.unit_job import (
+    Numbered,
     UnitJob,
     held_folder,
     load_unchanged,
@@ -26,7 +30,8 @@ from cvmae.infer.unit_job import (
     subjects_asked,
     units_asked,
 )
-from cvmae.meds.dataset import Dataset
+from cvmae.meds.dataset import Dataset, Source
+from cvmae.meds.units import plan_units
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.memory import num_parameters
 from cvmae.storage.folders import join
@@ -100,8 +105,28 @@ def embed_asked(config: Config) -> Iterator[Section]:
                 why="before compression",
             ),
         ]
+        units = units_asked(plan_units(dataset, config.data.unit_rows), subject_S)
+        if units and device == "cpu":
+            source = Source(root=dataset.root, members={ASKED: subject_S})
+            lines.append(_embedding_hours(config, model, source, units, moments))
         report = ("report.json", "how the data set and the model's vocabulary agree")
         yield from _units_asked(embed_set.JOB, config, dataset, subject_S, lines, [report])
+
+
+def _embedding_hours(
+    config: Config, model: Loaded, source: Source, units: Sequence[Numbered], moments: int
+) -> Line:
+    """Return how long all units take, by a part of one that is embedded here and now."""
+    middle = units[len(units) // 2][1]
+    reading, each = embedding_seconds(model, source, middle, config.infer.pooling)
+    at_once = min(max(config.scaling.num_workers, 1), cores_here(config.scaling))
+    return Line(
+        name="hours",
+        value=(len(units) * reading + moments * each) / at_once / 3600,
+        unit="h",
+        why=f"all units, {at_once:g} at a time; reading one takes {reading:.2g} s, an embedding "
+        f"{each * 1e3:.2g} ms, as timed here just now",
+    )
 
 
 def impute_asked(config: Config) -> Iterator[Section]:

@@ -22,10 +22,12 @@ from cvmae.settings import ModelConfig
 
 __all__ = [
     "Amount",
+    "CpuTime",
     "balance",
     "bricks_line",
     "cpu_hours",
-    "hours",
+    "cpu_time",
+    "gpu_hours",
     "memory_lines_of_run",
     "order_lines",
 ]
@@ -172,24 +174,47 @@ def _strategy(config: Config, *, is_bf16: bool) -> Strategy:
     return replace(strategy, state=state)
 
 
-def hours(config: Config, amount: Amount, *, on_gpu: bool, epochs: int) -> Line:
-    """Return how long epochs take, from rates that were measured elsewhere.
+@dataclass(frozen=True, kw_only=True)
+class CpuTime:
+    """What training on CPUs takes, in hours."""
+
+    in_turn: float  # of a rank's steps, one after another
+    of_cores: float  # of all ranks, and of what reads for them
+
+    def hours(self, cores: float, num_at_once: int = 1) -> float:
+        """Return how long it takes where so many cores are there for all of it.
+
+        Args:
+            cores: Of the machine; infinite where ranks and readers have cores of their own.
+            num_at_once: Runs that train side by side.
+        """
+        return max(self.in_turn / num_at_once, self.of_cores / cores)
+
+
+def cpu_time(config: Config, amount: Amount, *, step_s: float, steps: int, epochs: int) -> CpuTime:
+    """Return what epochs take on CPUs.
 
     Args:
         config: Of the run.
         amount: Of an epoch.
-        on_gpu: Where ranks are.
+        step_s: A rank's part of a step, as it was timed.
+        steps: Of an epoch.
         epochs: That are left.
     """
-    if not on_gpu:
-        threads = max(config.scaling.num_workers, 1) * config.train.num_threads
-        return Line(
-            name="hours",
-            value=cpu_hours(config, amount) * epochs / config.train.epochs,
-            unit="h",
-            why=f"{epochs} epochs of training steps on {threads} cores that nothing else uses, "
-            f"{_thread_flops(config.model) / 1e9:.0f} GFLOP/s each",
-        )
+    in_turn = epochs * steps * step_s
+    threads = max(config.scaling.num_workers, 1) * config.train.num_threads
+    reading = epochs * amount.num_measurements * INPUTS["ray_cpu"].otherwise
+    return CpuTime(in_turn=in_turn / 3600, of_cores=(in_turn * threads + reading) / 3600)
+
+
+def gpu_hours(config: Config, amount: Amount, *, epochs: int) -> Line:
+    """Return how long epochs take on GPUs, from rates that were measured elsewhere.
+
+    Args:
+        config: Of the run.
+        amount: Of an epoch.
+        epochs: That are left.
+    """
     num_gpus = max(config.scaling.num_workers, 1)
     speed, start = INPUTS["gpu_speed"], INPUTS["first_brick"]
     # No faster than it was measured: a smaller model does not fill a GPU.

@@ -1,5 +1,6 @@
 """What one run takes, by hand."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,16 @@ from cvmae.batches.order import Order
 from cvmae.config import PRESETS, override
 from cvmae.model.flops import flops
 from cvmae.plan.memory import GIB, activation_bytes, num_parameters
-from cvmae.plan.one_run import Amount, balance, cpu_hours, hours, memory_lines_of_run, order_lines
+from cvmae.plan.one_run import (
+    Amount,
+    CpuTime,
+    balance,
+    cpu_hours,
+    cpu_time,
+    gpu_hours,
+    memory_lines_of_run,
+    order_lines,
+)
 
 PAPER = PRESETS["paper"]
 
@@ -75,15 +85,15 @@ def test_memory_of_a_rank_is_state_and_activations():
 def test_hours_follow_the_operations_and_the_number_of_gpus():
     amount = Amount(num_sequences=1e6, num_measurements=1e8)
     two = override(PAPER, {"scaling.num_workers": 2, "scaling.use_gpu": True})
-    published = float(hours(two, amount, on_gpu=True, epochs=100).value)
+    published = float(gpu_hours(two, amount, epochs=100).value)
     # 10^8 measurements at 2 x 4.75M a second, and a start an epoch.
     assert published == pytest.approx(100 * (1e8 / 9.5e6 + 0.15) / 3600)
-    assert hours(two, amount, on_gpu=True, epochs=50).value == pytest.approx(published / 2)
+    assert gpu_hours(two, amount, epochs=50).value == pytest.approx(published / 2)
     smaller = override(two, {"model.width": 64})
-    assert hours(smaller, amount, on_gpu=True, epochs=100).value == published
+    assert gpu_hours(smaller, amount, epochs=100).value == published
     deeper = override(two, {"model.num_layers": 16, "model.num_decoder_layers": 4})
     twice = 100 * (2e8 / 9.5e6 + 0.15) / 3600
-    assert hours(deeper, amount, on_gpu=True, epochs=100).value == pytest.approx(twice)
+    assert gpu_hours(deeper, amount, epochs=100).value == pytest.approx(twice)
 
 
 def test_hours_on_cpus_are_those_of_all_threads():
@@ -92,8 +102,21 @@ def test_hours_on_cpus_are_those_of_all_threads():
     one = flops(PAPER.model, np.array([75.0]), np.array([25.0]))
     expected = 1000 * one * 100 / (6 * 5e10) / 3600
     assert cpu_hours(config, amount) == pytest.approx(expected, rel=0.01)
-    found = hours(config, amount, on_gpu=False, epochs=25)
-    assert found.value == pytest.approx(expected / 4, rel=0.01)
+
+
+def test_steps_follow_each_other_and_share_the_cores_with_what_reads():
+    amount = Amount(num_sequences=1600, num_measurements=1e9)
+    config = override(PAPER, {"scaling.num_workers": 2, "train.num_threads": 3})
+    taken = cpu_time(config, amount, step_s=0.36, steps=100, epochs=2)
+    assert taken.in_turn == pytest.approx(2 * 100 * 0.36 / 3600)
+    reading = 2 * 1e9 * 169e-9 / 3600
+    assert taken.of_cores == pytest.approx(6 * taken.in_turn + reading)
+    few = CpuTime(in_turn=2.0, of_cores=12.0)
+    assert few.hours(cores=math.inf) == 2
+    assert few.hours(cores=4) == 3
+    # Side by side they share cores, and wait for each other only there.
+    assert few.hours(cores=math.inf, num_at_once=4) == 0.5
+    assert few.hours(cores=4, num_at_once=4) == 3
 
 
 def test_a_narrow_model_is_slower_by_operations():

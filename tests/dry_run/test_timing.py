@@ -1,0 +1,88 @@
+"""What a dry run times: the step that ranks would take, and the embedding of a few subjects."""
+
+import numpy as np
+import pytest
+import torch
+
+from cvmae.checkpoint import load_model
+from cvmae.config import PRESETS, override
+from cvmae.dry_run import timing
+from cvmae.dry_run.timing import embedding_seconds, step_seconds, training_time
+from cvmae.infer.embed import ASKED
+from cvmae.meds.dataset import Source, open_dataset
+from cvmae.meds.units import plan_units
+from cvmae.plan.one_run import Amount
+
+TINY = override(PRESETS["tiny"], {"scaling.num_workers": 2})
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Let a step take a microsecond a measurement; return the measurements of steps."""
+    timing._timed.cache_clear()
+    sizes = []
+
+    def rounds(engine, batch):
+        sizes.append(batch.num_measurements)
+        assert torch.get_num_threads() == engine._config.train.num_threads
+        return [1e-6 * batch.num_measurements]
+
+    monkeypatch.setattr(timing, "_rounds", rounds)
+    yield sizes
+    timing._timed.cache_clear()
+
+
+def test_the_part_of_a_rank_is_timed(counted):
+    step = Amount(num_sequences=16, num_measurements=16 * 100)
+    assert step_seconds(TINY, 10, step) == pytest.approx(800e-6)
+    assert counted == [800]
+    parts = override(TINY, {"train.accumulation_steps": 2, "train.num_threads": 2})
+    assert step_seconds(parts, 10, step) == pytest.approx(800e-6)
+    assert counted == [800, 400]
+
+
+def test_a_large_step_is_timed_in_part(counted):
+    step = Amount(num_sequences=2000, num_measurements=2000 * 100)
+    assert step_seconds(TINY, 10, step) == pytest.approx(0.1)
+    assert counted == [4100]
+
+
+def test_trials_that_differ_in_other_settings_are_timed_once(counted):
+    step = Amount(num_sequences=16, num_measurements=1600)
+    for name, value in [("seed", 1), ("mask.policy", "random"), ("train.epochs", 9)]:
+        step_seconds(override(TINY, {name: value}), 10, step)
+    assert len(counted) == 1
+    step_seconds(override(TINY, {"model.width": 64}), 10, step)
+    assert len(counted) == 2
+
+
+def test_epochs_take_what_their_steps_take(counted):
+    amount = Amount(num_sequences=1600, num_measurements=160_000)
+    taken = training_time(TINY, amount, 10, epochs=3)
+    assert taken.in_turn == pytest.approx(3 * 100 * 800e-6 / 3600)
+    assert training_time(TINY, amount, 10, epochs=0).in_turn == 0
+
+
+def test_a_step_is_really_taken_and_threads_are_left_as_they_were():
+    threads = torch.get_num_threads()
+    config = override(TINY, {"train.num_threads": threads + 1})
+    assert step_seconds(config, 10, Amount(num_sequences=8, num_measurements=800)) > 0
+    assert torch.get_num_threads() == threads
+
+
+def test_an_embedding_is_timed_on_one_unit(run, hospital, monkeypatch):
+    model, dataset = load_model(run.output_dir), open_dataset(hospital)
+    everybody = np.sort(np.concatenate(list(dataset.members.values())))
+    units = plan_units(dataset, run.data.unit_rows)
+    source = Source(root=dataset.root, members={ASKED: everybody})
+    sizes = []
+
+    def embed(loaded, measurements, moments, poolings):
+        sizes.append(moments.num_moments)
+
+    clock = iter([0.0, 0.25, 1.0, 3.0])
+    monkeypatch.setattr(timing, "embed_moments", embed)
+    monkeypatch.setattr(timing, "MOST_MOMENTS", 5)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert embedding_seconds(model, source, units[0], "mean") == (0.25, 2.0 / 5)
+    assert sizes == [1, 5]
