@@ -3,16 +3,17 @@
 A figure from another machine is wrong by a factor; a few steps of the very model take seconds.
 """
 
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 import torch
 
+from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch, make_batch
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
@@ -27,12 +28,15 @@ from cvmae.plan.one_run import Amount, CpuTime, cpu_time
 from cvmae.train.engine import Engine
 from cvmae.train.make_engine import make_engine
 
-__all__ = ["embedding_seconds", "step_seconds", "training_time"]
+__all__ = ["embedding_seconds", "likely_lengths", "slowest_of", "step_seconds", "training_time"]
 
 MOST = 4096  # measurements of a step that is timed; of a larger one this part
 MOST_MOMENTS = 256  # of an embedding that is timed
-ROUNDS, MOST_SECONDS = 9, 5.0
+ROUNDS, MOST_SECONDS = 24, 5.0
+SIGMA = 1.65  # of the logarithm of a patient's measurements, as in MIMIC-IV
 CPU = torch.device("cpu")
+
+# Shape letters beside those of `cvmae.arrays`: Q quantiles.
 
 
 def training_time(config: Config, amount: Amount, num_codes: int, epochs: int) -> CpuTime:
@@ -49,7 +53,8 @@ def training_time(config: Config, amount: Amount, num_codes: int, epochs: int) -
 def step_seconds(config: Config, num_codes: int, step: Amount) -> float:
     """Time a rank's part of a training step on a CPU, on random values; in seconds.
 
-    All sequences count as of the mean length. What ranks tell each other is not in it.
+    Sequences are as long as patients have them; ranks wait for the slowest of them. What they tell
+    each other is not in it.
 
     Args:
         config: Of the run.
@@ -60,6 +65,7 @@ def step_seconds(config: Config, num_codes: int, step: Amount) -> float:
     return _timed(
         replace(
             base,
+            data=replace(base.data, sequence_length=config.data.sequence_length),
             model=config.model,
             mask=replace(base.mask, target=config.mask.target, ratio=config.mask.ratio),
             train=replace(config.train, strategy="ddp", compile="off", epochs=1),
@@ -72,20 +78,44 @@ def step_seconds(config: Config, num_codes: int, step: Amount) -> float:
 
 @lru_cache  # the trials of a sweep are mostly alike in this
 def _timed(config: Config, num_codes: int, step: Amount) -> float:
-    train = config.train
-    parts = max(config.scaling.num_workers, 1) * train.accumulation_steps
+    train, num_ranks = config.train, max(config.scaling.num_workers, 1)
+    parts = num_ranks * train.accumulation_steps
     own = Amount(
         num_sequences=step.num_sequences / parts, num_measurements=step.num_measurements / parts
     )
+    lengths_Q = likely_lengths(own.mean_length, config.data.sequence_length)
     num_sequences = max(1, round(min(own.num_sequences, MOST / own.mean_length)))
     model = build_model(config.model, num_codes, config.seed, config.mask.target)
     with _threads(train.num_threads):
         engine = make_engine(model, config, device=CPU, total_steps=ROUNDS + 1)
-        length = max(2, round(own.mean_length))
-        batch = _random_batch(num_sequences, length, num_codes, config.mask.ratio)
-        seconds = statistics.median(_rounds(engine, batch))
-    share = own.num_measurements / batch.num_measurements
-    return seconds * share * train.accumulation_steps
+        batches = (
+            _random_batch(num_sequences, lengths_Q, num_codes, config.mask.ratio, seed)
+            for seed in range(ROUNDS + 1)
+        )
+        seconds = _rounds(engine, batches)
+    share = own.num_sequences / num_sequences
+    return slowest_of(num_ranks, seconds) * share * train.accumulation_steps
+
+
+def likely_lengths(mean: float, longest: int) -> Ints:
+    """Return lengths of sequences of this mean, spread as patients are, shortest first.
+
+    Quantiles of a lognormal distribution, cut off at the longest window: how many sequences are
+    alike in length decides how many products attention takes.
+    """
+    spread_Q = np.exp(SIGMA * np.array([NormalDist().inv_cdf((q + 0.5) / 512) for q in range(512)]))
+    low, high = 0.0, 1000.0 * longest
+    for _ in range(50):  # a larger median makes a larger mean
+        median = (low + high) / 2
+        is_short = np.clip(median * spread_Q, 2, longest).mean() < mean
+        low, high = (median, high) if is_short else (low, median)
+    return np.clip(np.rint(high * spread_Q), 2, longest).astype(np.int64)
+
+
+def slowest_of(num_ranks: int, seconds: Sequence[float]) -> float:
+    """Return the expected longest of so many draws from these times: ranks wait for the slowest."""
+    below = np.arange(len(seconds) + 1) / len(seconds)
+    return float(np.sort(seconds) @ np.diff(below**num_ranks))
 
 
 def embedding_seconds(
@@ -107,26 +137,30 @@ def embedding_seconds(
     return reading, taken / max(some.num_moments, 1)
 
 
-def _rounds(engine: Engine, batch: Batch) -> Sequence[float]:
-    engine.step([batch], 0)  # the first one meets everything for the first time
+def _rounds(engine: Engine, batches: Iterable[Batch]) -> list[float]:
     taken: list[float] = []
-    while len(taken) < ROUNDS and sum(taken) < MOST_SECONDS:
+    for number, batch in enumerate(batches):
         begin = time.perf_counter()
-        engine.step([batch], len(taken) + 1)
+        engine.step([batch], number)
         taken.append(time.perf_counter() - begin)
-    return taken
+        if sum(taken) > MOST_SECONDS and number:
+            break
+    return taken[1:]  # the first one meets everything for the first time
 
 
-def _random_batch(num_sequences: int, length: int, num_codes: int, ratio: float) -> Batch:
-    rng = np.random.default_rng(0)
-    total = num_sequences * length
-    hidden_BN = np.arange(length) < max(1, round(ratio * length))
+def _random_batch(
+    num_sequences: int, lengths_Q: Ints, num_codes: int, ratio: float, seed: int
+) -> Batch:
+    rng = np.random.default_rng(seed)
+    length_B = rng.choice(lengths_Q, num_sequences)
+    total = int(length_B.sum())
+    hidden = [rng.permutation(n) < max(1, round(ratio * n)) for n in length_B]
     return make_batch(
-        lengths_B=np.full(num_sequences, length),
+        lengths_B=length_B,
         code_index_N=rng.integers(0, num_codes, total),
-        minutes_N=np.tile(np.arange(length), num_sequences),
+        minutes_N=np.concatenate([np.arange(n) for n in length_B]),
         value_N=rng.standard_normal(total, np.float32),
-        hidden_N=np.concatenate([rng.permutation(hidden_BN) for _ in range(num_sequences)]),
+        hidden_N=np.concatenate(hidden),
     )
 
 

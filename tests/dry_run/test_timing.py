@@ -7,7 +7,13 @@ import torch
 from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, override
 from cvmae.dry_run import timing
-from cvmae.dry_run.timing import embedding_seconds, step_seconds, training_time
+from cvmae.dry_run.timing import (
+    embedding_seconds,
+    likely_lengths,
+    slowest_of,
+    step_seconds,
+    training_time,
+)
 from cvmae.infer.embed import ASKED
 from cvmae.meds.dataset import Source, open_dataset
 from cvmae.meds.units import plan_units
@@ -18,14 +24,15 @@ TINY = override(PRESETS["tiny"], {"scaling.num_workers": 2})
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Let a step take a microsecond a measurement; return the measurements of steps."""
+    """Let a step take a millisecond a sequence; return the sequences of steps."""
     timing._timed.cache_clear()
     sizes = []
 
-    def rounds(engine, batch):
-        sizes.append(batch.num_measurements)
+    def rounds(engine, batches):
+        batch = next(batches)
+        sizes.append(batch.num_sequences)
         assert torch.get_num_threads() == engine._config.train.num_threads
-        return [1e-6 * batch.num_measurements]
+        return [1e-3 * batch.num_sequences]
 
     monkeypatch.setattr(timing, "_rounds", rounds)
     yield sizes
@@ -34,17 +41,34 @@ def counted(monkeypatch):
 
 def test_the_part_of_a_rank_is_timed(counted):
     step = Amount(num_sequences=16, num_measurements=16 * 100)
-    assert step_seconds(TINY, 10, step) == pytest.approx(800e-6)
-    assert counted == [800]
+    assert step_seconds(TINY, 10, step) == pytest.approx(8e-3)
+    assert counted == [8]
     parts = override(TINY, {"train.accumulation_steps": 2, "train.num_threads": 2})
-    assert step_seconds(parts, 10, step) == pytest.approx(800e-6)
-    assert counted == [800, 400]
+    assert step_seconds(parts, 10, step) == pytest.approx(8e-3)
+    assert counted == [8, 4]
 
 
 def test_a_large_step_is_timed_in_part(counted):
     step = Amount(num_sequences=2000, num_measurements=2000 * 100)
-    assert step_seconds(TINY, 10, step) == pytest.approx(0.1)
-    assert counted == [4100]
+    assert step_seconds(TINY, 10, step) == pytest.approx(1.0)
+    assert counted == [41]
+
+
+def test_lengths_have_the_mean_that_is_known_and_no_window_is_longer():
+    for mean in (3, 60, 177, 400):
+        lengths_Q = likely_lengths(mean, 512)
+        assert lengths_Q.mean() == pytest.approx(mean, rel=0.05)
+        assert lengths_Q.min() >= 2
+        assert lengths_Q.max() == (512 if mean > 20 else lengths_Q[-1])
+    assert np.all(likely_lengths(512, 512)[100:] == 512)
+
+
+def test_ranks_wait_for_the_slowest_of_them():
+    assert slowest_of(1, [3.0, 1.0]) == 2
+    # Both draw 1 once in four times.
+    assert slowest_of(2, [3.0, 1.0]) == 0.75 * 3 + 0.25 * 1
+    drawn = np.random.default_rng(0).choice([1.0, 2.0, 5.0], (100_000, 4)).max(axis=1).mean()
+    assert slowest_of(4, [5.0, 1.0, 2.0]) == pytest.approx(drawn, rel=0.01)
 
 
 def test_trials_that_differ_in_other_settings_are_timed_once(counted):
@@ -59,7 +83,7 @@ def test_trials_that_differ_in_other_settings_are_timed_once(counted):
 def test_epochs_take_what_their_steps_take(counted):
     amount = Amount(num_sequences=1600, num_measurements=160_000)
     taken = training_time(TINY, amount, 10, epochs=3)
-    assert taken.in_turn == pytest.approx(3 * 100 * 800e-6 / 3600)
+    assert taken.in_turn == pytest.approx(3 * 100 * 8e-3 / 3600)
     assert training_time(TINY, amount, 10, epochs=0).in_turn == 0
 
 
