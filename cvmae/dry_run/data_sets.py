@@ -59,7 +59,7 @@ def fit_statistics_asked(config: Config) -> Iterator[Section]:
         fixed = len(candidates.entries)
         how = f"data.codes_file={config.data.codes_file}" if fixed else config.data.code_pattern
         codes = Line(name="codes", value=fixed or config.data.num_codes, why=f"at most; {how}")
-        yield Section(title="the fit", lines=[passes_line(dataset), codes])
+        yield Section(title="the fit", lines=[passes_line(dataset, config), codes])
         files = [
             ("code_statistics.parquet", "a row for each code"),
             ("unit_index.parquet", "a row for each unit"),
@@ -73,10 +73,7 @@ def validate_asked(config: Config) -> Iterator[Section]:
     dataset = open_dataset(config.data.root)
     yield data_section(dataset, config.data.unit_rows)[0]
     yield cluster_section(config.scaling)
-    passes = passes_line(dataset)
-    yield Section(
-        title="the check", lines=[replace(passes, why=f"{passes.why}; and every row is counted")]
-    )
+    yield Section(title="the check", lines=[passes_line(dataset, config, checks=True)])
     if not config.output_dir:
         return
     root = config.data.root

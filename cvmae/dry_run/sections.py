@@ -127,16 +127,21 @@ def data_section(dataset: Dataset, unit_rows: int) -> tuple[Section, tuple[Unit,
     return Section(title="the data set", lines=lines), units
 
 
-def passes_line(dataset: Dataset) -> Line:
-    """Return what the two passes of fitting take."""
+def passes_line(dataset: Dataset, config: Config, *, checks: bool = False) -> Line:
+    """Return what the two passes of fitting take, and before them the check of every row."""
     rows = sum(shard.num_rows for shard in dataset.shards)
-    passes = [INPUTS[name] for name in ("pass_1", "pass_2")]
+    passes = [INPUTS[name] for name in (*["check"] * checks, "pass_1", "pass_2")]
     ns = " + ".join(f"{one.otherwise * 1e9:.3g}" for one in passes)
+    seconds, why = rows * sum(one.otherwise for one in passes), f"rows x ({ns}) ns"
+    if config.scaling.num_workers:
+        tasks = len(passes) * len(plan_units(dataset, config.data.unit_rows))
+        task = INPUTS["unit_cpu"].otherwise
+        seconds, why = seconds + tasks * task, f"{why} + {tasks:,} tasks x {task * 1e3:.3g} ms"
     return Line(
-        name="two passes over all rows",
-        value=rows * sum(one.otherwise for one in passes) / 3600,
+        name="three passes over all rows" if checks else "two passes over all rows",
+        value=seconds / 3600,
         unit="core hours",
-        why=f"rows x ({ns}) ns, {passes[0].source}",
+        why=f"{why}, {passes[-1].source}",
     )
 
 

@@ -211,7 +211,7 @@ def _exact_lines(config: Config, dataset: Dataset, fitted: FittedData, left: int
 
 def _about_lines(config: Config, dataset: Dataset, left: int) -> Iterator[Line]:
     """Yield what footers tell, where nothing is fitted yet."""
-    yield passes_line(dataset)
+    yield passes_line(dataset, config)
     amount, how = _about(config, dataset)
     yield Line(name="measurements of train", value=amount.num_measurements, why=how)
     yield Line(

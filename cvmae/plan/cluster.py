@@ -100,9 +100,10 @@ def _size_lines(given: Mapping[str, float], size: Size, units: int) -> Iterator[
     stored = size.rows * given["bytes_a_row"]
     yield _line("storage", stored / 1e9, "GB", f"rows x {given['bytes_a_row']:.3g} bytes")
     yield _line("units", units, "", f"rows / {DataConfig().unit_rows:,} (data.unit_rows)")
-    passes = size.rows * (given["pass_1"] + given["pass_2"])
+    passes = size.rows * (given["pass_1"] + given["pass_2"]) + 2 * units * given["unit_cpu"]
     ns = f"{given['pass_1'] * 1e9:.3g} + {given['pass_2'] * 1e9:.3g}"
-    yield _line("statistics, once", passes / 3600, "core hours", f"rows x ({ns}) ns")
+    tasks = f"2 tasks a unit x {given['unit_cpu'] * 1e3:.3g} ms"
+    yield _line("statistics, once", passes / 3600, "core hours", f"rows x ({ns}) ns + {tasks}")
     what = f"{size.num_files:,} x a footer ({size.files_why})"
     yield _line("opening files, once", size.num_files * given["footer"], "core s", what)
 

@@ -17,6 +17,7 @@ GPUS_A_NODE = 8
 ONE_GPU = "measured on an H100, 2026-11-27: preset paper, 64k measurements a step"
 TWO_CORES = "measured on 2 busy cores of an AMD EPYC, 2026-11-29, 1.5M rows"
 EARLIER = "measured on 2 cores of an AMD EPYC, 2026-11-27"
+QUIET = "measured on 2 cores of an AMD EPYC, 2026-11-30, 204M rows in 918 units"
 ASSUMED = "assumed"
 HOSPITAL = f"{ASSUMED}: as in the synthetic hospital"
 
@@ -114,6 +115,16 @@ INPUTS: dict[str, Input] = {
         otherwise=56e-9,
         source=TWO_CORES,
         scale=1e-9,
+    ),
+    "check": Input(
+        label="validate, CPU a row beside these", unit="s", row="", otherwise=140e-9, source=QUIET
+    ),
+    "unit_cpu": Input(
+        label="a task of a unit on Ray, CPU beside its rows",
+        unit="s",
+        row="",
+        otherwise=24e-3,
+        source=QUIET,
     ),
     "footer": Input(
         label="opening a footer, CPU",

@@ -317,3 +317,22 @@ def test_figures_are_no_numpy_scalars(run, hospital, tmp_path, capsys):
     found = said("validate", ["--data.root", hospital, *SMALL], capsys)
     assert not any("np." in cell for row in found.values() for cell in row)
     assert np.isfinite(number(found["rows"]))
+
+
+def test_passes_cost_rows_and_on_ray_tasks(hospital, tmp_path, capsys):
+    data = ["--data.root", hospital, *SMALL]
+    out = ["--output_dir", str(tmp_path / "out")]
+    alone = said("fit_statistics", [*data, *out, "--scaling.num_workers", "0"], capsys)
+    found = said("fit_statistics", [*data, *out], capsys)
+    rows, units = number(found["rows"]), number(found["units"])
+    assert number(alone["two passes over all rows"]) * 3600 == approx3(rows * 118e-9)
+    tasks = 2 * units * 24e-3
+    assert number(found["two passes over all rows"]) * 3600 == approx3(rows * 118e-9 + tasks)
+    checked = said("validate", data, capsys)
+    tasks = 3 * units * 24e-3
+    assert number(checked["three passes over all rows"]) * 3600 == approx3(rows * 258e-9 + tasks)
+
+
+def approx3(value):
+    """Return what three significant digits of a value agree with."""
+    return pytest.approx(value, rel=5e-3)

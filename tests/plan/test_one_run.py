@@ -11,6 +11,7 @@ from cvmae.config import PRESETS, override
 from cvmae.model.flops import flops
 from cvmae.plan.memory import GIB, activation_bytes, num_parameters
 from cvmae.plan.one_run import (
+    LIBRARIES_GIB,
     Amount,
     CpuTime,
     balance,
@@ -76,6 +77,8 @@ def test_memory_of_a_rank_is_state_and_activations():
     on_cpu = memory_of(two, on_gpu=False)  # float32: no copy in bf16, activations twice as large
     assert on_cpu["state of a rank"] == pytest.approx(16 * parameters / GIB)
     assert on_cpu["activations of a rank"] == pytest.approx(2 * kept / GIB)
+    own = on_cpu["state of a rank"] + on_cpu["activations of a rank"]
+    assert on_cpu["memory of a rank"] == pytest.approx(own + LIBRARIES_GIB)
     parts = memory_of(replace(two, train=replace(two.train, accumulation_steps=4)))
     assert parts["activations of a rank"] == pytest.approx(kept / 4 / GIB)
     third = override(two, {"train.strategy": "deepspeed", "deepspeed.stage": 3})
@@ -108,9 +111,12 @@ def test_steps_follow_each_other_and_share_the_cores_with_what_reads():
     amount = Amount(num_sequences=1600, num_measurements=1e9)
     config = override(PAPER, {"scaling.num_workers": 2, "train.num_threads": 3})
     taken = cpu_time(config, amount, step_s=0.36, steps=100, epochs=2)
-    assert taken.in_turn == pytest.approx(2 * 100 * 0.36 / 3600)
-    reading = 2 * 1e9 * 169e-9 / 3600
-    assert taken.of_cores == pytest.approx(6 * taken.in_turn + reading)
+    assert taken.in_turn == pytest.approx(2 * 100 * (0.36 + 0.01) / 3600)
+    reading = 2 * 1e9 * 169e-9
+    assert taken.of_cores == pytest.approx((6 * 2 * 100 * 0.36 + reading) / 3600)
+    alone = override(config, {"scaling.num_workers": 0})
+    own = cpu_time(alone, amount, step_s=0.36, steps=100, epochs=2)
+    assert own.in_turn == pytest.approx(2 * 100 * 0.36 / 3600)
     few = CpuTime(in_turn=2.0, of_cores=12.0)
     assert few.hours(cores=math.inf) == 2
     assert few.hours(cores=4) == 3

@@ -27,6 +27,7 @@ GIVEN = {
     "worker_bytes": 2**28,
     "pass_1": 30e-9,
     "pass_2": 20e-9,
+    "unit_cpu": 24e-3,
     "footer": 1e-4,
 }
 
@@ -60,7 +61,8 @@ def test_the_arithmetic_of_the_plan():
     assert values["from storage"] == pytest.approx(0.16)
     assert values["bricks between nodes"] == pytest.approx(0.176)
     assert values["network of a node"] == pytest.approx((0.16 + 0.176) / 2)
-    assert values["statistics, once"] == pytest.approx(2.048e9 * 50e-9 / 3600)
+    passes = 2.048e9 * 50e-9 + 2 * 8192 * 24e-3
+    assert values["statistics, once"] == pytest.approx(passes / 3600)
     assert values["opening files, once"] == pytest.approx(1)
     assert values["waiting for the first bricks of an epoch"] == pytest.approx(0.5 / 64.5)
     assert values["100 epochs"] == pytest.approx(100 * 64.5 / 3600)
