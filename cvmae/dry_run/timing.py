@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from statistics import NormalDist
 
 import numpy as np
@@ -15,23 +15,34 @@ import torch
 
 from cvmae.arrays import Ints
 from cvmae.batches.batch import Batch, make_batch
+from cvmae.batches.columns import Column
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
+from cvmae.evaluate.evaluate import Comparison
+from cvmae.evaluate.models import score_unit
 from cvmae.infer.embed import ASKED, embed_moments
 from cvmae.infer.histories import last_moments
 from cvmae.infer.pooling import Pooling
 from cvmae.meds.dataset import Source
-from cvmae.meds.reading import read_unit_and_subjects
-from cvmae.meds.units import Unit
+from cvmae.meds.reading import read_unit, read_unit_and_subjects
+from cvmae.meds.units import Unit, plan_units
 from cvmae.model.vomae import build_model
 from cvmae.plan.one_run import Amount, CpuTime, cpu_time
 from cvmae.train.engine import Engine
 from cvmae.train.make_engine import make_engine
 
-__all__ = ["embedding_seconds", "likely_lengths", "slowest_of", "step_seconds", "training_time"]
+__all__ = [
+    "embedding_seconds",
+    "likely_lengths",
+    "scoring_seconds",
+    "slowest_of",
+    "step_seconds",
+    "training_time",
+]
 
 MOST = 4096  # measurements of a step that is timed; of a larger one this part
-MOST_MOMENTS = 256  # of an embedding that is timed
+MOST_MOMENTS, MOST_SCORED = 256, 64  # subjects that are embedded, or scored
+MOST_UNITS = 32  # that are looked into for these
 ROUNDS, MOST_SECONDS = 24, 5.0
 SIGMA = 1.65  # of the logarithm of a patient's measurements, as in MIMIC-IV
 CPU = torch.device("cpu")
@@ -135,6 +146,40 @@ def embedding_seconds(
         embed_moments(model, measurements, some, [pooling])
         taken = time.perf_counter() - begin
     return reading, taken / max(some.num_moments, 1)
+
+
+def scoring_seconds(compared: Comparison, config: Config, columns: Sequence[Column]) -> float:
+    """Time on a CPU what all models take for a subject under these columns; in seconds.
+
+    Returns:
+        The mean of a few subjects; 0 where the looked at units hold none.
+    """
+    split, asked = config.evaluate.split, config.evaluate
+    units = plan_units(compared.dataset, config.data.unit_rows)
+    source = compared.dataset.source
+    for unit in units[:: max(1, len(units) // MOST_UNITS)]:
+        found, _ = read_unit(source, unit, compared.statistics.lookup, split)
+        if not len(found.subject_id_S):
+            continue
+        some_S = found.subject_id_S[:MOST_SCORED]
+        own = partial(
+            score_unit,
+            unit,
+            split=split,
+            seed=asked.seed,
+            contestants=compared.contestants,
+            statistics=compared.statistics,
+            sequence_length=asked.sequence_length,
+            device="cpu",
+        )
+        few = replace(source, members={split: np.sort(some_S)})
+        own(source=replace(source, members={split: some_S[:1]}), columns=columns)
+        begin = time.perf_counter()
+        own(source=few, columns=())  # reads, and does nothing else
+        read = time.perf_counter()
+        own(source=few, columns=columns)
+        return max(time.perf_counter() - read - (read - begin), 0.0) / len(some_S)
+    return 0.0
 
 
 def _rounds(engine: Engine, batches: Iterable[Batch]) -> list[float]:

@@ -1,5 +1,6 @@
 """Dry runs of the verbs that put trained models to use."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config, resolved_path
 from cvmae.dry_run.sections import cluster_section, cores_here, data_section, output_section
-from cvmae.dry_run.timing import embedding_seconds
-from cvmae.evaluate.evaluate import find_comparison
+from cvmae.dry_run.timing import embedding_seconds, scoring_seconds
+from cvmae.evaluate.evaluate import Comparison, find_comparison
+from cvmae.evaluate.own_masks import declare_columns
 from cvmae.evaluate.report import page
 from cvmae.infer import embed_set, impute_set
 from cvmae.infer.asked import KnownCodes
@@ -32,6 +34,7 @@ from cvmae.infer.unit_job import (
 )
 from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.units import plan_units
+from cvmae.plan.inputs import INPUTS
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.memory import num_parameters
 from cvmae.storage.folders import join
@@ -40,6 +43,7 @@ from cvmae.storage.output import output_folder
 __all__ = ["embed_asked", "evaluate_asked", "export_asked", "impute_asked"]
 
 EMBEDDING_BYTES = 4  # a number
+READINGS = 7  # of an evaluation: a look, the scores, three for context, two for perturbation
 
 
 def evaluate_asked(config: Config) -> Iterator[Section]:
@@ -72,6 +76,8 @@ def evaluate_asked(config: Config) -> Iterator[Section]:
                 why=", ".join(task.name for task in compared.tasks) or "evaluate.labels is empty",
             ),
         ]
+        if not config.scaling.use_gpu:
+            lines.append(_evaluation_hours(config, compared))
         yield Section(title="what is compared", lines=lines)
         files = [
             ("results.json", "all figures"),
@@ -79,6 +85,33 @@ def evaluate_asked(config: Config) -> Iterator[Section]:
             ("codes.parquet", "by code"),
         ]
         yield output_section(replace(config, output_dir=folder), files)
+
+
+def _evaluation_hours(config: Config, compared: Comparison) -> Line:
+    """Return how long reconstruction takes, by a few subjects that are scored here and now."""
+    asked, dataset = config.evaluate, compared.dataset
+    columns = declare_columns(
+        compared.contestants, compared.statistics, ratio=asked.mask_ratio, limit=None
+    )
+    each = scoring_seconds(compared, config, columns)
+    subjects = dataset.num_subjects[asked.split]
+    # A value hidden alone takes a window's pass, as a subject does under one column.
+    scoring = each * (subjects + asked.leave_one_out / len(columns))
+    rows, row = sum(shard.num_rows for shard in dataset.shards), INPUTS["pass_1"].otherwise
+    reading = READINGS * rows * row
+    if config.scaling.num_workers:
+        tasks = READINGS * len(plan_units(dataset, config.data.unit_rows))
+        reading += tasks * INPUTS["unit_cpu"].otherwise
+    cores = cores_here(config.scaling) if config.scaling.num_workers else 1
+    at_once = cores if math.isfinite(cores) else config.scaling.num_workers
+    return Line(
+        name="hours",
+        value=(scoring + reading) / at_once / 3600,
+        unit="h",
+        why=f"of reconstruction on {at_once:g} cores: {each * 1e3:.2g} ms a subject, as timed here "
+        f"just now, evaluate.leave_one_out={asked.leave_one_out:,} values; all rows are read "
+        f"{READINGS} times",
+    )
 
 
 def embed_asked(config: Config) -> Iterator[Section]:

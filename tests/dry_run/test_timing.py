@@ -10,10 +10,12 @@ from cvmae.dry_run import timing
 from cvmae.dry_run.timing import (
     embedding_seconds,
     likely_lengths,
+    scoring_seconds,
     slowest_of,
     step_seconds,
     training_time,
 )
+from cvmae.evaluate.evaluate import find_comparison
 from cvmae.infer.embed import ASKED
 from cvmae.meds.dataset import Source, open_dataset
 from cvmae.meds.units import plan_units
@@ -110,3 +112,21 @@ def test_an_embedding_is_timed_on_one_unit(run, hospital, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert embedding_seconds(model, source, units[0], "mean") == (0.25, 2.0 / 5)
     assert sizes == [1, 5]
+
+
+def test_a_few_subjects_are_scored_under_all_columns(run, hospital, tmp_path, monkeypatch):
+    changes = {"evaluate.checkpoints": (f"cv={run.output_dir}",), "output_dir": str(tmp_path)}
+    config = override(run, changes)
+    compared = find_comparison(config, str(tmp_path))
+    seen = []
+
+    def score(unit, *, source, split, columns, **given):
+        seen.append((len(source.members[split]), len(columns)))
+
+    clock = iter([0.0, 1.0, 4.0])
+    monkeypatch.setattr(timing, "score_unit", score)
+    monkeypatch.setattr(timing, "MOST_SCORED", 4)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    # 3 s with reading, which takes 1 s by itself.
+    assert scoring_seconds(compared, config, ("uniform", "own")) == 2 / 4
+    assert seen == [(1, 2), (4, 0), (4, 2)]
