@@ -1,12 +1,12 @@
 """Dry runs of the verbs that train: steps, balance, memory and hours of what is left to do."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from meds.schema import held_out_split, train_split, tuning_split
 
-from cvmae.checkpoint import CHECKPOINTS, Progress, has_checkpoints, load_model
+from cvmae.checkpoint import CHECKPOINTS, Loaded, Progress, has_checkpoints, load_model
 from cvmae.config import Config
 from cvmae.dry_run.sections import (
     cluster_section,
@@ -154,7 +154,7 @@ def finetune_asked(config: Config) -> Iterator[Section]:
                 on_gpu=trains_on_gpu(config.scaling),
             ),
         ]
-        yield Section(title="training", lines=lines)
+        yield Section(title="training", lines=[*lines, _label_hours(config, own, progress, counts)])
         files = _run_files(config, own.fitted.statistics.num_codes)
         yield output_section(
             config, [*files, (PREDICTIONS, f"a row for each label of {held_out_split}")]
@@ -251,14 +251,24 @@ def _costs(
     yield from memory_lines_of_run(
         config, num_codes, step_measurements=amount.num_measurements / steps, on_gpu=on_gpu
     )
-    yield (
-        gpu_hours(config, amount, epochs=left)
-        if on_gpu
-        else _cpu_hours(config, amount, num_codes, left)
-    )
+    yield _hours(config, amount, num_codes, left)
 
 
-def _cpu_hours(config: Config, amount: Amount, num_codes: int, left: int) -> Line:
+def _label_hours(
+    config: Config, own: Loaded, progress: Progress, counts: Mapping[str, int]
+) -> Line:
+    """Return how long labels take, as if a step of theirs took what one of pretraining does."""
+    is_known = bool(own.fitted.unit_index.units)  # else of an export, which has none
+    length = epoch_amount(own.fitted).mean_length if is_known else config.data.sequence_length
+    number = counts[train_split]
+    amount = Amount(num_sequences=number, num_measurements=number * length)
+    num_codes = own.fitted.statistics.num_codes
+    return _hours(config, amount, num_codes, _epochs_left(config, progress))
+
+
+def _hours(config: Config, amount: Amount, num_codes: int, left: int) -> Line:
+    if trains_on_gpu(config.scaling):
+        return gpu_hours(config, amount, epochs=left)
     cores, taken = cores_here(config.scaling), training_time(config, amount, num_codes, left)
     what = f"{taken.in_turn:.3g} h of steps, one after another, as timed here just now"
     beside = f"; {taken.of_cores:.3g} core hours with reading, on {cores:g} cores"
