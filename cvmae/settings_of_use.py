@@ -25,6 +25,9 @@ class InferConfig:
     row of one of the model's codes that has a time and no value."""
     level: float = 0.95
     """Share of values that the interval of an imputed value is to hold."""
+    past_only: bool = False
+    """Impute from rows at or before a row's time only, as at the bedside; False: also from later
+    ones. Intervals are by residuals of values that were restored in the same way."""
     results: str = ""
     """Folder of an evaluation of this model, whose figures `export` writes into its card."""
     register: str = ""

@@ -29,6 +29,7 @@ Stream = Literal[
     "target",
     "split",
     "label",
+    "residual",
 ]
 
 _STREAMS: dict[str, int] = {
@@ -45,6 +46,7 @@ _STREAMS: dict[str, int] = {
     "target": 11,
     "split": 12,
     "label": 13,
+    "residual": 14,
 }
 _MASK64 = (1 << 64) - 1
 

@@ -177,7 +177,8 @@ def impute_asked(config: Config) -> Iterator[Section]:
         if asked is not None:
             lines.append(Line(name="rows asked for", value=asked.num_rows, why="infer.rows"))
         level = config.infer.level
-        lines.append(Line(name="level of intervals", value=level, why=f"residuals of {source}"))
+        how = f"residuals of {source}; infer.past_only={config.infer.past_only}"
+        lines.append(Line(name="level of intervals", value=level, why=how))
         files = [(REPORT, "what became of the rows, and what intervals hold of held-out values")]
         yield from _units_asked(impute_set.JOB, config, dataset, subject_S, lines, files)
 

@@ -22,7 +22,7 @@ from cvmae.checkpoint import (
 )
 from cvmae.config import Config, read_config, resolved_path
 from cvmae.infer.best_trial import Choice, choose
-from cvmae.infer.calibration import fit_residuals, restore_hidden
+from cvmae.infer.calibration import Calibration
 from cvmae.infer.card import CARD, DATASET, model_card
 from cvmae.infer.evaluated import evaluated_lines
 from cvmae.infer.registered import Registry, find_registry, register
@@ -134,13 +134,13 @@ def _calibrated(found: HandedOn, config: Config) -> Loaded:
     if config.scaling.num_workers:
         start_ray(config.scaling)
     device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"
-    hidden = restore_hidden(loaded, dataset, tuning_split, config, device)
-    residuals = fit_residuals(hidden, loaded.fitted.statistics, config.infer.level)
+    own = Calibration(model=loaded, dataset=dataset, config=config, device=device)
+    residuals = own.residuals()
     if np.isnan(residuals.low_C).all():  # what it is given to may have more of its own
         logger.warning(
             "data.root=%s gives no intervals: %d values of the model's codes were hidden on %s, "
             "too few for quantiles that tell of no single patient",
-            *(config.data.root, len(hidden.code_Q), tuning_split),
+            *(config.data.root, residuals.count_C.sum(), tuning_split),
         )
         return loaded
     return replace(loaded, residuals=residuals)
@@ -154,10 +154,11 @@ def _intervals(loaded: Loaded) -> str:
             "What it imputes has no intervals: they come with --data.root of a data set that has "
             "values enough"
         )
-    num_own, num_codes = int(loaded.residuals.is_own_C.sum()), len(loaded.residuals.codes)
+    own = loaded.residuals
+    only = " from rows at or before their time only" if own.past_only else ""
     return (
-        f"What it imputes has intervals of {loaded.residuals.level:g}: {num_own} of {num_codes} "
-        "codes by residuals of their own"
+        f"What it imputes{only} has intervals of {own.level:g}: {own.is_own_C.sum()} of "
+        f"{len(own.codes)} codes by residuals of their own"
     )
 
 

@@ -101,6 +101,7 @@ def write_report(
     report = {
         **counts,
         "level": residuals.level,
+        "past_only": residuals.past_only,
         "residuals_of": tested.residuals_of,
         "hidden_by": dict(masks),
         "held_out": {"values": tested.num_values, "coverage": _or_none(tested.share)},
@@ -117,6 +118,7 @@ def write_report(
         [
             *matching_lines(matching),
             f"{imputed:,} rows imputed: {join(folder, inside)}",
+            *(["Seen were rows at or before their time only"] if residuals.past_only else []),
             *_left_out(counts),
             *_said(residuals, tested),
             f"They are patient data: see {join(folder, NOTE)}",

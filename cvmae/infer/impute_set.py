@@ -13,13 +13,14 @@ from meds.schema import held_out_split, tuning_split
 from cvmae.checkpoint import RESIDUALS, Loaded
 from cvmae.config import Config
 from cvmae.infer.asked import Asked, KnownCodes
-from cvmae.infer.calibration import Coverage, fit_residuals, restore_hidden
+from cvmae.infer.calibration import Calibration
 from cvmae.infer.embed import ASKED, ready
 from cvmae.infer.frames import read_asked_file
 from cvmae.infer.impute_report import COVERAGE, read_coverage, write_coverage, write_report
 from cvmae.infer.imputed import imputed_table
 from cvmae.infer.matching import require_common_code
-from cvmae.infer.restoring import is_measured, refuse_imputing, restore
+from cvmae.infer.placing import is_measured
+from cvmae.infer.restoring import refuse_imputing, restore
 from cvmae.infer.unit_files import (
     CodeSums,
     read_unit_files,
@@ -45,13 +46,14 @@ from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
 from cvmae.statistics.residuals import Residuals
-from cvmae.storage.folders import is_file, join, local_copy, written
+from cvmae.storage.folders import is_file, join, local_copy, remove_folder, written
 
 __all__ = ["JOB", "facts_of", "impute", "residuals_of"]
 
 logger = logging.getLogger("cvmae")
 
 FOLDER = "imputed"
+CALIBRATION = "calibration"  # parts of units, while residuals and coverage are measured
 JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values")
 WITHOUT_ROWS = "without_rows.parquet"
 
@@ -66,6 +68,7 @@ class _Job:
     source: Source
     units: Sequence[Numbered]
     asked: Asked | None  # None: each row of a known code that has a time and no value
+    past_only: bool  # nothing later than a row may be seen
 
 
 def impute(config: Config) -> str:
@@ -125,6 +128,7 @@ def _plan(config: Config, model: Loaded, dataset: Dataset, asked: Asked | None) 
         source=Source(root=dataset.root, members={ASKED: subject_S}),
         units=units_asked(plan_units(dataset, config.data.unit_rows), subject_S),
         asked=asked,
+        past_only=config.infer.past_only,
     )
 
 
@@ -135,6 +139,7 @@ def facts_of(config: Config, stamp: str, dataset: Dataset, asked: Asked | None) 
         "infer.checkpoint": stamp,
         "infer.rows": hashlib.sha256(b"".join(c.tobytes() for c in columns)).hexdigest(),
         "infer.level": config.infer.level,
+        "infer.past_only": config.infer.past_only,
         "evaluate.seed": config.evaluate.seed,
         "evaluate.mask_ratio": config.evaluate.mask_ratio,
         "data.root": dataset.fingerprint,
@@ -142,14 +147,13 @@ def facts_of(config: Config, stamp: str, dataset: Dataset, asked: Asked | None) 
     }
 
 
-def _has_own(config: Config, model: Loaded) -> bool:
-    """Tell whether a model brings residuals of the level that is asked for."""
+def _own(config: Config, model: Loaded) -> Residuals | None:
+    """Return the residuals that a model brings, if they are of what is asked for."""
     residuals = model.residuals
-    return (
-        residuals is not None
-        and residuals.level == config.infer.level
-        and not np.isnan(residuals.low_C).all()
-    )
+    if residuals is None or np.isnan(residuals.low_C).all():
+        return None
+    kind = (residuals.level, residuals.past_only)
+    return residuals if kind == (config.infer.level, config.infer.past_only) else None
 
 
 def residuals_of(config: Config, model: Loaded, dataset: Dataset) -> str:
@@ -158,38 +162,38 @@ def residuals_of(config: Config, model: Loaded, dataset: Dataset) -> str:
     Raises:
         ValueError: They are in neither.
     """
-    if _has_own(config, model):
+    if _own(config, model):
         return "the model"
     if dataset.num_subjects[tuning_split]:
         return str(tuning_split)
     raise ValueError(
         f"infer.checkpoint={config.infer.checkpoint} has no residuals for "
-        f"infer.level={config.infer.level:g}, of which intervals are made, and no subject of "
+        f"infer.level={config.infer.level:g} and infer.past_only={config.infer.past_only}, of "
+        "which intervals are made, and no subject of "
         f"data.root={dataset.root} is in {tuning_split} to take them from: give a model that "
-        "was exported with --data.root of a data set where some are"
+        "was exported with these settings and --data.root of a data set where some are"
     )
 
 
 def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: str) -> None:
     """Write the residuals that intervals are made by, and how many held-out values these hold.
 
-    One after the other, so that a job that is interrupted in the second goes on with it.
+    A job that is interrupted goes on with the units that are still to be restored.
     """
-    statistics, path = model.fitted.statistics, join(config.output_dir, RESIDUALS)
+    path, parts = join(config.output_dir, RESIDUALS), join(config.output_dir, CALIBRATION)
+    calibration = Calibration(
+        model=model, dataset=dataset, config=config, device=device, folder=parts
+    )
     if not is_file(path):
-        residuals = model.residuals
-        if residuals is None or not _has_own(config, model):
-            restored = restore_hidden(model, dataset, tuning_split, config, device)
-            residuals = fit_residuals(restored, statistics, config.infer.level)
+        residuals = _own(config, model) or calibration.residuals()
         with written(path) as aside:
             residuals.write(aside)
     with local_copy(path) as copy:
         residuals = Residuals.read(copy)
-    coverage = None
-    if dataset.num_subjects[held_out_split]:
-        restored = restore_hidden(model, dataset, held_out_split, config, device)
-        coverage = Coverage.of(restored, residuals, statistics)
+    has_test = dataset.num_subjects[held_out_split] > 0
+    coverage = calibration.coverage(residuals) if has_test else None
     write_coverage(config.output_dir, coverage, source)
+    remove_folder(parts)
 
 
 class _UnitWriter:
@@ -216,7 +220,8 @@ class _UnitWriter:
         else:
             own = job.asked.take(is_among(np.sort(subject_S), job.asked.subject_id_L))
         where = f"infer.checkpoint={job.checkpoint}, unit {number}"
-        z_L = restore(self._model, measurements, own, where)
+        entries = own.as_entries(self._known)
+        z_L = restore(self._model, measurements, entries, where, past_only=job.past_only)
         counts["rows_nothing_known"] = int(np.count_nonzero(np.isnan(z_L)))
         write_unit_file(
             join(job.folder, FOLDER, unit_file(number)),

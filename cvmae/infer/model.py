@@ -20,10 +20,12 @@ from cvmae.infer.frames import (
 from cvmae.infer.histories import last_moments
 from cvmae.infer.imputed import imputed_table
 from cvmae.infer.matching import Matching, matching_lines
+from cvmae.infer.placing import is_measured
 from cvmae.infer.pooling import Pooling, refuse_pooling
 from cvmae.infer.registered import is_in_mlflow, model_in_mlflow
-from cvmae.infer.restoring import is_measured, refuse_imputing, restore
+from cvmae.infer.restoring import refuse_imputing, restore
 from cvmae.infer.unit_files import CodeSums, embedding_table
+from cvmae.statistics.residuals import Residuals
 
 __all__ = ["Model", "load"]
 
@@ -90,7 +92,7 @@ class Model:
         embedding_LD = np.asarray(embeddings.embedding_LD[pooling])
         return like(embedding_table(moments, embedding_LD, embeddings.has_rows_L), measurements)
 
-    def impute(self, measurements: Any, asked: Any = None) -> Any:
+    def impute(self, measurements: Any, asked: Any = None, *, past_only: bool = False) -> Any:
         """Return what the model expects of rows, from all other measurements around them.
 
         Earlier and later measurements of the subject are seen, in the window that is nearest in
@@ -102,13 +104,15 @@ class Model:
             asked: Data frame with columns subject_id, time and code; None: each row of
                 `measurements` with a code of the model, a time and no value, unless the same code
                 has a value at the same time.
+            past_only: See only the last measurements at or before the time of a row, as at the
+                bedside. Values restored from later ones are no basis of a prediction.
 
         Returns:
             A frame of the same kind with columns subject_id, time, code, numeric_value,
             interval_low and interval_high, in the code's own unit: a row for each of `asked`, in
-            its order, or by subject, time and code; null where the subject has no measurement. The
-            interval holds `infer.level` of values as `tuning` had them, and is null where the
-            model was not exported with them.
+            its order, or by subject, time and code; null where the subject has no measurement that
+            may be seen. The interval holds `infer.level` of values as `tuning` had them, and is
+            null where the model was not exported with residuals of this way of restoring.
 
         Raises:
             TypeError: What was given is no data frame.
@@ -117,7 +121,7 @@ class Model:
                 `refuse_imputing`.
         """
         refuse_imputing(self.loaded)
-        statistics, residuals = self.loaded.fitted.statistics, self.loaded.residuals
+        statistics = self.loaded.fitted.statistics
         known = KnownCodes.of(statistics)
         rows = read_measurements(measurements, statistics)
         if asked is None:
@@ -127,17 +131,34 @@ class Model:
             wanted = read_asked(asked, known)
         num_threads = torch.get_num_threads()
         try:
-            z_L = restore(self.loaded, rows, wanted, "the model, rows of the frame")
+            z_L = restore(
+                self.loaded,
+                rows,
+                wanted.as_entries(known),
+                "the model, rows of the frame",
+                past_only=past_only,
+            )
         finally:  # the process is not ours
             torch.set_num_threads(num_threads)
         for line in matching_lines(Matching.of(CodeSums.of(rows, statistics), statistics)):
             logger.info("%s", line)
-        if residuals is None:
-            logger.warning(
-                "intervals are null: this model has no residuals; export it with --data.root of a "
-                "data set (jobs/export.py), whose tuning split gives them, and load that"
-            )
-        return like(imputed_table(wanted, z_L, statistics, residuals), measurements)
+        return like(
+            imputed_table(wanted, z_L, statistics, self._residuals(past_only)), measurements
+        )
+
+    def _residuals(self, past_only: bool) -> Residuals | None:
+        """Return the residuals of a way of restoring; say how to get some where there are none."""
+        residuals = self.loaded.residuals
+        if residuals is not None and residuals.past_only == past_only:
+            return residuals
+        has = "no residuals" if residuals is None else "residuals of the other way of restoring"
+        logger.warning(
+            "intervals are null: this model has %s; export it with --data.root of a data set and "
+            "--infer.past_only %s (jobs/export.py), whose tuning split gives them, and load that",
+            has,
+            past_only,
+        )
+        return None
 
 
 def load(path: str, device: str = "cpu") -> Model:

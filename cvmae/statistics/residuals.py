@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.arrays import Bools, Floats, Ints
+from cvmae.statistics.residual_sample import ResidualSample
 
 __all__ = ["FEWEST_SUBJECTS", "FEWEST_VALUES", "Residuals", "interval_ranks"]
 
@@ -27,11 +27,14 @@ METADATA = b"cvmae"
 class Residuals:
     """Quantiles of value - expected of each code, in standard deviations of train.
 
-    An interval from expected + low to expected + high holds a value with a chance of `level`, if
-    it comes as those did that the quantiles were taken of.
+    An interval from expected + low to expected + high holds a value with a chance of `level` or
+    slightly more (split conformal prediction), if it comes as those did that the quantiles were
+    taken of: hidden in the same way, and what is expected of it found in the same way. Of codes
+    with very many values the quantiles are those of a sample, for which the same holds.
     """
 
     level: float
+    past_only: bool  # what is expected was found from rows at or before the value's time
     codes: tuple[str, ...]
     low_C: Floats  # NaN: there are too few values even of all codes together
     high_C: Floats
@@ -40,41 +43,31 @@ class Residuals:
 
     @classmethod
     def of(
-        cls,
-        residual_Q: Floats,
-        code_Q: npt.NDArray[np.integer],
-        subjects_C: Ints,
-        num_subjects: int,
-        codes: Sequence[str],
-        level: float,
+        cls, sample: ResidualSample, codes: Sequence[str], level: float, *, past_only: bool
     ) -> Self:
         """Take the quantiles of each code that has enough values, and of all codes together.
 
         Args:
-            residual_Q: Value less what was expected, in standard deviations.
-            code_Q: Code of each.
-            subjects_C: Subjects that each code's values are of.
-            num_subjects: That all are of.
+            sample: Of values that no training has seen.
             codes: Names of the vocabulary.
             level: Share of the values that lie between the two quantiles.
+            past_only: How what is expected of them was found.
         """
-        num_codes = len(codes)
-        order_Q = np.lexsort((residual_Q, code_Q))
-        count_C = np.bincount(code_Q, minlength=num_codes)
-        ends_C = np.cumsum(count_C)
-        pooled = _quantiles(np.sort(residual_Q), num_subjects, level)
-        ends = np.full((num_codes, 2), np.nan)
-        for code in range(num_codes):
-            own_Q = residual_Q[order_Q[ends_C[code] - count_C[code] : ends_C[code]]]
-            ends[code] = _quantiles(own_Q, int(subjects_C[code]), level)
+        order_Q = np.lexsort((sample.residual_Q, sample.code_Q))
+        ends_C = np.append(0, np.cumsum(np.bincount(sample.code_Q, minlength=len(codes))))
+        ends = np.full((len(codes), 2), np.nan)
+        for code, num_subjects in enumerate(sample.subjects_C):
+            own_Q = sample.residual_Q[order_Q[ends_C[code] : ends_C[code + 1]]]
+            ends[code] = _quantiles(own_Q, num_subjects, level)
         is_own_C = ~np.isnan(ends[:, 0])
-        ends[~is_own_C] = pooled
+        ends[~is_own_C] = _quantiles(np.sort(sample.of_all()), sample.num_subjects, level)
         return cls(
             level=level,
+            past_only=past_only,
             codes=tuple(codes),
             low_C=ends[:, 0],
             high_C=ends[:, 1],
-            count_C=count_C,
+            count_C=sample.count_C,
             is_own_C=is_own_C,
         )
 
@@ -87,7 +80,9 @@ class Residuals:
             "num_values": self.count_C,
             "is_own": self.is_own_C,
         }
-        metadata = {METADATA: json.dumps({"level": self.level}).encode("ascii")}
+        metadata = {
+            METADATA: json.dumps({"level": self.level, "past_only": self.past_only}).encode("ascii")
+        }
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
     @classmethod
@@ -99,7 +94,8 @@ class Residuals:
         """
         try:
             table = pq.read_table(path, partitioning=None)
-            level = float(json.loads(table.schema.metadata[METADATA])["level"])
+            made = json.loads(table.schema.metadata[METADATA])
+            level, past_only = float(made["level"]), bool(made.get("past_only", False))
             columns = {n: table[n].to_numpy() for n in ("low", "high", "num_values", "is_own")}
             codes = tuple(table["code"].to_pylist())
         except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
@@ -107,6 +103,7 @@ class Residuals:
             raise ValueError(f"{path} holds no quantiles of residuals ({reason})") from None
         return cls(
             level=level,
+            past_only=past_only,
             codes=codes,
             low_C=columns["low"],
             high_C=columns["high"],

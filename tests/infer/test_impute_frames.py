@@ -24,6 +24,7 @@ def model(loaded):
     num_codes = statistics.num_codes
     residuals = Residuals(
         level=0.9,
+        past_only=False,
         codes=statistics.codes,
         low_C=np.full(num_codes, -0.5),
         high_C=np.full(num_codes, 1.0),

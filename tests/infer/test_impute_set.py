@@ -15,45 +15,19 @@ import cvmae
 from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, override
 from cvmae.infer import impute_set
-from cvmae.infer.calibration import Coverage, restore_hidden
+from cvmae.infer.calibration import Coverage
 from cvmae.infer.export import export
+from cvmae.infer.hidden import restore_hidden
 from cvmae.infer.impute_set import impute
 from cvmae.infer.notice import NOTE
 from cvmae.meds.dataset import open_dataset
+from cvmae.meds.reading import read_unit
+from cvmae.meds.units import plan_units
 from cvmae.statistics.residuals import Residuals
-from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.train.pretrain import pretrain
 
 HOUR = 3_600_000_000
 KEYS = ["subject_id", "time", "code"]
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """A hospital with subjects enough on tuning and held_out, and a model of it."""
-    folder = tmp_path_factory.mktemp("many")
-    hospital = SyntheticConfig(
-        root=str(folder / "meds"),
-        num_subjects=180,
-        num_codes=3,
-        median_measurements=60,
-        spread=0.5,
-        missing_rate=0.05,
-        split_shares=(0.2, 0.4, 0.4),
-        num_shards=2,
-    )
-    changes = {
-        "data.root": write_hospital(hospital),
-        "data.min_count": 2,
-        "data.unit_rows": 4000,
-        "data.sequence_length": 32,
-        "scaling.num_workers": 0,
-        "train.epochs": 1,
-        "output_dir": folder / "run",
-    }
-    config = override(PRESETS["tiny"], changes)
-    pretrain(config)
-    return config
 
 
 @pytest.fixture
@@ -158,22 +132,25 @@ def test_coverage_counts_measured_values_as_they_stand(settings, many):
     """Neither clipped nor those that quantiles were taken of."""
     impute(settings)
     model = load_model(many.output_dir)
-    dataset = open_dataset(many.data.root)
-    restored = restore_hidden(model, dataset, "held_out", settings, "cpu")
-    assert restored.num_subjects > 60
-    residuals = Residuals.read(Path(settings.output_dir, "residuals.parquet"))
     statistics = model.fitted.statistics
-    own = Coverage.of(restored, residuals, statistics)
+    (whole,) = plan_units(open_dataset(many.data.root), 10**9)
+    rows, _ = read_unit(open_dataset(many.data.root), whole, statistics.lookup, "held_out")
+    restored = restore_hidden(model, rows, settings)
+    residuals = Residuals.read(Path(settings.output_dir, "residuals.parquet"))
+    own = Coverage.of(restored, statistics, residuals)
+    assert own.subjects_C.min() > 60
     assert own.share == report_of(settings.output_dir)["held_out"]["coverage"]
     beyond = replace(restored, value_Q=restored.value_Q * 0 + 1e9)
-    assert Coverage.of(beyond, residuals, statistics).share == 0
-    few = replace(restored, subjects_C=restored.subjects_C * 0 + 19)
-    assert np.isnan(Coverage.of(few, residuals, statistics).share_C).all()
-    lacks = restored.subjects_C.copy()
+    assert Coverage.of(beyond, statistics, residuals).share == 0
+    few = replace(own, subjects_C=own.subjects_C * 0 + 19)
+    assert np.isnan(few.share_C).all()
+    lacks = own.subjects_C.copy()
     lacks[0] = 19
-    told = Coverage.of(replace(restored, subjects_C=lacks), residuals, statistics)
+    told = replace(own, subjects_C=lacks)
     assert told.num_told == own.num_told - own.count_C[0]  # or it could be had by subtraction
     assert told.share == (own.held_C[1:].sum() / own.count_C[1:].sum())
+    none = replace(residuals, low_C=residuals.low_C * np.nan, high_C=residuals.high_C * np.nan)
+    assert np.isnan(Coverage.of(restored, statistics, none).share)
 
 
 class KilledError(Exception):
@@ -198,7 +175,7 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(settings, mon
     with pytest.raises(ValueError, match=r"made with another infer\.level: give the same"):
         impute(other)
     tests = []
-    monkeypatch.setattr(impute_set, "restore_hidden", lambda *given: tests.append(given))
+    monkeypatch.setattr("cvmae.infer.calibration.restore_hidden", tests.append)
     resumed = impute(replace(settings, resume=settings.output_dir))
     assert tests == []
     monkeypatch.undo()
@@ -311,7 +288,7 @@ def test_a_model_without_residuals_needs_a_tuning_split(settings, many, write_me
     rows = [(1, 5, code, 1.0), (1, 6, code, None)]
     root = write_meds({"0.parquet": rows}, {1: "held_out"}, name="other")
     config = override(settings, {"data.root": root})
-    with pytest.raises(ValueError, match=r"has no residuals for infer\.level=0\.95.*in tuning to"):
+    with pytest.raises(ValueError, match=r"no residuals for infer\.level=0\.95 and .*in tuning to"):
         impute(config)
     assert not Path(config.output_dir).exists()
 

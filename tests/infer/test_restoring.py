@@ -11,40 +11,19 @@ from cvmae.batches.columns import has_twin, uniform_column
 from cvmae.batches.evaluation import column_batches
 from cvmae.config import override
 from cvmae.evaluate.models import predict
-from cvmae.infer.asked import Asked, KnownCodes
+from cvmae.infer.asked import Asked
 from cvmae.infer.frames import read_measurements
-from cvmae.infer.restoring import is_measured, place, refuse_imputing, restore
+from cvmae.infer.placing import is_measured, place
+from cvmae.infer.restoring import refuse_imputing, restore
 from cvmae.meds.dataset import open_dataset
-from cvmae.meds.measurements import Measurements
 from cvmae.meds.reading import read_unit
 from cvmae.meds.units import plan_units
-
-HOUR = 3_600_000_000
-
-
-def measured(*rows):
-    """Measurements (subject, hour, code, value), which are in order."""
-    subject, hour, code, value = (np.array(column) for column in zip(*rows, strict=True))
-    begins = np.flatnonzero(np.diff(subject, prepend=-1))
-    return Measurements(
-        subject_id_S=subject[begins],
-        offsets_S=np.append(begins, len(subject)),
-        code_index_N=code.astype(np.int32),
-        time_us_N=hour * HOUR,
-        numeric_value_N=value.astype(np.float32),
-    )
-
-
-def asking(*rows):
-    """Rows (subject, hour, code) that are asked for."""
-    subject, hour, code = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    return Asked(subject_id_L=subject, time_us_L=hour * HOUR, code_L=code)
+from tests.infer.rows import HOUR, asking, measured
 
 
 def expected_of(model, rows, asked):
-    """What a model expects of rows whose codes are entries of its vocabulary."""
-    place_C = np.argsort(KnownCodes.of(model.fitted.statistics).entry_K)  # one code an entry
-    return restore(model, rows, replace(asked, code_L=place_C[asked.code_L]), "")
+    """What a model expects of rows, from all around them."""
+    return restore(model, rows, asked, "", past_only=False)
 
 
 @pytest.fixture(scope="module")
