@@ -57,12 +57,13 @@ def test_a_value_is_that_of_a_record_which_ends_at_its_time(unit, loaded):
     rng = np.random.default_rng(1)
     assert np.diff(unit.offsets_S).max() > 2 * loaded.config.data.sequence_length
     hidden = rng.random(len(unit.time_us_N)) < 0.2
+    hidden[unit.offsets_S[:-1]] = True
     own = Asked.of(unit).take(hidden)
     other = replace(own, time_us_L=own.time_us_L + HOUR // 3)
     names = ("subject_id_L", "time_us_L", "code_L")
     asked = Asked(**{n: np.concatenate([getattr(own, n), getattr(other, n)]) for n in names})
     found = expected_of(loaded, unit, asked)
-    assert 0 < np.isnan(found).sum() < 0.1 * asked.num_rows
+    assert 0 < np.isnan(found).sum() < 0.2 * asked.num_rows
     for row in rng.permutation(asked.num_rows)[:40]:
         one = asked.take(np.array([row]))
         record = until(unit, one.subject_id_L[0], one.time_us_L[0], hidden)
@@ -169,5 +170,6 @@ def test_a_job_says_so_and_a_model_with_residuals_of_the_other_kind_is_measured_
     assert found["interval_low"].null_count == found.num_rows
     assert "residuals of the other way of restoring; export it" in caplog.text
     assert "--infer.past_only False" in caplog.text
-    with pytest.raises(ValueError, match=r"made with another infer\.past_only"):
-        impute(override(many, given | {"infer.past_only": False, "resume": out, "output_dir": out}))
+    changes = {"infer.past_only": False, "infer.checkpoint": past, "resume": out, "output_dir": out}
+    with pytest.raises(ValueError, match=r"made with another infer\.past_only: give"):
+        impute(override(many, given | changes))
