@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from cvmae.arrays import Bools, Ints
 from cvmae.meds.measurements import Measurements
+from cvmae.meds.row_order import run_starts
 from cvmae.statistics.code_statistics import CodeStatistics, MemberLookup
 
 __all__ = ["Asked", "KnownCodes"]
@@ -71,13 +72,8 @@ class Asked:
 
     def in_order(self) -> Self:
         """Return each row once, by subject, time and code."""
-        order_L = np.lexsort((self.code_L, self.time_us_L, self.subject_id_L))
-        keys = [column_L[order_L] for column_L in (self.code_L, self.time_us_L, self.subject_id_L)]
-        new_L = np.zeros(len(order_L), np.bool_)
-        new_L[:1] = True
-        for key_L in keys:
-            new_L[1:] |= key_L[1:] != key_L[:-1]
-        return self.take(order_L[new_L])
+        rows = self.take(np.lexsort((self.code_L, self.time_us_L, self.subject_id_L)))
+        return rows.take(run_starts(rows.subject_id_L, rows.time_us_L, rows.code_L))
 
     @classmethod
     def of(cls, rows: Measurements) -> Self:

@@ -25,6 +25,7 @@ from cvmae.batches.sequences import Sequences, cut_windows, gather_index
 from cvmae.infer.asked import Asked
 from cvmae.infer.histories import Moments, last_windows, num_until
 from cvmae.meds.measurements import Measurements
+from cvmae.meds.row_order import run_starts
 from cvmae.meds.splits import is_among
 
 __all__ = ["Passes", "Placed", "is_measured", "place", "place_after_past"]
@@ -177,12 +178,9 @@ def place_after_past(measurements: Measurements, asked: Asked, sequence_length: 
 
 def _cut_passes(keys: tuple[Ints | Bools, ...], most: int) -> Ints:
     """Return where each pass begins, of rows in order: one for each key, and for so many rows."""
-    new_U = np.zeros(len(keys[0]), np.bool_)
-    new_U[:1] = True
-    for key_U in keys:
-        new_U[1:] |= key_U[1:] != key_U[:-1]
-    begin_G = np.flatnonzero(new_U)
-    number_U = np.arange(len(new_U)) - begin_G[np.cumsum(new_U) - 1]
+    begin_G = run_starts(*keys)
+    num_G = np.diff(begin_G, append=len(keys[0]))
+    number_U = np.arange(len(keys[0])) - np.repeat(begin_G, num_G)
     return np.flatnonzero(number_U % most == 0)
 
 
@@ -216,13 +214,10 @@ def _match(measurements: Measurements, asked: Asked) -> tuple[Bools, Ints]:
     )
     # Stable, so that of equal ones the first is a measurement if any is.
     order_R = np.lexsort(keys)
-    new_R = np.zeros(len(order_R), np.bool_)
-    new_R[:1] = True
-    for key_R in keys:
-        new_R[1:] |= np.diff(key_R[order_R]) != 0
+    begin_G = run_starts(*(key_R[order_R] for key_R in keys))
+    first_G = order_R[begin_G]
     group_R = np.empty_like(order_R)
-    group_R[order_R] = np.cumsum(new_R) - 1
-    first_G = order_R[new_R]
+    group_R[order_R] = np.repeat(np.arange(len(begin_G)), np.diff(begin_G, append=len(order_R)))
     asked_G = np.zeros(len(first_G), np.bool_)
     asked_G[group_R[num_rows:]] = True
     row_L = first_G[group_R[num_rows:]]

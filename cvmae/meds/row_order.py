@@ -200,7 +200,9 @@ def _null_rows(timed_N: Bools, starts_S: Ints) -> Ints:
     return np.flatnonzero(~timed_N)
 
 
-def run_starts(subject_N: Ints) -> Ints:
-    """Return where each run of equal entries begins; empty for an empty array."""
-    changes = np.flatnonzero(subject_N[1:] != subject_N[:-1]) + 1
-    return np.concatenate([np.zeros(min(len(subject_N), 1), np.int64), changes])
+def run_starts(key_N: npt.NDArray[Any], *more: npt.NDArray[Any]) -> Ints:
+    """Return where each run of rows begins whose keys are all equal; empty for empty arrays."""
+    differs = key_N[1:] != key_N[:-1]
+    for own_N in more:
+        differs |= own_N[1:] != own_N[:-1]
+    return np.concatenate([np.zeros(min(len(key_N), 1), np.int64), np.flatnonzero(differs) + 1])
