@@ -53,7 +53,7 @@ __all__ = ["JOB", "facts_of", "impute", "residuals_of"]
 logger = logging.getLogger("cvmae")
 
 FOLDER = "imputed"
-CALIBRATION = "calibration"  # parts of units, while residuals and coverage are measured
+CALIBRATION = "calibration"  # in there, while residuals and coverage are measured
 JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values")
 WITHOUT_ROWS = "without_rows.parquet"
 
@@ -180,7 +180,8 @@ def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: 
 
     A job that is interrupted goes on with the units that are still to be restored.
     """
-    path, parts = join(config.output_dir, RESIDUALS), join(config.output_dir, CALIBRATION)
+    path = join(config.output_dir, RESIDUALS)
+    parts = join(config.output_dir, FOLDER, CALIBRATION)
     calibration = Calibration(
         model=model, dataset=dataset, config=config, device=device, folder=parts
     )
@@ -192,8 +193,8 @@ def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: 
         residuals = Residuals.read(copy)
     has_test = dataset.num_subjects[held_out_split] > 0
     coverage = calibration.coverage(residuals) if has_test else None
+    remove_folder(parts)  # before what says that all of this is done
     write_coverage(config.output_dir, coverage, source)
-    remove_folder(parts)
 
 
 class _UnitWriter:

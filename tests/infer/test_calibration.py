@@ -70,7 +70,7 @@ class KilledError(Exception):
 def test_what_was_interrupted_takes_up_the_units_that_are_there(many, tmp_path, monkeypatch, split):
     changes = {"infer.checkpoint": many.output_dir, "data.unit_rows": 1000}
     config = override(many, changes | {"output_dir": tmp_path / "out"})
-    read, parts = calibration.read_unit, Path(config.output_dir, "calibration", split)
+    read, parts = calibration.read_unit, Path(config.output_dir, "imputed", "calibration", split)
 
     def stop(source, unit, lookup, own):
         if own == split and len(list(parts.glob("*.npz"))) == 2:
