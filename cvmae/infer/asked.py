@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.arrays import Bools, Ints
+from cvmae.batches.sequences import gather_index
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.row_order import run_starts
 from cvmae.statistics.code_statistics import CodeStatistics, MemberLookup
@@ -65,6 +66,13 @@ class Asked:
             time_us_L=self.time_us_L[chosen_L],
             code_L=self.code_L[chosen_L],
         )
+
+    def of_subjects(self, subject_S: Ints) -> Self:
+        """Return the rows of some subjects, no two alike, who ascend as those of all rows do."""
+        first_S, end_S = (
+            np.searchsorted(self.subject_id_L, subject_S, side) for side in ("left", "right")
+        )
+        return self.take(gather_index(first_S, end_S - first_S))
 
     def as_entries(self, known: KnownCodes) -> Self:
         """Return the same rows with entries of the vocabulary for codes."""

@@ -41,7 +41,6 @@ from cvmae.infer.unit_job import (
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.reading import read_unit_and_missing
-from cvmae.meds.splits import is_among
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
@@ -67,7 +66,7 @@ class _Job:
     model: Loaded  # with the residuals that intervals are made by
     source: Source
     units: Sequence[Numbered]
-    asked: Asked | None  # None: each row of a known code that has a time and no value
+    asked: Asked | None  # in order; None: each row of a known code that has a time and no value
     past_only: bool  # nothing later than a row may be seen
 
 
@@ -219,7 +218,7 @@ class _UnitWriter:
             counts["rows_without_time"] = rows.num_null_time
             counts["rows_measured_beside"] = int(np.count_nonzero(beside_L))
         else:
-            own = job.asked.take(is_among(np.sort(subject_S), job.asked.subject_id_L))
+            own = job.asked.of_subjects(np.sort(subject_S))
         where = f"infer.checkpoint={job.checkpoint}, unit {number}"
         entries = own.as_entries(self._known)
         z_L = restore(self._model, measurements, entries, where, past_only=job.past_only)
@@ -256,8 +255,7 @@ def _finish(config: Config, job: _Job) -> str:
 def _write_absent(job: _Job, found_S: np.ndarray, path: str) -> int:
     """Write null for the rows of subjects that no file has, and return how many they are."""
     assert job.asked is not None, "nobody is asked for who has no rows"
-    absent_S = job.source.members[ASKED][~found_S]
-    own = job.asked.take(is_among(absent_S, job.asked.subject_id_L))
+    own = job.asked.of_subjects(job.source.members[ASKED][~found_S])
     if own.num_rows:
         nothing_L = np.full(own.num_rows, np.nan)
         table = imputed_table(own, nothing_L, job.model.fitted.statistics, None)
