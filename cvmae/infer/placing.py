@@ -16,7 +16,7 @@ later is seen; each time of a subject is a pass of its own.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -132,10 +132,7 @@ def place(measurements: Measurements, asked: Asked, sequence_length: int) -> Pla
     none_P = np.zeros(len(alone), np.int64)
     row_L[index_U] = len(kept_N) + np.arange(len(index_U))
     return Placed(
-        code_R=np.concatenate([own.code_index_N, asked.code_L[index_U]]),
-        time_us_R=np.concatenate([own.time_us_N, time_U]),
-        value_R=np.concatenate([own.numeric_value_N, np.zeros(len(index_U), np.float32)]),
-        hidden_R=np.concatenate([hidden_N, np.ones(len(index_U), np.bool_)]),
+        **_rows(own, hidden_N, asked.take(index_U)),
         row_L=row_L,
         windows=windows.take(np.concatenate([alone, window_U[first_P]])),
         start_P=len(kept_N) + np.concatenate([none_P, first_P]),
@@ -157,23 +154,30 @@ def place_after_past(measurements: Measurements, asked: Asked, sequence_length: 
     moments = Moments(subject_id_L=asked.subject_id_L, time_us_L=asked.time_us_L)
     index_U, windows = last_windows(seen, moments, sequence_length)
     order_U = np.lexsort((asked.time_us_L[index_U], asked.subject_id_L[index_U]))
-    index_U = index_U[order_U]
-    subject_U, time_U = asked.subject_id_L[index_U], asked.time_us_L[index_U]
-    first_P = _cut_passes((subject_U, time_U), sequence_length)
-    num_seen, num_beside = len(seen.time_us_N), len(index_U)
+    beside = asked.take(index_U[order_U])
+    first_P = _cut_passes((beside.subject_id_L, beside.time_us_L), sequence_length)
+    num_seen = len(seen.time_us_N)
     row_L = np.full(asked.num_rows, -1)
-    row_L[index_U] = num_seen + np.arange(num_beside)
+    row_L[index_U[order_U]] = num_seen + np.arange(beside.num_rows)
     return Placed(
-        code_R=np.concatenate([seen.code_index_N, asked.code_L[index_U]]),
-        time_us_R=np.concatenate([seen.time_us_N, time_U]),
-        value_R=np.concatenate([seen.numeric_value_N, np.zeros(num_beside, np.float32)]),
-        hidden_R=np.repeat([False, True], [num_seen, num_beside]),
+        **_rows(seen, np.zeros(num_seen, np.bool_), beside),
         row_L=row_L,
         windows=windows.take(order_U[first_P]),
         start_P=num_seen + first_P,
-        num_beside_P=np.diff(first_P, append=num_beside),
+        num_beside_P=np.diff(first_P, append=beside.num_rows),
         is_early_P=np.zeros(len(first_P), np.bool_),
     )
+
+
+def _rows(measurements: Measurements, hidden_N: Bools, beside: Asked) -> dict[str, Any]:
+    """Return the columns of `Placed`: measurements, and behind them the rows beside them."""
+    m, num_beside = measurements, beside.num_rows
+    return {
+        "code_R": np.concatenate([m.code_index_N, beside.code_L]),
+        "time_us_R": np.concatenate([m.time_us_N, beside.time_us_L]),
+        "value_R": np.concatenate([m.numeric_value_N, np.zeros(num_beside, np.float32)]),
+        "hidden_R": np.concatenate([hidden_N, np.ones(num_beside, np.bool_)]),
+    }
 
 
 def _cut_passes(keys: tuple[Ints | Bools, ...], most: int) -> Ints:
