@@ -21,6 +21,7 @@ from cvmae.config import Config
 from cvmae.evaluate.evaluate import Comparison
 from cvmae.evaluate.models import score_unit
 from cvmae.infer.embed import ASKED, embed_moments
+from cvmae.infer.hidden import restore_hidden
 from cvmae.infer.histories import last_moments
 from cvmae.infer.pooling import Pooling
 from cvmae.meds.dataset import Source
@@ -34,6 +35,7 @@ from cvmae.train.make_engine import make_engine
 __all__ = [
     "embedding_seconds",
     "likely_lengths",
+    "restoring_seconds",
     "scoring_seconds",
     "slowest_of",
     "step_seconds",
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 MOST = 4096  # measurements of a step that is timed; of a larger one this part
-MOST_MOMENTS, MOST_SCORED = 256, 64  # subjects that are embedded, or scored
+MOST_MOMENTS, MOST_SCORED = 256, 64  # subjects that are embedded; scored, or restored
 MOST_UNITS = 32  # that are looked into for these
 ROUNDS, MOST_SECONDS = 24, 5.0
 SIGMA = 1.65  # of the logarithm of a patient's measurements, as in MIMIC-IV
@@ -146,6 +148,28 @@ def embedding_seconds(
         embed_moments(model, measurements, some, [pooling])
         taken = time.perf_counter() - begin
     return reading, taken / max(some.num_moments, 1)
+
+
+def restoring_seconds(
+    model: Loaded, source: Source, unit: Unit, config: Config
+) -> tuple[float, float]:
+    """Time on a CPU what reading a unit takes, and restoring hidden values of one of its subjects.
+
+    See `restore_hidden` for what `config` says; in seconds.
+    """
+    lookup = model.fitted.statistics.lookup
+    read_unit(source, unit, lookup, ASKED)  # what is compiled at first is compiled
+    begin = time.perf_counter()
+    found, _ = read_unit(source, unit, lookup, ASKED)
+    reading = time.perf_counter() - begin
+    some_S = found.subject_id_S[:MOST_SCORED]
+    few, _ = read_unit(replace(source, members={ASKED: np.sort(some_S)}), unit, lookup, ASKED)
+    with _threads(model.config.train.num_threads):
+        restore_hidden(model, few, config)
+        begin = time.perf_counter()
+        restore_hidden(model, few, config)
+        taken = time.perf_counter() - begin
+    return reading, taken / max(len(some_S), 1)
 
 
 def scoring_seconds(compared: Comparison, config: Config, columns: Sequence[Column]) -> float:

@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from meds.schema import held_out_split
+
 from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config, resolved_path
 from cvmae.dry_run.sections import cluster_section, cores_here, data_section, output_section
-from cvmae.dry_run.timing import embedding_seconds, scoring_seconds
+from cvmae.dry_run.timing import embedding_seconds, restoring_seconds, scoring_seconds
 from cvmae.evaluate.evaluate import Comparison, find_comparison
 from cvmae.evaluate.own_masks import declare_columns
 from cvmae.evaluate.report import page
@@ -150,15 +152,32 @@ def _embedding_hours(
     config: Config, model: Loaded, source: Source, units: Sequence[Numbered], moments: int
 ) -> Line:
     """Return how long all units take, by a part of one that is embedded here and now."""
-    middle = units[len(units) // 2][1]
-    reading, each = embedding_seconds(model, source, middle, config.infer.pooling)
+    seconds = embedding_seconds(model, source, units[len(units) // 2][1], config.infer.pooling)
+    return _hours_of_units(config, seconds, len(units), moments, "embedding")
+
+
+def _imputing_hours(
+    config: Config, model: Loaded, source: Source, units: Sequence[Numbered], subjects: int
+) -> Line:
+    """Return how long all units take at most, by subjects whose values are restored here and now.
+
+    At most, as if rows were missing in all windows of all subjects.
+    """
+    seconds = restoring_seconds(model, source, units[len(units) // 2][1], config)
+    return _hours_of_units(config, seconds, len(units), subjects, "subject")
+
+
+def _hours_of_units(
+    config: Config, seconds: tuple[float, float], num_units: int, number: int, what: str
+) -> Line:
+    reading, each = seconds
     at_once = min(max(config.scaling.num_workers, 1), cores_here(config.scaling))
     return Line(
         name="hours",
-        value=(len(units) * reading + moments * each) / at_once / 3600,
+        value=(num_units * reading + number * each) / at_once / 3600,
         unit="h",
-        why=f"all units, {at_once:g} at a time; reading one takes {reading:.2g} s, an embedding "
-        f"{each * 1e3:.2g} ms, as timed here just now",
+        why=f"all units, {at_once:g} at a time; reading one takes {reading:.2g} s, "
+        f"{number:,} x 1 {what} {each * 1e3:.2g} ms, as timed here just now",
     )
 
 
@@ -179,6 +198,12 @@ def impute_asked(config: Config) -> Iterator[Section]:
         level = config.infer.level
         how = f"residuals of {source}; infer.past_only={config.infer.past_only}"
         lines.append(Line(name="level of intervals", value=level, why=how))
+        units = units_asked(plan_units(dataset, config.data.unit_rows), subject_S)
+        if units and device == "cpu":
+            held = [held_out_split] if source == impute_set.OF_MODEL else [held_out_split, source]
+            subjects = len(subject_S) + sum(dataset.num_subjects[split] for split in held)
+            of_all = Source(root=dataset.root, members={ASKED: subject_S})
+            lines.append(_imputing_hours(config, model, of_all, units, subjects))
         files = [(REPORT, "what became of the rows, and what intervals hold of held-out values")]
         yield from _units_asked(impute_set.JOB, config, dataset, subject_S, lines, files)
 

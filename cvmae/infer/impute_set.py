@@ -53,6 +53,7 @@ logger = logging.getLogger("cvmae")
 
 FOLDER = "imputed"
 CALIBRATION = "calibration"  # in there, while residuals and coverage are measured
+OF_MODEL = "the model"  # that residuals come with
 JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values")
 WITHOUT_ROWS = "without_rows.parquet"
 
@@ -162,7 +163,7 @@ def residuals_of(config: Config, model: Loaded, dataset: Dataset) -> str:
         ValueError: They are in neither.
     """
     if _own(config, model):
-        return "the model"
+        return OF_MODEL
     if dataset.num_subjects[tuning_split]:
         return str(tuning_split)
     raise ValueError(

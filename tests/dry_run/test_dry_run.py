@@ -123,7 +123,7 @@ def test_a_dry_run_writes_nothing_and_starts_no_ray(
     found = said(verb, flags, capsys)
     assert all_below(tmp_path, hospital, run.output_dir) == before
     assert len(found) > 3
-    if verb in ("pretrain", "sweep", "finetune", "embed", "evaluate"):
+    if verb in ("pretrain", "sweep", "finetune", "embed", "impute", "evaluate"):
         assert number(found["hours"]) > 0
     on_ray = verb not in ("plan", "convert", "synthesize")
     assert ("workers" in found) == on_ray

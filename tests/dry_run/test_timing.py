@@ -10,6 +10,7 @@ from cvmae.dry_run import timing
 from cvmae.dry_run.timing import (
     embedding_seconds,
     likely_lengths,
+    restoring_seconds,
     scoring_seconds,
     slowest_of,
     step_seconds,
@@ -112,6 +113,24 @@ def test_an_embedding_is_timed_on_one_unit(run, hospital, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert embedding_seconds(model, source, units[0], "mean") == (0.25, 2.0 / 5)
     assert sizes == [1, 5]
+
+
+def test_values_of_a_few_subjects_are_restored(run, hospital, monkeypatch):
+    model, dataset = load_model(run.output_dir), open_dataset(hospital)
+    everybody = np.sort(np.concatenate(list(dataset.members.values())))
+    unit = plan_units(dataset, run.data.unit_rows)[0]
+    source = Source(root=dataset.root, members={ASKED: everybody})
+    sizes = []
+
+    def restore(loaded, measurements, config):
+        sizes.append(len(measurements.subject_id_S))
+
+    clock = iter([0.0, 0.25, 1.0, 3.0])
+    monkeypatch.setattr(timing, "restore_hidden", restore)
+    monkeypatch.setattr(timing, "MOST_SCORED", 5)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert restoring_seconds(model, source, unit, run) == (0.25, 2.0 / 5)
+    assert sizes == [5, 5]
 
 
 def test_a_few_subjects_are_scored_under_all_columns(run, hospital, tmp_path, monkeypatch):
