@@ -120,6 +120,7 @@ VERBS: dict[str, Verb] = {
 
 def main(name: str = "") -> None:
     """Run the verb of a job, or the one that the command line names first."""
+    setup_logging()  # a verb's modules may have something to say when they are imported
     argv = sys.argv[1:]
     if not name:
         if not argv or argv[0] in ("-h", "--help"):

@@ -8,6 +8,7 @@ that every process of every job would compile again. Here it is kept once a user
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 __all__ = ["compile_for"]
+
+logger = logging.getLogger("cvmae")
 
 Function = Callable[..., Any]
 
@@ -46,14 +49,22 @@ def compile_for(*signatures: Any, **options: Any) -> Callable[[Function], Functi
         dispatcher = numba.njit(**options)(function)
         if settings.DISABLE_JIT:  # the function itself: somebody debugs it
             return function
-        with contextlib.suppress(RuntimeError):  # no folder can be written to
+        try:
             dispatcher._cache = _Cache(function)
+        except RuntimeError:  # no folder can be written to
+            _tell("and again for every process, since no folder for it can be written to")
         for signature in signatures:
             dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher  # type: ignore[no-any-return]
 
     return decorate
+
+
+@functools.cache
+def _tell(how_often: str) -> None:
+    """Say why nothing happens for some seconds, once a process."""
+    logger.info("compiling the passes over rows, some seconds; %s", how_often)
 
 
 class _Locator(_CacheLocator):
@@ -105,12 +116,15 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the code that is kept, None where there is none that can be read."""
+        found = None
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except Exception:  # cut short by a crash, say; unpickling may raise anything
             with contextlib.suppress(OSError):
                 self.flush()
-            return None
+        if found is None:
+            _tell("once for this user and machine")
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the code, unless the disk is full."""

@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import subprocess
@@ -97,6 +98,31 @@ def test_without_a_home_to_write_to_it_is_kept_in_a_temporary_folder(folders):
     assert compiled_double()(21) == 42
     assert kept_in(folders / "tmp" / f"cvmae-{os.getuid()}") == [".nbc", ".nbi"]
     assert sum(compiled_double().stats.cache_hits.values()) == 1
+
+
+def test_what_is_compiled_is_said_once_and_only_where_it_is_not_kept(folders, caplog):
+    caplog.set_level(logging.INFO, "cvmae")
+    compile_cache._tell.cache_clear()
+    compile_for(INT(INT), numba.types.int32(numba.types.int32))(double)
+    assert caplog.messages == [
+        "compiling the passes over rows, some seconds; once for this user and machine"
+    ]
+    caplog.clear()
+    compile_cache._tell.cache_clear()
+    assert compiled_double()(21) == 42
+    assert caplog.messages == []
+
+
+def test_where_nothing_can_be_kept_that_is_said_too(folders, caplog):
+    for name in ("home", "tmp"):
+        place = folders / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.write_text("no folder", encoding="utf-8")
+    caplog.set_level(logging.INFO, "cvmae")
+    compile_cache._tell.cache_clear()
+    assert compiled_double()(21) == 42
+    (line,) = caplog.messages
+    assert line.endswith("for every process, since no folder for it can be written to")
 
 
 @pytest.mark.parametrize("kind", ["writable by all", "a link"])
