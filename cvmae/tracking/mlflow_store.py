@@ -48,16 +48,11 @@ def prepare_mlflow_store(config: Config) -> None:
     A server that does not answer is only warned of: it may be back before the run ends.
 
     Raises:
-        ValueError: `tracking.uri` names no store that MLflow can open, the folder of a resumed
-            run's database is gone, or the experiment was deleted.
+        ValueError: `tracking.uri` names no store that MLflow can open, or the experiment was
+            deleted.
     """
     uri = config.tracking.uri
     database = sqlite_path(uri)
-    if database and config.resume and not Path(database).parent.is_dir():
-        raise ValueError(
-            f"tracking.uri={uri!r}: the folder of that database is gone, and a new one would lack "
-            "what the run has written; say where it lies now with --tracking.uri sqlite:///FILE"
-        )
     try:
         experiment_id = find_or_create_experiment(uri, config.tracking.experiment)
         if database:

@@ -12,7 +12,7 @@ from cvmae.config import Config, read_config, resolved_path
 from cvmae.storage.folders import is_file, join, local_copy
 from cvmae.tracking.journal import ABOUT, Journal
 from cvmae.tracking.origin import first_line
-from cvmae.tracking.store import before_mlflow, moved, name_store, store_uri
+from cvmae.tracking.store import before_mlflow, moved, named_store, store_uri
 
 __all__ = ["PRIVATE", "RunResult", "give_to_runs", "run_folder_of", "run_settings"]
 
@@ -82,4 +82,4 @@ def run_settings(run_dir: str) -> Config | None:
     if not is_file(place):
         return None
     with local_copy(place) as path:
-        return name_store(moved(read_config(path), run_dir))
+        return named_store(moved(read_config(path), run_dir))

@@ -30,6 +30,7 @@ __all__ = [
     "join_tracker",
     "moved",
     "name_store",
+    "named_store",
     "open_tracker",
     "prepare_store",
     "store_uri",
@@ -53,6 +54,30 @@ MLFLOW_ENVIRONMENT = {
 
 
 def name_store(config: Config) -> Config:
+    """Return settings of a run that begins or goes on, as `named_store` does.
+
+    Raises:
+        ValueError: Likewise, or a database that is given would lie in a folder that is not there:
+            it would be made with it, where nobody looks for it.
+    """
+    named = named_store(config)
+    uri = named.tracking.uri
+    folder = Path(sqlite_path(uri) or "/").parent
+    if folder.is_dir() or folder.is_relative_to(resolved_path(config.output_dir)):
+        return named
+    shown = f"{'tracking.uri' if config.tracking.uri else 'MLFLOW_TRACKING_URI'}={uri!r}"
+    if config.resume:
+        raise ValueError(
+            f"{shown}: the folder {folder} of that database is gone, and a new one would lack what "
+            "the run has written; say where it lies now with --tracking.uri sqlite:///FILE"
+        )
+    raise ValueError(
+        f"{shown}: there is no folder {folder}, where MLflow's database would be: create it, or "
+        "mend the address"
+    )
+
+
+def named_store(config: Config) -> Config:
     """Return settings in which `tracking.uri` names the store wherever it is read.
 
     That is `tracking.uri`, else ``MLFLOW_TRACKING_URI``, else SQLite in the output folder, each

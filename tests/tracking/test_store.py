@@ -31,16 +31,38 @@ def test_store_is_named_by_setting_then_environment_then_folder(monkeypatch):
 
 def test_a_relative_database_is_the_same_one_in_every_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
     assert name("sqlite:///own.db") == f"sqlite:///{tmp_path}/own.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite+pysqlite:///a b/x.db?timeout=60")
     assert name() == f"sqlite+pysqlite:///{tmp_path}/a b/x.db?timeout=60"
 
 
-def test_a_relative_database_of_a_submitted_job_is_refused(monkeypatch):
+def test_a_relative_database_of_a_submitted_job_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(tracking, "runs_in_a_copy", lambda: True)
     with pytest.raises(ValueError, match=r"tracking\.uri='sqlite:///own\.db' is relative"):
         name("sqlite:///own.db")
-    assert name("sqlite:////runs/own.db") == "sqlite:////runs/own.db"
+    assert name(f"sqlite:///{tmp_path}/own.db") == f"sqlite:///{tmp_path}/own.db"
+
+
+@pytest.mark.parametrize("setting", ["tracking.uri", "MLFLOW_TRACKING_URI"])
+def test_a_database_in_a_folder_that_is_not_there_is_refused_and_not_made(
+    setting, tmp_path, monkeypatch
+):
+    wrong, right = (f"sqlite:///{tmp_path}/{folder}/own.db" for folder in ("rusn", "runs"))
+    (tmp_path / "runs").mkdir()
+    message = rf"^{setting}='{wrong}': there is no folder {tmp_path}/rusn, where .*: create it, or"
+    if setting == "tracking.uri":
+        with pytest.raises(ValueError, match=message):
+            name(wrong)
+        assert name(right) == right
+    else:
+        monkeypatch.setenv(setting, wrong)
+        with pytest.raises(ValueError, match=message):
+            name()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    # The folder of the run itself is made with the run.
+    own = f"sqlite:///{tmp_path}/new/tracking/own.db"
+    assert name(own, output_dir=tmp_path / "new") == own
 
 
 @pytest.mark.parametrize("uri", ["file:///runs/mlruns", "file:mlruns", "./mlruns", "runs.db"])
@@ -194,8 +216,8 @@ def test_a_resumed_run_does_not_begin_another_database_where_its_own_has_gone(tm
     gone = f"sqlite:///{tmp_path}/sweep/mlflow.db"
     run = str(tmp_path / "run")
     changes = {"tracking.uri": gone, "output_dir": run, "resume": run}
-    with pytest.raises(ValueError, match="folder of that database is gone"):
-        tracking.prepare_store(override(PRESETS["tiny"], changes))
+    with pytest.raises(ValueError, match=rf"the folder {tmp_path}/sweep of that database is gone"):
+        tracking.name_store(override(PRESETS["tiny"], changes))
     assert not (tmp_path / "sweep").exists()
 
 
