@@ -92,7 +92,7 @@ def test_a_part_of_the_evaluation_that_failed_fails_the_demo_after_its_table(tmp
     for name, function in made.items():
         monkeypatch.setattr(f"cvmae.demo.{name}", function)
     config = DemoConfig(output_dir=str(tmp_path / "demo"), num_workers=0)
-    with pytest.raises(ValueError, match="1 parts of the evaluation failed") as caught:
+    with pytest.raises(ValueError, match="1 part of the evaluation failed") as caught:
         demo(config)
     assert "context: RuntimeError: out of memory" in str(caught.value)
     assert "\nbest attainable R2 " in str(caught.value)

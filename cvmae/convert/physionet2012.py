@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cvmae.convert.physionet2012_codes import UNIT_TYPES, VARIABLES
+from cvmae.runtime.tables import counted
 
 __all__ = ["Outcome", "Record", "find_records", "read_outcomes", "read_record"]
 
@@ -74,7 +75,7 @@ def find_records(folder: str) -> tuple[dict[int, Path], dict[int, Outcome]]:
         _require_same(f"set-{name}", own.keys(), found.keys(), f"Outcomes-{name}.txt")
         again = own.keys() & files.keys()
         if again:
-            raise ValueError(f"set-{name} has {len(again)} records of another set, too")
+            raise ValueError(f"set-{name} has {counted(len(again), 'record')} of another set, too")
         files |= own
         outcomes |= found
     return dict(sorted(files.items())), outcomes

@@ -24,6 +24,7 @@ from cvmae.plan.inputs import read_measured, resolve_inputs
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.plan import planned_size
 from cvmae.plan.settings import PlanConfig
+from cvmae.runtime.tables import counted
 from cvmae.statistics.fitted import require_unfitted
 from cvmae.statistics.vocabulary import open_candidates
 from cvmae.storage.output import output_folder
@@ -93,7 +94,7 @@ def convert_asked(config: ConvertConfig) -> Iterator[Section]:
         for split in SPLITS:
             number = int((split_S == split).sum())
             shards = math.ceil(number / config.shard_subjects)
-            how = f"{shards} shards of shard_subjects={config.shard_subjects} at most"
+            how = f"{counted(shards, 'shard')} of shard_subjects={config.shard_subjects} at most"
             lines.append(Line(name=f"subjects of {split}", value=number, why=how))
         yield Section(title="the source", lines=lines)
         yield _new_data_set(folder, "output")
@@ -168,7 +169,7 @@ def demo_asked(config: DemoConfig) -> Iterator[Section]:
         yield Section(title="the hospital", lines=list(_hospital_lines(hospital)))
         yield cluster_section(own.scaling, trains=True)
         trials = plan_trials(own)
-        how = f"{', '.join(own.sweep.policies)}, one seed, {config.epochs} epochs each"
+        how = f"{', '.join(own.sweep.policies)}, one seed, {counted(config.epochs, 'epoch')} each"
         yield Section(title="the sweep", lines=[Line(name="trials", value=len(trials), why=how)])
         files = [
             ("hospital/", "the data set"),

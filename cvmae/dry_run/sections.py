@@ -13,6 +13,7 @@ from cvmae.plan.inputs import INPUTS
 from cvmae.plan.lines import Line, Section
 from cvmae.runtime.nodes import OF_ONE_NODE, Node, workers_beside_data
 from cvmae.runtime.start_ray import check_nodes, nodes_without_start
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 from cvmae.storage.folders import names
 
@@ -42,7 +43,7 @@ def cluster_section(
         ValueError: It does not fit, as a real run would say.
     """
     if scaling.num_workers == 0:
-        return Section(title="asked of this machine", lines=list(_lines_here()))
+        return Section(title="asked of this machine", lines=list(_lines_here(scaling)))
     nodes, is_there = nodes_without_start()
     check_nodes(scaling, nodes)
     lines = [*_worker_lines(scaling, num_at_once, trains=trains), *_data_lines(scaling)]
@@ -67,10 +68,13 @@ def cores_here(scaling: ScalingConfig) -> float:
     return math.inf if is_there else float(os.cpu_count() or 1)
 
 
-def _lines_here() -> Iterator[Line]:
+def _lines_here(scaling: ScalingConfig) -> Iterator[Line]:
     yield Line(name="processes", value=1, why="this one, without Ray (scaling.num_workers=0)")
     found = torch.cuda.is_available()
-    yield Line(name="GPUs", value=int(found), why="one is used where there is one")
+    how = "one is used where there is one"
+    if scaling.use_gpu and not found:
+        how = "none is here: work is done on the CPU in spite of scaling.use_gpu=True"
+    yield Line(name="GPUs", value=int(found), why=how)
 
 
 def _worker_lines(scaling: ScalingConfig, num_at_once: int, *, trains: bool) -> Iterator[Line]:
@@ -119,7 +123,11 @@ def data_section(dataset: Dataset, unit_rows: int) -> tuple[Section, tuple[Unit,
     size = sum(shard.size_bytes for shard in dataset.shards)
     subjects = ", ".join(f"{split} {n:,}" for split, n in dataset.num_subjects.items())
     lines = [
-        Line(name="rows", value=rows, why=f"{len(dataset.shards):,} shards, by their footers"),
+        Line(
+            name="rows",
+            value=rows,
+            why=f"{counted(len(dataset.shards), 'shard')}, by their footers",
+        ),
         Line(name="storage", value=size / 1e9, unit="GB", why="sizes of the shards"),
         Line(name="subjects", value=sum(dataset.num_subjects.values()), why=subjects),
         Line(name="units", value=len(units), why=f"a task each; data.unit_rows={unit_rows:,}"),
@@ -153,7 +161,7 @@ def output_section(config: Config, files: Sequence[tuple[str, str]]) -> Section:
         files: Name and what is in it.
     """
     there = len(names(config.output_dir)) if config.output_dir else 0
-    state = f"{there} files and folders are there" if there else "new"
+    state = f"holds {counted(there, 'file or folder', 'files and folders')}" if there else "new"
     how = "continued by --resume" if config.resume else state
     return Section(
         title="output",

@@ -32,6 +32,7 @@ from cvmae.plan.one_run import (
 )
 from cvmae.plan.size import dataset_size
 from cvmae.runtime.start_ray import check_nodes, trains_on_gpu
+from cvmae.runtime.tables import counted
 from cvmae.statistics.fit import fitted_before, load_or_fit, require_sequences
 from cvmae.statistics.fitted import FittedData, TrainingData
 from cvmae.sweep.concurrency import num_on_nodes
@@ -99,7 +100,7 @@ def sweep_asked(config: Config) -> Iterator[Section]:
         yield output_section(
             config,
             [
-                ("trials/NAME", f"a run folder for each of {len(trials)} trials"),
+                ("trials/NAME", f"a run folder for each of {counted(len(trials), 'trial')}"),
                 ("summary.json", "what they have shown; report.txt, tables/, figures/ beside"),
             ],
         )

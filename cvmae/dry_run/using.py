@@ -31,6 +31,7 @@ from cvmae.infer.unit_job import (
     load_unchanged,
     open_data,
     require_same,
+    require_use,
     subjects_asked,
     units_asked,
 )
@@ -39,6 +40,7 @@ from cvmae.meds.units import plan_units
 from cvmae.plan.inputs import INPUTS
 from cvmae.plan.lines import Line, Section
 from cvmae.plan.memory import num_parameters
+from cvmae.runtime.tables import counted
 from cvmae.storage.folders import join
 from cvmae.storage.output import output_folder
 
@@ -56,11 +58,15 @@ def evaluate_asked(config: Config) -> Iterator[Section]:
         yield data_section(compared.dataset, config.data.unit_rows)[0]
         yield cluster_section(config.scaling)
         split = config.evaluate.split
-        seeds = len(compared.found)
-        named = sorted({contestant.name for contestant in compared.found})
+        runs = [contestant for contestant in compared.found if contestant.which == "last"]
+        named = sorted({contestant.name for contestant in runs})
+        num_best = len(compared.found) - len(runs)
         lines = [
+            Line(name="models", value=len(runs), why=f"{', '.join(named)}; each seed is one"),
             Line(
-                name="models", value=seeds, why=f"{', '.join(named)}; all seeds, and best weights"
+                name="weights",
+                value=len(compared.found),
+                why="the last of each model" + f", and the best of {num_best}" * (num_best > 0),
             ),
             Line(
                 name="codes",
@@ -123,6 +129,7 @@ def embed_asked(config: Config) -> Iterator[Section]:
         refuse_pooling(model, [config.infer.pooling])
         dataset = open_data(config, model)
         asked = embed_set.asked_moments(config.infer.labels)
+        require_use(embed_set.JOB, _here(config), model, dataset, asked)
         facts = embed_set.facts_of(config, stamp, dataset, asked) | {"device": device}
         require_same(embed_set.JOB, config, facts)
         subject_S = subjects_asked(dataset, asked)
@@ -189,6 +196,7 @@ def impute_asked(config: Config) -> Iterator[Section]:
         dataset = open_data(config, model)
         known, path = KnownCodes.of(model.fitted.statistics), config.infer.rows
         asked = read_asked_file(path, known) if path else None
+        require_use(impute_set.JOB, _here(config), model, dataset, asked)
         facts = impute_set.facts_of(config, stamp, dataset, asked) | {"device": device}
         source = impute_set.residuals_of(config, model, dataset)
         require_same(impute_set.JOB, config, facts)
@@ -217,7 +225,11 @@ def export_asked(config: Config) -> Iterator[Section]:
         num_codes = model.fitted.statistics.num_codes
         parameters = num_parameters(model.config.model, num_codes)
         lines = [
-            Line(name="parameters", value=parameters, why=f"a vocabulary of {num_codes} codes"),
+            Line(
+                name="parameters",
+                value=parameters,
+                why=f"a vocabulary of {counted(num_codes, 'code')}",
+            ),
             Line(name="epoch", value=model.progress.epoch, why=why or "of its checkpoint"),
         ]
         if found.dataset:
@@ -226,6 +238,11 @@ def export_asked(config: Config) -> Iterator[Section]:
         yield Section(title="the model", lines=lines)
         files = [("model.safetensors", f"{4 * parameters / 1e6:.3g} MB"), (CARD, "what it is")]
         yield output_section(replace(config, output_dir=folder, resume=""), files)
+
+
+def _here(config: Config) -> Config:
+    """Return settings under which what is read is read in this process: a dry run starts no Ray."""
+    return replace(config, scaling=replace(config.scaling, num_workers=0))
 
 
 def _units_asked(
@@ -245,4 +262,6 @@ def _units_asked(
     how = f"{there} of {len(own)} are there"
     waiting = Line(name=f"units to {job.verb}", value=len(own) - there, why=how)
     yield Section(title=f"what {job.verb} makes", lines=[*lines, waiting])
-    yield output_section(config, [(f"{job.folder}/", f"{len(own)} files, one a unit"), *files])
+    yield output_section(
+        config, [(f"{job.folder}/", f"{counted(len(own), 'file')}, one a unit"), *files]
+    )

@@ -40,12 +40,14 @@ from cvmae.evaluate.report.downstream_section import downstream_table
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
+from cvmae.infer.matching import require_common_code
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.labels import Labels, read_tasks
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.map_units import map_units
 from cvmae.runtime.start_ray import start_ray
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 from cvmae.settings_of_comparison import EvaluateConfig
 from cvmae.statistics.code_statistics import CodeStatistics
@@ -108,6 +110,13 @@ def find_comparison(config: Config, folder: str) -> Comparison:
     root = config.data.root or load(choose_reference(contestants), "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
+    require_common_code(
+        dataset.source,
+        plan_units(dataset, config.data.unit_rows),
+        statistics,
+        config.evaluate.split,
+        replace(config.scaling, num_workers=0),  # a dry run starts no Ray, and is to refuse it, too
+    )
     tasks = read_tasks(config.evaluate.labels) if config.evaluate.labels else []
     require_tasks(found, tasks, config.evaluate.split)
     return Comparison(
@@ -165,7 +174,8 @@ def _require_values(sums: Sums, split: str, root: str) -> None:
     if not sums.count_R.sum():
         raise ValueError(
             f"evaluate.split={split}: {root} has no hidden value to score there "
-            f"({sums.num_subjects} subjects with codes of the vocabulary); choose another split or "
+            f"({counted(sums.num_subjects, 'subject')} with codes of the vocabulary); choose "
+            "another split or "
             "data set"
         )
 

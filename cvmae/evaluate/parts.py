@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cvmae.evaluate.downstream.predictions import Predictions
 from cvmae.evaluate.results import Failure, Results
+from cvmae.runtime.tables import counted
 from cvmae.tracking.origin import first_line
 
 __all__ = ["NOT_REACHED", "Part", "Write", "add_parts", "require_all"]
@@ -94,6 +95,7 @@ def require_all(results: Results, told: str) -> None:
         return
     reasons = "\n".join(f"  {failure.part}: {failure.reason}" for failure in results.failed)
     raise ValueError(
-        f"{len(results.failed)} parts of the evaluation failed; the others are done:\n{told}\n"
+        f"{counted(len(results.failed), 'part')} of the evaluation failed; the others are "
+        f"done:\n{told}\n"
         f"{reasons}\nwhen the cause is mended, evaluate again into a new folder"
     )

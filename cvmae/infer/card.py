@@ -9,6 +9,7 @@ import numpy as np
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
 from cvmae.meds.files import LICENSE, NAME, VERSION
+from cvmae.runtime.tables import counted
 from cvmae.statistics.table import FEW_VALUES
 
 __all__ = ["CARD", "DATASET", "model_card", "quoted"]
@@ -110,12 +111,13 @@ def _training(loaded: Loaded) -> str:
     config, progress = loaded.config, loaded.progress
     if config.finetune.checkpoint:
         return (
-            f"On the labels {config.finetune.labels!r}, {progress.epoch} epochs (the best on "
+            f"On the labels {config.finetune.labels!r}, {counted(progress.epoch, 'epoch')} (the "
+            "best on "
             f"tuning of {config.finetune.epochs}), seed {config.seed}."
         )
     mask = config.mask
     return (
-        f"{progress.epoch} epochs ({progress.global_step:,} steps of "
+        f"{counted(progress.epoch, 'epoch')} ({counted(progress.global_step, 'step')} of "
         f"{config.train.batch_sequences} sequences), masking policy `{mask.policy}` (sharpness "
         f"{mask.sharpness:g}) hiding {100 * mask.ratio:g}% of the values (target: {mask.target}), "
         f"seed {config.seed}. All settings are in `config.yaml`."

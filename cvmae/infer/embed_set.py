@@ -14,7 +14,7 @@ from cvmae.checkpoint import Loaded
 from cvmae.config import Config
 from cvmae.infer.embed import ASKED, embed_moments, ready, refuse_not_finite
 from cvmae.infer.histories import Moments, last_moments
-from cvmae.infer.matching import Matching, matching_lines, require_common_code
+from cvmae.infer.matching import Matching, matching_lines
 from cvmae.infer.notice import NOTE
 from cvmae.infer.pooling import Pooling, refuse_pooling, width_of
 from cvmae.infer.unit_files import (
@@ -26,12 +26,14 @@ from cvmae.infer.unit_files import (
     write_unit_file,
 )
 from cvmae.infer.unit_job import (
+    WITHOUT_ROWS,
     Numbered,
     UnitJob,
     begin,
     held_folder,
     load_unchanged,
     open_data,
+    require_use,
     subjects_asked,
     units_asked,
 )
@@ -42,6 +44,7 @@ from cvmae.meds.splits import is_among
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
+from cvmae.runtime.tables import counted
 from cvmae.storage.folders import join, written
 
 __all__ = ["JOB", "asked_moments", "embed", "facts_of"]
@@ -49,8 +52,7 @@ __all__ = ["JOB", "asked_moments", "embed", "facts_of"]
 logger = logging.getLogger("cvmae")
 
 FOLDER, REPORT = "embeddings", "report.json"
-JOB = UnitJob(verb="embed", folder=FOLDER, made="embeddings")
-WITHOUT_ROWS = "without_rows.parquet"
+JOB = UnitJob(verb="embed", folder=FOLDER, made="embeddings", asks="labels", unknown="zeros")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +96,9 @@ def _embed(config: Config) -> str:
     if waiting and config.scaling.num_workers:
         start_ray(config.scaling)
     if waiting or not job.units:
-        units = [unit for _, unit in job.units]
-        require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
+        require_use(JOB, config, model, dataset, moments)
     begin(JOB, config, facts_of(config, stamp, dataset, moments) | {"device": device})
-    logger.info("%d units to embed, %d are there", len(waiting), len(there))
+    logger.info("%s to embed, %d there", counted(len(waiting), "unit"), len(there))
     setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
     for _ in map_with(setup, waiting, config.scaling, "embed"):
         pass
@@ -192,7 +193,7 @@ def _finish(job: _Job) -> str:
     return "\n".join(
         [
             *matching_lines(matching),
-            f"{num_rows + num_absent:,} embeddings of {report['width']} numbers: {folder}",
+            f"{counted(num_rows + num_absent, 'embedding')} of {report['width']} numbers: {folder}",
             _absent_line(job, int(np.count_nonzero(~found_S)), num_absent),
             f"They are patient data: see {join(job.folder, NOTE)}",
         ]
@@ -201,9 +202,10 @@ def _finish(job: _Job) -> str:
 
 def _absent_line(job: _Job, num_subjects: int, num_embeddings: int) -> str:
     if job.moments is None:
-        return f"{num_subjects:,} subjects of the splits have no measurement, and no embedding"
+        return f"{counted(num_subjects, 'subject')} of the splits without measurement or embedding"
     return (
-        f"{num_embeddings:,} of them are zeros, of {num_subjects:,} subjects whom the data set "
+        f"{num_embeddings:,} of them zeros, of {counted(num_subjects, 'subject')} whom the data "
+        "set "
         "does not have"
     )
 

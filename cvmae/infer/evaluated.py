@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 from cvmae.infer.card import quoted
+from cvmae.runtime.tables import counted
 from cvmae.storage.folders import is_file, join, local_copy
 
 __all__ = ["evaluated_lines"]
@@ -115,7 +116,7 @@ def _reconstruction(results: Mapping[str, Any], path: str) -> Iterator[str]:
             f"{_with_interval(method['r2_pooled'], method['r2_pooled_interval'])} pooled, "
             f"{_with_interval(method['r2_macro'], method['r2_macro_interval'])} as the mean over "
             f"{results['data']['num_codes_counted']} codes (n = {results['data']['num_scored']:,} "
-            f"values of {results['data']['num_subjects']:,} subjects; over "
+            f"values of {counted(results['data']['num_subjects'], 'subject')}; over "
             f"{method['interval_over']}){several}."
         )
 

@@ -18,6 +18,7 @@ from cvmae.meds.measurements import Measurements
 from cvmae.meds.parquet import open_parquet
 from cvmae.meds.row_order import FIRST_US, LAST_US, run_starts
 from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE
+from cvmae.runtime.tables import counted
 from cvmae.statistics.code_statistics import CodeStatistics, MemberLookup
 from cvmae.storage.folders import is_file
 
@@ -132,7 +133,7 @@ def read_asked(frame: Any, known: KnownCodes) -> Asked:
         own = set(known.names)
         unknown = sorted(name for name in names if name not in own)
         raise ValueError(
-            f"{np.count_nonzero(unknown_N):,} rows ask for codes that are none of the model's "
+            f"{counted(int(unknown_N.sum()), 'row')} with codes that are none of the model's "
             f"{len(known.names)} ({beginning(known.names)}): {beginning(unknown)}; leave such "
             "rows out"
         )
@@ -260,4 +261,6 @@ def _column(table: pa.Table, name: str, kind: Any) -> Any:
 def _refuse(refused_N: Any, name: str, why: str) -> None:
     places = np.flatnonzero(np.asarray(refused_N, np.bool_))
     if len(places):
-        raise ValueError(f"row {places[0]} of the frame: {name} {why}; {len(places)} rows are so")
+        raise ValueError(
+            f"row {places[0]} of the frame: {name} {why}; so in {counted(len(places), 'row')}"
+        )

@@ -14,6 +14,7 @@ from cvmae.infer.notice import NOTE
 from cvmae.infer.unit_files import CodeSums
 from cvmae.meds.code_names import short_names
 from cvmae.runtime.figures import Figure, as_label, attempted
+from cvmae.runtime.tables import counted
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import join, local_copy, written
@@ -117,7 +118,7 @@ def write_report(
     return "\n".join(
         [
             *matching_lines(matching),
-            f"{imputed:,} rows imputed: {join(folder, inside)}",
+            f"{counted(imputed, 'row')} imputed: {join(folder, inside)}",
             *(["Seen were rows at or before their time only"] if residuals.past_only else []),
             *_left_out(counts),
             *_said(residuals, tested),
@@ -143,12 +144,12 @@ def _code_entries(matching: Matching, residuals: Residuals, tested: Tested) -> l
 
 def _left_out(counts: Mapping[str, int]) -> list[str]:
     said = {
-        "rows_nothing_known": "rows are null: their subjects have no measurement to go by",
-        "rows_of_absent_subjects": "rows are null: the data set does not have their subjects",
-        "rows_measured_beside": "rows are left out: the same code has a value at the same time",
-        "rows_without_time": "rows are left out: they have neither a value nor a time",
+        "rows_nothing_known": "null: no measurement of the subject to go by",
+        "rows_of_absent_subjects": "null: the data set does not have the subject",
+        "rows_measured_beside": "left out: the same code has a value at the same time",
+        "rows_without_time": "left out: neither a value nor a time",
     }
-    return [f"{counts[name]:,} {what}" for name, what in said.items() if counts[name]]
+    return [f"{counted(counts[name], 'row')} {what}" for name, what in said.items() if counts[name]]
 
 
 def _said(residuals: Residuals, tested: Tested) -> list[str]:

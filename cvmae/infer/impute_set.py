@@ -18,7 +18,6 @@ from cvmae.infer.embed import ASKED, ready
 from cvmae.infer.frames import read_asked_file
 from cvmae.infer.impute_report import COVERAGE, read_coverage, write_coverage, write_report
 from cvmae.infer.imputed import imputed_table
-from cvmae.infer.matching import require_common_code
 from cvmae.infer.placing import is_measured
 from cvmae.infer.restoring import refuse_imputing, restore
 from cvmae.infer.unit_files import (
@@ -29,12 +28,14 @@ from cvmae.infer.unit_files import (
     write_unit_file,
 )
 from cvmae.infer.unit_job import (
+    WITHOUT_ROWS,
     Numbered,
     UnitJob,
     begin,
     held_folder,
     load_unchanged,
     open_data,
+    require_use,
     subjects_asked,
     units_asked,
 )
@@ -44,6 +45,7 @@ from cvmae.meds.reading import read_unit_and_missing
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
+from cvmae.runtime.tables import counted
 from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import is_file, join, local_copy, remove_folder, written
 
@@ -54,8 +56,7 @@ logger = logging.getLogger("cvmae")
 FOLDER = "imputed"
 CALIBRATION = "calibration"  # in there, while residuals and coverage are measured
 OF_MODEL = "the model"  # that residuals come with
-JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values")
-WITHOUT_ROWS = "without_rows.parquet"
+JOB = UnitJob(verb="impute", folder=FOLDER, made="imputed values", asks="rows", unknown="null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,7 @@ def _impute(config: Config) -> str:
     if config.scaling.num_workers and (waiting or not is_tested):
         start_ray(config.scaling)
     if waiting or not job.units:
-        units = [unit for _, unit in job.units]
-        require_common_code(job.source, units, model.fitted.statistics, ASKED, config.scaling)
+        require_use(JOB, config, model, dataset, asked)
     facts = facts_of(config, stamp, dataset, asked) | {"device": device}
     source = residuals_of(config, model, dataset)
     begin(JOB, config, facts)
@@ -112,7 +112,7 @@ def _impute(config: Config) -> str:
         _test(config, model, dataset, device, source)
     with local_copy(join(job.folder, RESIDUALS)) as copy:
         job = replace(job, model=replace(model, residuals=Residuals.read(copy)))
-    logger.info("%d units to impute, %d are there", len(waiting), len(there))
+    logger.info("%s to impute, %d there", counted(len(waiting), "unit"), len(there))
     setup = partial(_UnitWriter, job=replace(job, units=()), device=device)
     for _ in map_with(setup, waiting, config.scaling, "impute"):
         pass

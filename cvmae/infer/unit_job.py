@@ -17,15 +17,18 @@ from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.infer.asked import Asked
-from cvmae.infer.embed import may_hold
+from cvmae.infer.embed import ASKED, may_hold
 from cvmae.infer.histories import Moments
+from cvmae.infer.matching import require_common_code
 from cvmae.infer.notice import NOTE, write_notice
-from cvmae.meds.dataset import Dataset, open_dataset
-from cvmae.meds.units import Unit
+from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.meds.units import Unit, plan_units
+from cvmae.runtime.tables import counted
 from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set, require_new
 
 __all__ = [
+    "WITHOUT_ROWS",
     "Numbered",
     "UnitJob",
     "begin",
@@ -33,9 +36,12 @@ __all__ = [
     "load_unchanged",
     "open_data",
     "require_same",
+    "require_use",
     "subjects_asked",
     "units_asked",
 ]
+
+WITHOUT_ROWS = "without_rows.parquet"  # of subjects that the data set does not have
 
 Numbered = tuple[int, Unit]  # a unit, and its place among those of the data set
 
@@ -47,6 +53,8 @@ class UnitJob:
     verb: str
     folder: str  # of the units' files, in the job's own
     made: str  # what messages call them
+    asks: str  # the setting under `infer.` that says for whom and when
+    unknown: str  # what those get whom the data set does not have
 
     @property
     def facts(self) -> str:
@@ -170,6 +178,42 @@ def subjects_asked(dataset: Dataset, asked: Asked | Moments | None) -> Ints:
 def units_asked(units: Sequence[Unit], subject_S: Ints) -> list[Numbered]:
     """Return the units that may hold rows of subjects, who ascend."""
     return [(number, unit) for number, unit in enumerate(units) if may_hold(unit, subject_S)]
+
+
+def require_use(
+    job: UnitJob, config: Config, model: Loaded, dataset: Dataset, asked: Asked | Moments | None
+) -> None:
+    """Refuse a job of which nothing would come, before its folder is begun.
+
+    Raises:
+        ValueError: None of the subjects that are asked for has a row, or none a value of a code of
+            the model; see `require_common_code`.
+    """
+    subject_S = subjects_asked(dataset, asked)
+    units = units_asked(plan_units(dataset, config.data.unit_rows), subject_S)
+    there = counted(sum(dataset.num_subjects.values()), "subject")
+    if asked is None:
+        nobody = (
+            f"data.root={dataset.root} has no row of the {there} of its splits: the shards are of "
+            "others, or empty; jobs/validate.py counts them"
+        )
+    else:
+        num_rows = asked.num_moments if isinstance(asked, Moments) else asked.num_rows
+        nobody = (
+            f"infer.{job.asks}={getattr(config.infer, job.asks)} asks for "
+            f"{counted(num_rows, 'row')} of {counted(len(subject_S), 'subject')}, and "
+            f"data.root={dataset.root}, whose splits have {there}, has no row of any of them: each "
+            f"would be {job.unknown} in {job.folder}/{WITHOUT_ROWS}, and nothing else; give "
+            "subjects by their subject_id there"
+        )
+    require_common_code(
+        Source(root=dataset.root, members={ASKED: subject_S}),
+        [unit for _, unit in units],
+        model.fitted.statistics,
+        ASKED,
+        config.scaling,
+        nobody=nobody,
+    )
 
 
 def begin(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ __all__ = [
     "SHOWN",
     "beginning",
     "code_names",
-    "listed_codes",
     "read_code_names",
     "short_code",
     "short_names",
@@ -64,20 +63,6 @@ def read_code_names(root: str) -> dict[str, str]:
     table = read_columns(root, code_metadata_filepath, CODE, NAME)
     columns = [_texts(table, name) for name in (CODE, NAME)]
     return {code: " ".join(name.split()) for code, name in zip(*columns, strict=False) if name}
-
-
-def listed_codes(root: str) -> set[str]:
-    """Return the codes that metadata/codes.parquet has a row for; a table may lack some.
-
-    None where there is no table, or it cannot be read, which is logged.
-    """
-    if not is_file(join(root, code_metadata_filepath)):
-        return set()
-    try:
-        return set(_texts(read_columns(root, code_metadata_filepath, CODE), CODE)) - {None}
-    except (ValueError, OSError) as error:
-        logger.warning("the codes of the data set are not known beforehand: %s", error)
-        return set()
 
 
 def _texts(table: Any, name: str) -> list[Any]:

@@ -16,7 +16,9 @@ from cvmae.config import resolved_path
 from cvmae.meds.files import RowGroup, open_shard, read_row_groups
 from cvmae.meds.listing import Listing, list_shards
 from cvmae.meds.refused import RefusedDataError
+from cvmae.meds.rows import VALUE
 from cvmae.meds.splits import SPLITS, load_splits, other_splits
+from cvmae.runtime.tables import counted
 from cvmae.storage.places import num_connections
 
 __all__ = ["Dataset", "Shard", "Source", "open_dataset", "require_splits"]
@@ -32,6 +34,7 @@ class Shard:
     path: str
     num_rows: int
     size_bytes: int
+    has_values: bool  # or at least a column for them
     row_groups: tuple[RowGroup, ...] = ()  # those that have rows
 
 
@@ -98,9 +101,9 @@ def open_dataset(root: str, needed: Sequence[str] = (), refuse: Refuse = _raise)
 
     Raises:
         FileNotFoundError: There is no such folder, no data/, or no subject_splits.parquet.
-        RefusedDataError: There are no shards or no rows, something below data/ seems to be a shard
-            and cannot be read as one, a shard's columns are not those of MEDS or its subjects
-            are not ascending, or the splits table is not sound.
+        RefusedDataError: There are no shards, no rows or no column of values, something below data/
+            seems to be a shard and cannot be read as one, a shard's columns are not those of MEDS
+            or its subjects are not ascending, or the splits table is not sound.
     """
     if not root:
         raise ValueError("data.root is empty: say --data.root FOLDER of a MEDS data set")
@@ -117,13 +120,23 @@ def open_dataset(root: str, needed: Sequence[str] = (), refuse: Refuse = _raise)
         opened = list(pool.map(partial(_open_shard, root, refuse), listing.shards))
     shards = tuple(shard for shard in opened if shard)
     if opened and not any(shard is None or shard.num_rows for shard in opened):
-        what = f"data.root={root!r}: its {len(shards)} shards have no rows"
+        what = f"data.root={root!r} has no rows in its {counted(len(shards), 'shard')}"
         refuse(RefusedDataError(what, "check the export"), "")
+    elif shards and None not in opened and not any(shard.has_values for shard in shards):
+        refuse(_no_values(root, len(shards)), "")
     dataset = Dataset(root=root, members=members, shards=shards, listing=listing)
     for split in needed if members else ():
         with _refusing(refuse, subject_splits_filepath):
             require_splits(dataset, [split])
     return dataset
+
+
+def _no_values(root: str, num_shards: int) -> RefusedDataError:
+    return RefusedDataError(
+        f"data.root={root!r} has no column {VALUE!r} in its {counted(num_shards, 'shard')}",
+        "MEDS allows that, and no row has a value then, whatever its code: write what was measured "
+        "into this column, as float32",
+    )
 
 
 @contextmanager
@@ -170,6 +183,7 @@ def _open_shard(root: str, refuse: Refuse, file: tuple[str, int]) -> Shard | Non
                 path=path,
                 num_rows=parquet.metadata.num_rows,
                 size_bytes=size_bytes,
+                has_values=VALUE in parquet.schema_arrow.names,
                 row_groups=read_row_groups(parquet, path),
             )
     except ValueError as error:

@@ -21,6 +21,7 @@ from cvmae.config import resolved_path
 from cvmae.meds.parquet import is_number, is_subject, only_column, open_parquet
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.splits import SPLITS
+from cvmae.runtime.tables import counted
 from cvmae.storage.folders import file_sizes, is_file, join, names
 from cvmae.storage.places import is_remote, reaching
 
@@ -194,8 +195,8 @@ def _value_column(root: str, paths: Sequence[str], tables: Sequence[Any]) -> str
         )
     if not used:
         raise RefusedDataError(
-            f"label set {root} has no label: {sum(t.num_rows for t in tables)} rows in "
-            f"{len(paths)} files, none with a value in {', '.join(VALUES[:3])}",
+            f"label set {root} has no label: {counted(sum(t.num_rows for t in tables), 'row')} "
+            f"in {counted(len(paths), 'file')}, none with a value in {', '.join(VALUES[:3])}",
             "check what wrote it",
         )
     return next(iter(used))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvmae.meds.refused import RefusedDataError
+from cvmae.runtime.tables import counted
 from cvmae.storage.places import is_remote, open_file, reaching
 
 __all__ = [
@@ -146,7 +147,7 @@ def check_num_rows(path: str, metadata: Any, num_rows: int | None) -> None:
     """
     if num_rows is not None and num_rows != metadata.num_rows:
         raise RefusedDataError(
-            f"has {num_rows} rows, its footer says {metadata.num_rows}",
+            f"has {counted(num_rows, 'row')}, its footer says {metadata.num_rows}",
             "the file is damaged: write it again",
             file=path,
         )

@@ -18,6 +18,7 @@ from cvmae.plan.memory import (
     activation_bytes,
     num_parameters,
 )
+from cvmae.runtime.tables import counted
 from cvmae.settings import ModelConfig
 
 __all__ = [
@@ -78,7 +79,9 @@ def order_lines(order: Order, *, num_ranks: int, num_epochs: int, parts: int) ->
     same = len(set(steps)) == 1
     how = f"train.epochs={num_epochs}" + ("" if same else ", epochs differ by a few steps")
     yield Line(name="steps of the run", value=sum(steps), why=how)
-    yield Line(name="sequences a step", value=mean, why=f"{sequences:,} / {steps[0]:,} steps")
+    yield Line(
+        name="sequences a step", value=mean, why=f"{sequences:,} / {counted(steps[0], 'step')}"
+    )
     yield Line(
         name="sequences a step and rank", value=mean / num_ranks, why=f"over {num_ranks} ranks"
     )
@@ -102,7 +105,8 @@ def order_lines(order: Order, *, num_ranks: int, num_epochs: int, parts: int) ->
     yield Line(
         name="measurements a brick",
         value=float(order.num_measurements_U.sum()) / bricks,
-        why=f"{len(first)} supersteps x {order.lanes} lanes = {bricks:,} bricks an epoch",
+        why=f"{counted(len(first), 'superstep')} x {counted(order.lanes, 'lane')} = {bricks:,} "
+        "bricks an epoch",
     )
 
 
@@ -134,7 +138,9 @@ def memory_lines_of_run(
     strategy = _strategy(config, is_bf16=is_bf16)
     state = parameters * strategy.bytes_a_parameter(num_ranks)
     where = "GPU" if on_gpu else "process"
-    yield Line(name="parameters", value=parameters, why=f"a vocabulary of {num_codes} codes")
+    yield Line(
+        name="parameters", value=parameters, why=f"a vocabulary of {counted(num_codes, 'code')}"
+    )
     yield Line(
         name="state of a rank",
         value=state / GIB,

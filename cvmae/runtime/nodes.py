@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 
 __all__ = [
@@ -107,7 +108,7 @@ def check_labels(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
         raise ValueError(
             f"scaling.worker_labels={_told(scaling.worker_labels)} and scaling.data_labels="
             f"{_told(scaling.data_labels)}: beside 1 whole CPU for Ray Data on a node with the "
-            f"latter, nodes with the former have room for {room} workers of {least} "
+            f"latter, nodes with the former have room for {counted(room, 'worker')} of {least} "
             f"(scaling.cpus_per_worker={scaling.cpus_per_worker:g}, scaling.use_gpu="
             f"{scaling.use_gpu}): give more nodes these labels, or lower scaling.num_workers"
         )

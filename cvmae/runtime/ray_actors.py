@@ -11,6 +11,7 @@ import ray.data
 from cvmae.runtime.nodes import selector
 from cvmae.runtime.ray_hooks import drop_note, drop_notes, has_note, put_note
 from cvmae.runtime.ray_tasks import ERROR, in_order, task_tables
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 
 __all__ = ["map_on_actors"]
@@ -110,7 +111,8 @@ class _Worker:
             attempt += 1
         if attempt >= MAX_ATTEMPTS:
             raise ChildProcessError(
-                f"the process that was to work on unit {number} (from 0) ended {attempt} times, "
+                f"the process that was to work on unit {number} (from 0) ended "
+                f"{counted(attempt, 'time')}, "
                 "the last time before it was ready, while it loaded what it needs, such as the "
                 "model: give Ray's nodes more memory or lower scaling.num_workers; or nodes were "
                 "lost"

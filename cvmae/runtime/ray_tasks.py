@@ -19,6 +19,7 @@ from ray.data.block import BlockMetadata
 
 from cvmae.runtime.nodes import selector
 from cvmae.runtime.ray_hooks import task_attempt
+from cvmae.runtime.tables import counted
 
 __all__ = ["CURSOR", "in_order", "map_on_ray", "task_dataset", "task_tables"]
 
@@ -133,7 +134,8 @@ def _require_few_attempts() -> None:
     # Ray Data would repeat for ever a task that kills its process or node.
     if (attempt := task_attempt()) >= MAX_ATTEMPTS:
         raise ChildProcessError(
-            f"the processes that read data were lost {attempt} times at the same task: give Ray's "
+            f"the processes that read data were lost {counted(attempt, 'time')} at the same "
+            "task: give Ray's "
             "nodes more memory or lower data.unit_rows; or a damaged file crashes the reader: "
             "check the data with jobs/validate.py"
         )

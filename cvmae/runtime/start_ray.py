@@ -10,6 +10,7 @@ import torch
 
 from cvmae.runtime.nodes import Node, check_labels
 from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 
 __all__ = [
@@ -101,9 +102,10 @@ def check_resources(scaling: ScalingConfig, cpus: float, gpus: float) -> None:
     wanted = num_workers * scaling.cpus_per_worker
     if cpus - wanted < 1:
         raise ValueError(
-            f"{num_workers} workers (scaling.num_workers={scaling.num_workers}) x "
-            f"scaling.cpus_per_worker={scaling.cpus_per_worker} reserve {wanted:g} of the "
-            f"cluster's {cpus:g} CPUs; Ray Data needs at least 1 whole CPU beside them: lower one "
+            f"scaling.cpus_per_worker={scaling.cpus_per_worker} x "
+            f"{counted(num_workers, 'worker')} (scaling.num_workers={scaling.num_workers}) reserve "
+            f"{wanted:g} of the cluster's {cpus:g} CPUs; Ray Data needs at least 1 whole CPU "
+            "beside them: lower one "
             "of them"
         )
     if scaling.use_gpu and gpus < least:
@@ -132,5 +134,4 @@ def cluster_shape() -> str:
     resources = ray.cluster_resources()
     types = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
     gpus = f"{resources.get('GPU', 0):g} GPUs" + (f" ({', '.join(types)})" if types else "")
-    noun = "node" if len(nodes) == 1 else "nodes"
-    return f"{len(nodes)} {noun}, {resources.get('CPU', 0):g} CPUs, {gpus}"
+    return f"{counted(len(nodes), 'node')}, {resources.get('CPU', 0):g} CPUs, {gpus}"

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-__all__ = ["printable", "shown", "text_table"]
+__all__ = ["counted", "printable", "shown", "text_table"]
 
 BETWEEN = "  "
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -35,6 +35,21 @@ def shown(value: float | str) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with what it counts.
+
+    Args:
+        number: How many.
+        noun: What one of them is called.
+        nouns: What several are called, where that is not the noun with an s.
+
+    Example:
+        >>> counted(1, "row"), counted(1_204, "row"), counted(0, "entry", "entries")
+        ('1 row', '1,204 rows', '0 entries')
+    """
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def text_table(

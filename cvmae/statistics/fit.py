@@ -12,10 +12,12 @@ from cvmae.arrays import Floats, Ints
 from cvmae.config import Config, resolved_path, write_config
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, open_dataset
+from cvmae.meds.rows import VALUE
 from cvmae.meds.splits import SPLITS, is_among
 from cvmae.meds.subjects import refuse_shared_subjects
 from cvmae.meds.unit_index import UnitIndex
 from cvmae.meds.units import Unit, plan_units
+from cvmae.runtime.tables import counted
 from cvmae.settings import MOST_CODES, DataConfig
 from cvmae.statistics.all_units import Vocabulary, run_first_pass, run_second_pass
 from cvmae.statistics.code_statistics import CodeStatistics, flagged_codes
@@ -146,7 +148,8 @@ def fit(config: Config, dataset: Dataset) -> FittedData:
         raise _no_codes(data, dataset.root, first, dropped)
     if len(chosen_C) > MOST_CODES:  # data.num_codes holds for a pattern only
         raise ValueError(
-            f"data.codes_file={data.codes_file} has {len(chosen_C)} entries with values, at most "
+            f"data.codes_file={data.codes_file} has {counted(len(chosen_C), 'entry', 'entries')} "
+            "with values, at most "
             f"{MOST_CODES} can be told apart: leave out the rarest"
         )
     entries = {codes[0]: codes for codes in candidates.entries}
@@ -271,10 +274,18 @@ def _no_codes(
         if config.codes_file
         else f"data.code_pattern={config.code_pattern!r}"
     )
+    rows = first.rows
+    if first.names and rows.num_matching == rows.num_null_value + rows.num_non_finite:
+        return ValueError(
+            f"{setting} matches {counted(len(first.names), 'code')} of {root}, and none of their "
+            f"{counted(rows.num_matching, 'row')} on train has a value: write what was measured "
+            f"into the column {VALUE}, as float32"
+        )
     if first.names:
         reasons = "; ".join(f"{code!r}: {reason}" for code, reason in list(dropped.items())[:3])
         return ValueError(
-            f"{setting} matches {len(first.names)} codes of {root}, but none can be used "
+            f"{setting} matches {counted(len(first.names), 'code')} of {root}, but none can be "
+            "used "
             f"({reasons}); lower data.min_count or choose other codes"
         )
     known = ", ".join(map(repr, first.examples)) or "none on train"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvmae.runtime.tables import text_table
+from cvmae.runtime.tables import counted, text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 
 __all__ = ["count_lines", "format_statistics"]
@@ -64,9 +64,10 @@ def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str
     for split, counts in report["splits"].items():
         rows = counts["rows"]
         lines.append(
-            f"{split}: {counts['num_listed']:,} subjects, {counts['num_subjects']:,} with "
+            f"{split}: {counted(counts['num_listed'], 'subject')}, {counts['num_subjects']:,} with "
             f"measurements ({counts['num_single']:,} with only one: not trained on), "
-            f"{counts['num_sequences']:,} sequences of {counts['num_measurements']:,} measurements"
+            f"{counted(counts['num_sequences'], 'sequence')} of "
+            f"{counted(counts['num_measurements'], 'measurement')}"
         )
         lines.append(
             f"  rows: {rows['num_rows']:,}, of a code of the vocabulary {rows['num_matching']:,}; "
@@ -75,15 +76,17 @@ def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str
         )
     rows = report["candidate_rows"]
     lines.append(
-        f"train, all codes that match: {rows['num_matching']:,} rows, without value "
+        f"train, all codes that match: {counted(rows['num_matching'], 'row')}, without value "
         f"{rows['num_null_value']:,}, not finite {rows['num_non_finite']:,}, without time "
         f"{rows['num_null_time']:,}"
     )
     lines.append(
-        f"train repeats a subject, time and code {report['num_duplicates']:,} times (kept)"
+        f"train repeats a subject, time and code {counted(report['num_duplicates'], 'time')} (kept)"
     )
     if report["num_subjects_without_split"]:
-        lines.append(f"{report['num_subjects_without_split']:,} subjects are in no split: not used")
+        lines.append(
+            f"{counted(report['num_subjects_without_split'], 'subject')} in no split: not used"
+        )
     dropped = list(report["dropped_codes"].items())
     if dropped:
         shown = [
@@ -92,7 +95,7 @@ def count_lines(report: Mapping[str, Any], names: Mapping[str, str]) -> list[str
         ]
         more = "; ..." if len(dropped) > len(shown) else ""
         lines.append(
-            f"{len(dropped):,} matching codes left out (all are named in data.json): "
+            f"{counted(len(dropped), 'matching code')} left out (all are named in data.json): "
             f"{'; '.join(shown)}{more}"
         )
     return lines

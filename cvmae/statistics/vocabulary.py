@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvmae.arrays import Bools, Ints
+from cvmae.runtime.tables import counted
 from cvmae.settings import DataConfig
 
 __all__ = ["CandidateLookup", "Candidates", "choose_codes", "file_hash", "open_candidates"]
@@ -173,11 +174,13 @@ def choose_codes(
         num_values = int(num_values_K[number]) if number >= 0 else 0
         if num_values < least:
             rule = "a file's code needs 2" if by_file else f"data.min_count={least}"
-            dropped[name] = f"{num_values} values on train ({rule})"
+            dropped[name] = f"{counted(num_values, 'value')} on train ({rule})"
         elif constant_K[number]:
             dropped[name] = "all values on train are equal once clipped"
         elif len(chosen) == config.num_codes and not by_file:
-            dropped[name] = f"{num_values} values on train, not among data.num_codes={len(chosen)}"
+            dropped[name] = (
+                f"{counted(num_values, 'value')} on train, not among data.num_codes={len(chosen)}"
+            )
         else:
             chosen.append(number)
     return chosen, dropped

@@ -11,6 +11,7 @@ from cvmae.config import Config
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.runtime.start_ray import start_ray
+from cvmae.runtime.tables import counted
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.folders import names
 from cvmae.sweep.attempt import Attempt
@@ -85,7 +86,8 @@ def _sweep(config: Config) -> str:
         with _named(trial):
             has_begun = status[trial.name] != "new"
             keep_weights(trial.config, data.fitted.statistics.codes, has_begun=has_begun)
-    logger.info("%d trials, %d over before", len(trials), len(trials) - len(waiting))
+    num_over = len(trials) - len(waiting)
+    logger.info("%s, %d over before", counted(len(trials), "trial"), num_over)
     _warn_of_others(config, trials)
     runs = [(trial.config, progress_of(trial.config.output_dir)) for trial in waiting]
     warn_of_long_run(runs, data.fitted, num_at_once)
@@ -140,9 +142,9 @@ def _warn_of_others(config: Config, trials: Sequence[Trial]) -> None:
     others = {*names(Path(config.output_dir) / TRIALS)} - {trial.name for trial in trials}
     if others:
         logger.warning(
-            "%d trials in %s are not in this grid and not in its tables: to keep them, give all "
-            "policies, epochs, seeds and axes again with the new ones",
-            *(len(others), Path(config.output_dir) / TRIALS),
+            "%s in %s not in this grid and not in its tables: to keep them, give all policies, "
+            "epochs, seeds and axes again with the new ones",
+            *(counted(len(others), "trial"), Path(config.output_dir) / TRIALS),
         )
 
 
@@ -305,6 +307,6 @@ def _outcome(told: str, errors: dict[str, str], num_trials: int, config: Config)
         return told
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in errors.items())
     raise ValueError(
-        f"{len(errors)} of {num_trials} trials failed; the others are done:\n{told}\n"
+        f"{len(errors)} of {counted(num_trials, 'trial')} failed; the others are done:\n{told}\n"
         f"{reasons}\nwhen the cause is mended, repeat with --resume {config.output_dir}"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import cvmae
 from cvmae.config import without_password
 from cvmae.runtime.submitted import runs_in_a_copy
+from cvmae.runtime.tables import counted
 
 __all__ = [
     "WORKER_HOST",
@@ -130,7 +131,7 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 def host() -> str:
     """Return what kind of machine this is: processor and GPUs."""
-    cpus = f"{os.cpu_count()} CPUs ({_cpu_name()})"
+    cpus = f"{counted(os.cpu_count() or 1, 'CPU')} ({_cpu_name()})"
     # Not from torch, which would take memory of a GPU that another process trains on.
     names = [_field(path, "Model") for path in sorted(GPUS.glob("*/information"))]
     counts = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvmae.config import PRESETS, Config, flatten
+from cvmae.runtime.tables import counted
 
 __all__ = ["GROUP", "describe_run", "told_params"]
 
@@ -55,7 +56,8 @@ def told_params(config: Config) -> dict[str, Any]:
 def describe_run(config: Config, dataset: Mapping[str, str]) -> str:
     """Return what a person reads first on the page of a run, in Markdown."""
     return (
-        f"Pretraining with **{config.mask.policy}** masking, {config.train.epochs} epochs, seed "
+        f"Pretraining with **{config.mask.policy}** masking, "
+        f"{counted(config.train.epochs, 'epoch')}, seed "
         f"{config.seed}, on {dataset['name']}.\n\nAll settings are in `config.yaml` among the "
         f"artifacts; checkpoints are in `{config.output_dir}`."
     )
@@ -64,7 +66,7 @@ def describe_run(config: Config, dataset: Mapping[str, str]) -> str:
 def _group(config: Config, flat: Mapping[str, Any], axes: Sequence[str]) -> str:
     parts: list[str] = [config.mask.policy]
     if len(config.sweep.epochs) > 1:
-        parts.append(f"{config.train.epochs} epochs")
+        parts.append(counted(config.train.epochs, "epoch"))
     parts += [f"{axis.rpartition('.')[2]} {flat[axis]}" for axis in axes if axis in flat]
     return " ".join(parts)
 

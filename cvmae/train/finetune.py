@@ -28,6 +28,7 @@ from cvmae.runtime.map_units import map_with
 from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import FittedData, TrainingData
 from cvmae.storage.folders import join, written
@@ -213,7 +214,8 @@ def _read_windows(config: Config, dataset: Dataset, labels: Labels, own: Loaded)
         found = windows[split]
         if found.num_labels == 0 or (needs and found.num_positive in (0, found.num_labels)):
             raise ValueError(
-                f"{place}: {found.num_labels} labels are of split {split!r}, {found.num_positive} "
+                f"{place}: {counted(found.num_labels, 'label')} of split {split!r}, "
+                f"{found.num_positive} "
                 f"of them positive: {TRAIN} and {TUNING} need positive and negative ones, and "
                 f"{HELD_OUT} some to predict; splits are those of the data set's table"
             )
@@ -232,7 +234,8 @@ def _read_windows(config: Config, dataset: Dataset, labels: Labels, own: Loaded)
 def _counted(windows: LabelledWindows) -> str:
     num_empty = int((windows.length_L == 0).sum())
     return (
-        f"{windows.num_labels} labels ({windows.num_positive} positive, {num_empty} before any "
+        f"{counted(windows.num_labels, 'label')} ({windows.num_positive} positive, {num_empty} "
+        "before any "
         "measurement)"
     )
 
@@ -273,7 +276,8 @@ def _open_tracker(config: Config, data: TrainingData, labels: Labels) -> Tracker
         run_name=Path(config.output_dir).name,
         description=(
             f"Fine-tuning with label set **{labels.name}** of {dataset['name']} from {begins}, "
-            f"{config.finetune.epochs} epochs, seed {config.seed}.\n\nAll settings are in "
+            f"{counted(config.finetune.epochs, 'epoch')}, seed {config.seed}.\n\nAll settings "
+            "are in "
             f"`config.yaml` among the artifacts; checkpoints are in `{config.output_dir}`."
         ),
     )
@@ -357,5 +361,6 @@ def _predict(config: Config, windows: LabelledWindows, tracker: Tracker) -> str:
         f"epoch {chosen['epoch']:.0f} of {config.train.epochs} is chosen by "
         f"{config.finetune.choose_by} (tuning: AUROC {chosen['tuning_auroc']:.3f}, cross-entropy "
         f"{chosen['tuning_loss']:.4f})\nheld_out: AUROC {shown}, cross-entropy {loss:.4f} of "
-        f"{windows.num_labels} labels, {windows.num_positive} positive\npredictions: {path}"
+        f"{counted(windows.num_labels, 'label')}, {windows.num_positive} positive\npredictions: "
+        f"{path}"
     )

@@ -24,6 +24,7 @@ from cvmae.config import Config
 from cvmae.runtime.memory import keep_memory
 from cvmae.runtime.preemption import Ask, PreemptedError, Watch
 from cvmae.runtime.ranks import max_over_ranks, rank, sum_over_ranks, world_size
+from cvmae.runtime.tables import counted
 from cvmae.train.device import Step, on_device
 from cvmae.train.engine import Engine, State
 from cvmae.train.lessons import Lessons
@@ -161,7 +162,8 @@ def _train_epoch(
             _end_if_signalled(run, progress)
     if progress.step < run.num_steps[epoch]:  # beyond it, where resume_allow made it shorter
         raise RuntimeError(
-            f"epoch {epoch} ended after {progress.step} of {run.num_steps[epoch]} steps: the data "
+            f"epoch {epoch} ended after {progress.step} of "
+            f"{counted(run.num_steps[epoch], 'step')}: the data "
             "set changed while it was read"
         )
     return progress

@@ -17,7 +17,7 @@ from cvmae.batches.policies import sharpness_of
 from cvmae.batches.sequences import gather_index
 from cvmae.config import Config
 from cvmae.meds.reading import read_units
-from cvmae.runtime.tables import text_table
+from cvmae.runtime.tables import counted, text_table
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.table import FEW_VALUES
 from cvmae.storage.folders import is_file, join, local_copy, written
@@ -211,7 +211,9 @@ def _as_text(table: pa.Table, config: Config, overall: float) -> str:
         for row in shown
     ]
     header = ("code", "CV", "robust CV", "weight", "hidden", "by random")
-    left_out = f"; {len(rows) - len(shown)} codes between are left out" * (len(shown) < len(rows))
+    left_out = f"; without {counted(len(rows) - len(shown), 'code')} between" * (
+        len(shown) < len(rows)
+    )
     return (
         f"what mask.policy={config.mask.policy} will hide{_when(config)}, {overall:.1%} of all "
         f"values (all codes are in {MASK_TABLE}{left_out}):\n{text_table(header, cells)}"
@@ -232,7 +234,7 @@ def _few_values_line(table: pa.Table) -> str:
     few = [row for row in table.to_pylist() if row["num_values"] < FEW_VALUES]
     few.sort(key=lambda row: row["num_values"])
     named = [
-        f"{row['code']} ({row['num_values']:,} values): CV {row['cv']:.3g}, robust "
+        f"{row['code']} ({counted(row['num_values'], 'value')}): CV {row['cv']:.3g}, robust "
         f"{row['robust_cv']:.3g}"
         for row in few[:SHOWN_FEW]
     ]

@@ -7,6 +7,7 @@ from cvmae.checkpoint import Progress
 from cvmae.config import Config
 from cvmae.plan import one_run as plan
 from cvmae.runtime.start_ray import trains_on_gpu
+from cvmae.runtime.tables import counted
 from cvmae.statistics.fitted import FittedData
 
 __all__ = ["cpu_hours", "epoch_amount", "warn_of_long_run"]
@@ -38,12 +39,12 @@ def warn_of_long_run(
         config = runs[0][0]
         took = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.0f} hours"
         logger.warning(
-            "%s about %s on CPUs (%d epochs, model.width=%d, model.num_layers=%d): for "
+            "%s about %s on CPUs (%s, model.width=%d, model.num_layers=%d): for "
             "CPUs there is --base small; a GPU is used with --scaling.use_gpu True, or in this "
             "process (--scaling.num_workers 0) where there is one",
             "this run takes" if len(runs) == 1 else f"these {len(runs)} trials take",
             took,
-            sum(config.train.epochs for config, _ in runs),
+            counted(sum(config.train.epochs for config, _ in runs), "epoch"),
             config.model.width,
             config.model.num_layers,
         )

@@ -18,6 +18,7 @@ from cvmae.model import kernels
 from cvmae.runtime.preemption import PreemptedError, on_signal
 from cvmae.runtime.ranks import default_device
 from cvmae.runtime.start_ray import start_ray, trains_on_gpu
+from cvmae.runtime.tables import counted
 from cvmae.statistics.fit import load_or_fit, require_sequences
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.folders import join
@@ -163,7 +164,8 @@ def check_settings(config: Config) -> None:
     if config.train.accumulation_steps > lanes_a_rank:
         raise ValueError(
             f"train.accumulation_steps={config.train.accumulation_steps} is more than the "
-            f"{lanes_a_rank} lanes of a rank, between which a step is cut: raise data.lanes for a "
+            f"{counted(lanes_a_rank, 'lane')} of a rank, between which a step is cut: raise "
+            "data.lanes for a "
             "new run, or lower it or scaling.num_workers"
         )
 

@@ -16,6 +16,7 @@ from cvmae.checkpoint import (
 )
 from cvmae.config import Config, flatten, read_config
 from cvmae.runtime.start_ray import trains_on_gpu
+from cvmae.runtime.tables import counted
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.fitted import FittedData
 
@@ -95,7 +96,7 @@ def how_to_train_on(config: Config, progress: Progress) -> str:
         f"--resume {folder} --train.epochs N --resume_allow train.epochs"
     )
     return (
-        f"finished, all {done} epochs are done; its last checkpoint is "
+        f"finished, after {counted(done, 'epoch')}; its last checkpoint is "
         f"{checkpoint_folder(folder, progress)}; {more}"
     )
 

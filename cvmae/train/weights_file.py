@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cvmae.arrays import Floats
 from cvmae.config import Config
+from cvmae.runtime.tables import counted
 from cvmae.storage.folders import is_file, join, local_copy, written
 
 __all__ = ["KEPT_WEIGHTS", "check_weights_file", "keep_weights", "read_weights", "table_weights"]
@@ -163,7 +164,7 @@ def _of_codes(weights: dict[str, float], codes: Sequence[str], path: str) -> Flo
     if missing := [code for code in codes if code not in weights]:
         raise ValueError(
             f"mask.weights_file={path} gives no weight to {_named(missing)}: each of the "
-            f"{len(codes)} codes of the vocabulary needs one"
+            f"{counted(len(codes), 'code')} of the vocabulary needs one"
         )
     return np.array([weights[code] for code in codes])
 

@@ -37,6 +37,7 @@ from cvmae.runtime.ranks import rank, world_size
 from cvmae.runtime.ray_hooks import drop_note, has_note, put_note, quiet_report_callback
 from cvmae.runtime.ray_trainer import InterruptibleTrainer, NamedInterfaces
 from cvmae.runtime.start_ray import alive_nodes
+from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
 from cvmae.statistics.fitted import TrainingData
 from cvmae.storage.places import locate
@@ -255,7 +256,8 @@ def _missing(config: Config, run_name: str, least: int, room: int) -> str:
     labels = f", scaling.worker_labels={' '.join(wanted)}" if wanted else ""
     return (
         f"{run_name} waits for nodes: with train.strategy={config.train.strategy} and "
-        f"{number}={least} it needs {least} workers, and those that are left have room for {room} "
+        f"{number}={least} it needs {counted(least, 'worker')}, and those that are left have "
+        f"room for {room} "
         f"(scaling.cpus_per_worker={config.scaling.cpus_per_worker:g}, "
         f"scaling.use_gpu={config.scaling.use_gpu}{labels}): add nodes{fewer}"
     )

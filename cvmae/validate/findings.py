@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from cvmae.meds.refused import RefusedDataError
-from cvmae.runtime.tables import text_table
+from cvmae.runtime.tables import counted, text_table
 
 __all__ = ["Finding", "Level", "Validation", "as_finding", "format_findings", "merge_findings"]
 
@@ -72,7 +72,8 @@ class Validation:
         return "\n".join(
             [
                 *([format_findings(self.findings), ""] if self.findings else []),
-                f"checked: {number['shards']:,} shards, {number['rows']:,} rows, subjects: "
+                f"checked: {counted(number['shards'], 'shard')}, "
+                f"{counted(number['rows'], 'row')}, subjects: "
                 f"{subjects or 'not counted'}",
                 f"rows of matching codes: {number['matching']:,}; of these without value "
                 f"{number['null_value']:,}, without time {number['null_time']:,}, NaN "
@@ -82,7 +83,8 @@ class Validation:
                 f"{number['duplicates']:,}",
                 "pretraining would accept this data set with these settings"
                 if self.accepted
-                else f"pretraining would refuse this data set: {num_refused:,} findings to mend",
+                else "pretraining would refuse this data set: "
+                f"{counted(num_refused, 'finding')} to mend",
             ]
         )
 
@@ -133,7 +135,9 @@ def format_findings(findings: Sequence[Finding]) -> str:
         lines += [_cells(found) for found in files[:shown]]
         if rest := files[shown:]:
             count = sum(found.count for found in rest)
-            lines.append(("", f"and {len(rest):,} more files", "", f"{count:,}", "likewise", ""))
+            lines.append(
+                ("", f"and {counted(len(rest), 'more file')}", "", f"{count:,}", "likewise", "")
+            )
     header = ("level", "file", "row (from 0)", "count", "what", "what to do")
     return text_table(header, lines, align="<", wrapped={4: COLUMN_WIDTH, 5: COLUMN_WIDTH})
 

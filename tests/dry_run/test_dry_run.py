@@ -1,9 +1,11 @@
 """A dry run says what the real one does, refuses what it refuses, and leaves all as it was."""
 
+import importlib
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -304,13 +306,35 @@ def test_bad_settings_are_refused_as_by_the_real_run(
         (["--scaling.data_labels", "pool=cpu"], r"data_labels=pool=cpu: no node.*there: none"),
     ],
 )
-@pytest.mark.parametrize("verb", ["pretrain", "export"])
+@pytest.mark.parametrize("verb", ["pretrain", "export", "evaluate"])
 def test_work_that_does_not_fit_is_refused(
     verb, flags, expected, hospital, run, labels, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     line = [*flags_of(verb, hospital, run, labels, tmp_path), *flags, "--dry_run"]
     assert re.search(expected, ended_by(verb, line))
+
+
+def test_a_comparison_counts_its_models_and_the_weights_that_are_read(
+    run, hospital, tmp_path, capsys, monkeypatch
+):
+    module = importlib.import_module("cvmae.dry_run.using")
+    original = module.find_comparison
+
+    def with_best(config, folder):
+        compared = original(config, folder)
+        best = replace(compared.found[0], which="best")
+        return replace(compared, found=[*compared.found, best])
+
+    flags = ["--evaluate.checkpoints", f"cv={run.output_dir}", "--data.root", hospital, *SMALL]
+    flags += ["--output_dir", str(tmp_path / "out"), "--scaling.num_workers", "0"]
+    found = said("evaluate", flags, capsys)
+    assert (found["models"][0], found["weights"]) == ("1", ("1", "the last of each model"))
+    monkeypatch.setattr(module, "find_comparison", with_best)
+    found = said("evaluate", [*flags, "--scaling.use_gpu", "True"], capsys)
+    assert found["models"] == ("1", "cv; each seed is one")
+    assert found["weights"] == ("2", "the last of each model, and the best of 1")
+    assert found["GPUs"][1].startswith("none is here: work is done on the CPU in spite of")
 
 
 def test_figures_are_no_numpy_scalars(run, hospital, tmp_path, capsys):

@@ -208,7 +208,7 @@ def test_rows_that_are_asked_for_all_come_and_those_without_a_basis_are_null(
     table = table_of(settings.output_dir)
     assert table.num_rows == 3
     assert "2 rows imputed" in printed
-    assert "1 rows are null: the data set does not have their subjects" in printed
+    assert "1 row null: the data set does not have the subject" in printed
     columns = table.to_pydict()
     by_subject = dict(zip(columns["subject_id"], columns["interval_low"], strict=True))
     assert by_subject[10**9] is None
@@ -246,9 +246,9 @@ def test_rows_of_a_subject_without_values_or_beside_one_are_told(settings, many,
     assert [row["numeric_value"] is None for row in found] == [False, True]
     assert [row["interval_low"] is None for row in found] == [False, True]
     assert "1 rows imputed" in printed
-    assert "1 rows are null: their subjects have no measurement to go by" in printed
-    assert "1 rows are left out: the same code has a value at the same time" in printed
-    assert "1 rows are left out: they have neither a value nor a time" in printed
+    assert "1 row null: no measurement of the subject to go by" in printed
+    assert "1 row left out: the same code has a value at the same time" in printed
+    assert "1 row left out: neither a value nor a time" in printed
     assert "residuals of the model" in printed
     report = report_of(config.output_dir)
     assert report["held_out"] == {"values": 0, "coverage": None}

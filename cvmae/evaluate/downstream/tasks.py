@@ -9,6 +9,7 @@ from meds.schema import train_split, tuning_split
 from cvmae.arrays import Bools, Ints
 from cvmae.meds.labels import Kind, Labels
 from cvmae.meds.splits import SPLITS, is_among
+from cvmae.runtime.tables import counted
 
 __all__ = ["SplitCount", "Support", "labels_in_splits", "support"]
 
@@ -90,6 +91,6 @@ def _what_is_alike(count: SplitCount) -> str:
     if not count.num_labels:
         return "no label"
     if count.num_positives is None:
-        return f"{count.num_labels} labels of one value"
+        return f"{counted(count.num_labels, 'label')} of one value"
     which = "positive" if count.num_positives == 0 else "negative"
     return f"no {which} label among {count.num_labels}"

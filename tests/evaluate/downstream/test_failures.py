@@ -94,7 +94,7 @@ def test_numbers_and_the_table_stay_where_the_report_fails(settings, tmp_path, m
         raise KeyError("template")
 
     monkeypatch.setattr(module, "write_report", broken)
-    with pytest.raises(ValueError, match="1 parts of the evaluation failed") as caught:
+    with pytest.raises(ValueError, match="1 part of the evaluation failed") as caught:
         evaluate(override(settings, {"output_dir": tmp_path / "out", "evaluate.labels": ""}))
     assert "R2 pooled" in str(caught.value)
     results = read_results(tmp_path / "out")
