@@ -276,8 +276,8 @@ def _refuse_twice(root: str, labels: Labels) -> None:
     if same_L.any():
         differ = int(np.count_nonzero(same_L & (np.diff(labels.value_L) != 0)))
         raise RefusedDataError(
-            f"label set {root} has {np.count_nonzero(same_L):,} labels whose subject has "
-            f"another at the same {TIME} ({differ:,} with another value)",
+            f"label set {root} has {counted(int(np.count_nonzero(same_L)), 'label')} whose subject "
+            f"has another at the same {TIME} ({differ:,} with another value)",
             "keep one label a subject and time; where a folder holds several tasks or a set twice, "
             "give each task a folder of its own",
         )

@@ -300,7 +300,7 @@ def _fit_findings(config: Config, dataset: Dataset) -> Iterator[Finding]:
     reasons: dict[str, list[str]] = {}
     for code, reason in fitted.report["dropped_codes"].items():
         # "3 values on train (data.min_count=25)": the number is the code's own.
-        reasons.setdefault(re.sub(r"^\d+", "too few", reason), []).append(code)
+        reasons.setdefault(re.sub(r"^[\d,]+ values?", "too few values", reason), []).append(code)
     for reason, codes in reasons.items():
         yield _of_codes(
             "matching codes left out", reason, codes, names_of, "nothing, or change the setting"

@@ -174,7 +174,7 @@ def test_an_untrained_model_follows_from_its_seed(loaded):
 
 def test_a_data_set_without_a_known_code_is_refused(write_meds, loaded):
     root = write_meds({"0.parquet": [(1, 5, "VITAL//x", 1.0)]}, {1: "train"}, name="other")
-    with pytest.raises(ValueError, match=r"no value of any of the model's 8 codes \(.*VITAL//x"):
+    with pytest.raises(ValueError, match=r"no value of any of the model's 8 codes .*VITAL//x"):
         embed(loaded, root, labels_of((1, LATE, 0)))
 
 

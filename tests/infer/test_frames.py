@@ -98,7 +98,7 @@ def emptied(name):
         (without("code"), r"no column code \(it has subject_id, time, numeric_value, text_value\)"),
         (cast("subject_id", pa.float64()), "subject_id is of type double, expected int64"),
         (cast("subject_id", pa.string()), "subject_id is of type string, expected int64"),
-        (emptied("subject_id"), "row 5 of the frame: subject_id is empty; 1 rows"),
+        (emptied("subject_id"), "row 5 of the frame: subject_id is empty; so in 1 row"),
         (emptied("code"), "row 5 of the frame: code is empty"),
         (cast("time", pa.string()), "time is of type string, expected timestamp"),
         (cast("time", pa.timestamp("us", tz="UTC")), "expected timestamp without a time zone"),

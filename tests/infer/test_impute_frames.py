@@ -121,7 +121,7 @@ def test_without_residuals_a_warning_says_how_to_get_them(loaded, table, caplog)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"code": ["LAB//zinc"]}, r"1 rows ask for codes that are none of the model's 8 .*zinc"),
+        ({"code": ["LAB//zinc"]}, r"1 row with codes that are none of the model's 8 .*zinc"),
         ({"time": pa.array([None], pa.timestamp("us"))}, "asked: row 0 of the frame: time is"),
         ({"subject_id": ["seven"]}, "subject_id is of type string, expected int64"),
     ],

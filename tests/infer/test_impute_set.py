@@ -218,7 +218,7 @@ def test_rows_that_are_asked_for_all_come_and_those_without_a_basis_are_null(
 def test_codes_that_the_model_does_not_know_are_refused_by_name(settings, tmp_path):
     path = asked_file(tmp_path / "rows.parquet", (0, 5, "LAB//zinc"), (0, 6, "LAB//zinc"))
     config = override(settings, {"infer.rows": path})
-    with pytest.raises(ValueError, match=r"infer\.rows=.*2 rows ask for codes .* LAB//zinc; leave"):
+    with pytest.raises(ValueError, match=r"infer\.rows=.*2 rows with codes .* LAB//zinc; leave"):
         impute(config)
     with pytest.raises(FileNotFoundError, match=r"infer\.rows=.*: there is no such file"):
         impute(override(settings, {"infer.rows": tmp_path / "nowhere.parquet"}))
@@ -245,7 +245,7 @@ def test_rows_of_a_subject_without_values_or_beside_one_are_told(settings, many,
     assert [(row["subject_id"], row["code"]) for row in found] == [(1, other), (2, code)]
     assert [row["numeric_value"] is None for row in found] == [False, True]
     assert [row["interval_low"] is None for row in found] == [False, True]
-    assert "1 rows imputed" in printed
+    assert "1 row imputed" in printed
     assert "1 row null: no measurement of the subject to go by" in printed
     assert "1 row left out: the same code has a value at the same time" in printed
     assert "1 row left out: neither a value nor a time" in printed

@@ -144,7 +144,7 @@ def test_of_a_fine_tuning_the_best_epoch_is_handed_on(run, tmp_path, monkeypatch
     export(config)
     assert asked == ["best"]
     card = (tmp_path / "out" / CARD).read_text()
-    assert "1 epochs (the best on tuning of 5)" in card
+    assert "1 epoch (the best on tuning of 5)" in card
     assert "private-runs" not in (tmp_path / "out" / "config.yaml").read_text()
 
 

@@ -95,14 +95,14 @@ def test_a_folder_of_folders_is_a_task_each_and_folders_named_like_splits_are_on
     ("files", "message"),
     [
         ({"a": ([(1, 5, "sepsis")], "categorical_value")}, r"a\.parquet has labels in column 'cat"),
-        ({"a": ([(1, 5, None)],)}, "has no label: 1 rows in 1 files"),
+        ({"a": ([(1, 5, None)],)}, "has no label: 1 row in 1 file,"),
         ({"a": ([],)}, "has no label: 0 rows"),
         ({"a": ([(1, 5, True), (2, 5, None)],)}, r"row 1 \(from 0\) has no boolean_value"),
         ({"a": ([(1, None, True)],)}, r"row 0 \(from 0\) has no prediction_time"),
         ({"a": ([(1, 5, float("nan"))], "float_value")}, "no finite number"),
         ({"a": ([(1, 5, 1)], "integer_value"), "b": ([(1, 5, True)],)}, "in several columns"),
-        ({"a": ([(1, 5, True), (3, 5, True), (1, 5, True)],)}, r"has 1 labels .*\(0 with another"),
-        ({"a": ([(1, 5, True)],), "b": ([(1, 5, False)],)}, r"has 1 labels .*\(1 with another"),
+        ({"a": ([(1, 5, True), (3, 5, True), (1, 5, True)],)}, r"has 1 label .*\(0 with another"),
+        ({"a": ([(1, 5, True)],), "b": ([(1, 5, False)],)}, r"has 1 label .*\(1 with another"),
     ],
 )
 def test_what_is_no_sound_label_set_is_refused(write, tmp_path, files, message):

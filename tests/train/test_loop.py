@@ -147,7 +147,7 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(
     pretrain(replace(config, resume=run, scaling=replace(config.scaling, num_workers=2)))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     (said,) = {line for line in caplog.messages if "run: finished, " in line}
-    assert f"all 2 epochs are done; its last checkpoint is {find_checkpoint(run)}; " in said
+    assert f"finished, after 2 epochs; its last checkpoint is {find_checkpoint(run)}; " in said
     assert re.search(way_on.format(run=run), said)
 
 

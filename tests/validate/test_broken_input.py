@@ -284,7 +284,7 @@ def test_data_folder_without_parquet_files(write_meds):
 
 
 def test_shards_without_rows(write_meds):
-    assert "have no rows" in refusal(write_meds({"a.parquet": [], "b.parquet": []}, TRAIN))
+    assert "has no rows" in refusal(write_meds({"a.parquet": [], "b.parquet": []}, TRAIN))
 
 
 def test_root_that_does_not_exist(tmp_path):
