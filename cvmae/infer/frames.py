@@ -3,6 +3,7 @@
 Messages say which frame it is and give its row, counted from 0; never a subject id, never a value.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 from cvmae.arrays import Bools, Float32s, Ints
 from cvmae.infer.asked import Asked, KnownCodes
 from cvmae.infer.histories import Moments
+from cvmae.infer.matching import side_by_side
 from cvmae.meds.code_names import beginning
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.parquet import open_parquet
@@ -66,13 +68,15 @@ def read_measurements(frame: Any, statistics: CodeStatistics) -> Measurements:
     table = _as_table(frame, (SUBJECT, TIME, CODE, VALUE))
     subject_N = _subjects(table)
     time_N, timed_N = _times(table, TIME)
-    code_N, names = _codes(table, statistics.lookup)
+    code_N, _ = _codes(table, statistics.lookup)
     value_N = _values(table)
     if not (code_N >= 0).any():
+        valued = pa.array(np.isfinite(value_N))
+        values_of = Counter(_column(table, CODE, pa.large_string()).filter(valued).to_pylist())
         raise ValueError(
-            f"the frame has no row of any of the model's {statistics.num_codes} codes "
-            f"({beginning(statistics.codes)}); codes there: {beginning(sorted(names))}: name "
-            "codes as in training, or take a model whose vocabulary was fitted to such codes"
+            f"the frame has no row of any of the model's {statistics.num_codes} codes. "
+            f"{side_by_side(values_of, statistics)}: name codes as in training, or take a model "
+            "whose vocabulary was fitted to such codes"
         )
     kept_M = np.flatnonzero((code_N >= 0) & timed_N & np.isfinite(value_N))
     kept_M = kept_M[np.lexsort((time_N[kept_M], subject_N[kept_M]))]

@@ -111,7 +111,10 @@ def test_what_is_no_frame_of_meds_is_refused_by_name(statistics, table, change, 
 
 def test_a_frame_without_a_known_code_is_refused(statistics, table):
     foreign = table.set_column(2, "code", pa.array(["ADMISSION", "HR"] * 5))
-    message = r"any of the model's \d+ codes \(.*, \.\.\.\); codes there: ADMISSION, HR: name codes"
+    message = (
+        r"any of the model's \d+ codes\. Its most frequent codes with values: .*HR \(\d values\)"
+        r".*; the model's most frequent: .*, \.\.\.: name codes"
+    )
     with pytest.raises(ValueError, match=message):
         read_measurements(foreign, statistics)
 
