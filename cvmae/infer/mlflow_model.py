@@ -1,5 +1,10 @@
-"""An exported folder -> an MLflow model: signature, made-up example, and what loads it."""
+"""An exported folder -> an MLflow model: signature, made-up example, and what loads it.
 
+The package is in no registry of packages, where another might take its name: a copy of its code
+lies in the model, and what is to be installed beside it are the packages that it imports.
+"""
+
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +27,20 @@ __all__ = ["example", "pack"]
 FIRST_DAY = np.datetime64("2000-01-01", "ns")
 HOURS = (0, 6, 12, 24)
 MODULE = "cvmae.infer.pyfunc"
+# What a process imports that loads the model and scores; other verbs need more.
+NEEDED = (
+    "meds",
+    "mlflow",
+    "numba",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "PyYAML",
+    "safetensors",
+    "torch",
+    "tqdm",
+    "tyro",
+)
 
 
 def pack(folder: Path, loaded: Loaded, target: Path) -> None:
@@ -41,8 +60,14 @@ def pack(folder: Path, loaded: Loaded, target: Path) -> None:
             data_path=str(named),
             signature=_signature(default_pooling(loaded)),
             input_example=example(loaded),
-            pip_requirements=[f"cvmae=={cvmae.__version__}"],
+            code_paths=[str(Path(cvmae.__file__).parent)],
+            pip_requirements=[f"{name}=={_published(version(name))}" for name in NEEDED],
         )
+
+
+def _published(version: str) -> str:
+    """Return a version as the package index has it: 2.13.0+cpu is a build of 2.13.0."""
+    return version.partition("+")[0]
 
 
 def example(loaded: Loaded) -> pd.DataFrame:

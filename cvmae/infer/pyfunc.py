@@ -1,6 +1,7 @@
-"""A model as MLflow loads it: this module is named in it, and nothing in it is unpickled or run.
+"""A model as MLflow loads it: this module is named in it, and nothing in it is unpickled.
 
-MLflow calls `_load_pyfunc` with the folder that `cvmae export` wrote, of which it keeps a copy.
+MLflow calls `_load_pyfunc` with the folder that `cvmae export` wrote, of which it keeps a copy, as
+it does of this package: whoever loads it by MLflow runs that copy, `cvmae.load` what is installed.
 """
 
 from typing import Any

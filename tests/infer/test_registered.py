@@ -1,8 +1,11 @@
 """A model in MLflow: registered, loaded in another process, and what is refused."""
 
+import contextlib
+import importlib.metadata
 import json
 import subprocess
 import sys
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cvmae
 from cvmae.checkpoint import load_model
@@ -27,20 +32,32 @@ from cvmae.tracking.mlflow_store import KEY_TAG
 from tests.pages import PAGES, ROOT
 
 NAME = "labs"
-# A process that has the package and nothing else of ours, and in which whoever unpickles fails.
+# A process that has what the model's requirements bring, and cvmae only within the model: without
+# `site` nothing leads to a checkout. Whoever unpickles fails.
 FRESH = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import mlflow, torch, pandas
-import cvmae.infer.pyfunc  # of which Numba keeps what it has compiled, in its own way
+import json, sys
+from importlib.machinery import PathFinder
+
+class Installed(PathFinder):
+    absent = set(json.loads(sys.argv[4]))
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in cls.absent
+        return None if hidden else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
+sys.path.append(sys.argv[3])
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.pyfunc.load_model(sys.argv[2])  # Numba keeps what it has compiled, in its own way
 
 def refuse(event, args):
     if event == "pickle.find_class":
         raise AssertionError(f"{args} is unpickled")
 
 sys.addaudithook(refuse)
-mlflow.set_tracking_uri(sys.argv[2])
-model = mlflow.pyfunc.load_model(sys.argv[3])
+model = mlflow.pyfunc.load_model(sys.argv[2])
 rows = model.input_example
 found = model.predict(rows)
 mean = model.predict(rows, params={"pooling": "mean"})
@@ -53,6 +70,7 @@ else:
     raise AssertionError("a frame without codes is taken")
 found["embedding"] = [vector.tolist() for vector in found["embedding"]]
 print(found.to_json(orient="records", double_precision=15))
+print(sys.modules["cvmae"].__file__)
 """
 
 
@@ -60,6 +78,11 @@ def files_of(folder):
     """Return the files below a folder by their names in it."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def packed_of(client):
+    """Return the folder of the first version, as MLflow keeps it."""
+    return Path(client.get_model_version(NAME, "1").source.removeprefix("file://"))
 
 
 @pytest.fixture(autouse=True)
@@ -99,20 +122,59 @@ def test_a_version_has_card_tags_and_alias_and_names_no_place(run, folder, clien
     assert version.description == (folder / CARD).read_text()
     assert version.tags["mask.policy"] == "cv"
     assert client.get_run(version.run_id).info.status == "FINISHED"
-    packed = Path(version.source.removeprefix("file://"))
+    packed = packed_of(client)
     files, exported = files_of(packed), files_of(folder)
     ours = {name.removeprefix("data/model/") for name in files if name.startswith("data/")}
     assert ours == set(exported)
-    assert not [name for name in files if name.endswith((".pkl", ".py", ".pickle"))]
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pyc"))]
+    code = {name.removeprefix("code/") for name in files if name.endswith(".py")}
+    assert code == {str(path.relative_to(ROOT)) for path in ROOT.glob("cvmae/**/*.py")}
     content = b"".join(path.read_bytes() for path in files.values())
     assert b"private-runs" not in content
     assert run.data.root.encode() not in content
 
 
+def test_what_is_to_be_installed_is_published_and_what_runs_here(folder, client):
+    packed = packed_of(client)
+    lines = (packed / "requirements.txt").read_text().splitlines()
+    found = dict(line.split("==") for line in lines)
+    assert {"torch", "numpy", "pyarrow", "mlflow", "pandas", "safetensors"} <= set(found)
+    # Of the project nothing is published: whoever took its name would run beside the model.
+    for place in ("requirements.txt", "conda.yaml", "python_env.yaml"):
+        assert "cvmae" not in (packed / place).read_text()
+    for name, number in found.items():
+        installed = importlib.metadata.version(name)
+        assert number == installed.partition("+")[0]  # no index has 2.13.0+cpu
+
+
+def closure(names):
+    """Return the packages that come with some, where these are installed here."""
+    found, waiting = set(), [canonicalize_name(name) for name in names]
+    while waiting:
+        if (name := waiting.pop()) in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            needs = map(Requirement, importlib.metadata.requires(name) or [])
+            own = [n for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
+            waiting += [canonicalize_name(need.name) for need in own]
+    return found
+
+
 @pytest.mark.slow  # a process that imports torch and mlflow
-def test_another_process_scores_it_and_unpickles_nothing(folder, store):
+def test_another_process_without_cvmae_scores_it_and_unpickles_nothing(folder, store, client):
+    needs = (packed_of(client) / "requirements.txt").read_text().splitlines()
+    there = closure(need.partition("==")[0] for need in needs)
+    absent = [
+        module
+        for module, names in importlib.metadata.packages_distributions().items()
+        if there.isdisjoint(map(canonicalize_name, names)) and module != "cvmae"
+    ]
+    assert {"ray", "polars", "deepspeed", "pytest"} <= set(absent)
+    place = [sysconfig.get_path("purelib"), json.dumps(absent)]
+    address = f"models:/{NAME}@champion"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", FRESH, str(ROOT), store, f"models:/{NAME}@champion"],
+        [sys.executable, "-I", "-S", "-c", FRESH, store, address, *place],
         capture_output=True,
         text=True,
         cwd=folder.parent,
@@ -120,7 +182,9 @@ def test_another_process_scores_it_and_unpickles_nothing(folder, store):
     assert done.returncode == 0, done.stderr[-3000:]
     model = cvmae.load(str(folder))
     own = model.encode(example(model.loaded))
-    told = pd.DataFrame(json.loads(done.stdout.splitlines()[-1]))
+    found, place = done.stdout.splitlines()[-2:]
+    assert place.endswith("/code/cvmae/__init__.py")
+    told = pd.DataFrame(json.loads(found))
     assert told["subject_id"].tolist() == own["subject_id"].tolist() == [1, 2]
     np.testing.assert_allclose(np.stack(told["embedding"]), np.stack(own["embedding"]), atol=1e-5)
 
