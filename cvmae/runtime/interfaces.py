@@ -3,7 +3,7 @@
 import os
 import platform
 import socket
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
 import psutil
 
@@ -30,10 +30,12 @@ def name_interface(address: str, environ: MutableMapping[str, str] = os.environ)
         ValueError: A variable that the user has set names no interface of this host.
     """
     held = _addresses()
-    for variable in (GLOO, NCCL):
-        if (value := environ.get(variable, "")) and not _names_one(value, held):
+    for variable, unknown in ((GLOO, _unknown_to_gloo), (NCCL, _unknown_to_nccl)):
+        value = environ.get(variable, "")
+        if (entry := unknown(value, held)) is not None:
+            told = value if entry == value else f"{value}: {entry!r}"
             raise ValueError(
-                f"{variable}={value} names no interface of {_shown(address, held)}: set it in the "
+                f"{variable}={told} names no interface of {_shown(address, held)}: set it in the "
                 "environment of `ray start` on that host, or leave it unset"
             )
     found = next((name for name, own in held.items() if address in own), "")
@@ -52,15 +54,38 @@ def _addresses() -> dict[str, list[str]]:
     }
 
 
-def _names_one(value: str, names: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether there is an interface of a name; NCCL takes beginnings, too, =name and ^name.
+def _unknown_to_gloo(value: str, names: Collection[str]) -> str | None:
+    """Return what names no interface: Gloo takes whole names, and needs each of a list.
 
     Example:
-        >>> [_names_one(value, {"lo": [], "eth0": []}) for value in ("eth", "=eth0", "^lo", "ens5")]
-        [True, True, True, False]
+        >>> [_unknown_to_gloo(value, ["lo", "eth0"]) for value in ("eth0", "eth0,lo")]
+        [None, None]
+        >>> [_unknown_to_gloo(value, ["lo", "eth0"]) for value in ("et", "^lo", "=lo", "lo,ib0")]
+        ['et', '^lo', '=lo', 'ib0']
     """
-    beginnings = tuple(value.removeprefix("=").split(","))
-    return value.startswith("^") or any(name.startswith(beginnings) for name in names)
+    entries = value.removesuffix(",").split(",") if value else []
+    return next((entry for entry in entries if entry not in names), None)
+
+
+def _unknown_to_nccl(value: str, names: Collection[str]) -> str | None:
+    """Return the value if it leaves no interface: NCCL takes beginnings, behind = whole names.
+
+    All others are meant behind ^. Of a list some may be missing: it can name those of many hosts.
+
+    Example:
+        >>> [_unknown_to_nccl(value, ["lo", "eth0"]) for value in ("eth,ib", "=eth0:5001", "^lo")]
+        [None, None, None]
+        >>> [_unknown_to_nccl(value, ["lo", "eth0"]) for value in ("ib", "=eth", "^=eth0,lo")]
+        ['ib', '=eth', '^=eth0,lo']
+    """
+    listed = value.removeprefix("^")
+    entries = [entry.partition(":")[0] for entry in listed.removeprefix("=").split(",") if entry]
+    chosen = [
+        name in entries if listed.startswith("=") else name.startswith(tuple(entries))
+        for name in names
+    ]
+    is_left = not all(chosen) if value.startswith("^") else any(chosen)
+    return None if is_left or not value else value
 
 
 def _shown(address: str, held: Mapping[str, Sequence[str]]) -> str:

@@ -1,9 +1,12 @@
 """Ranks of several hosts reach each other by the interface that the cluster knows a host by."""
 
+import re
 import socket
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from torch import distributed
 
 from cvmae.runtime import interfaces
 from cvmae.runtime.interfaces import name_interface
@@ -45,6 +48,41 @@ def test_an_interface_that_the_host_does_not_have_is_refused_with_those_it_has(v
     for told in ("gpu-7", "10.0.0.7", "lo (127.0.0.1 ::1)", "docker0 (172.17.0.1)", "ens5 ("):
         assert told in str(refused.value)
     assert "02:42" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "named", ["ens", "^lo", "=ens5", "docker0,ens6", "ens6,docker0", "ens5,,lo"]
+)
+def test_gloo_needs_whole_names_and_all_of_them(named):
+    with pytest.raises(ValueError, match=f"GLOO_SOCKET_IFNAME={re.escape(named)}.* names no int"):
+        name_interface("10.0.0.7", {"GLOO_SOCKET_IFNAME": named})
+
+
+def test_gloo_itself_wants_what_is_asked_for_here(monkeypatch, tmp_path):
+    """What is refused here it would refuse in the middle of a start, and tell of no other host."""
+    loopback = socket.if_indextoname(1)
+    for named, is_taken in ((f"{loopback},{loopback}", True), (f"{loopback},no0", False)):
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", named)
+        with nullcontext() if is_taken else pytest.raises(RuntimeError, match="no0"):
+            distributed.init_process_group(
+                "gloo", init_method=f"file://{tmp_path / named}", rank=0, world_size=1
+            )
+            distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("named", "is_taken"),
+    [
+        *(("ens", True), ("=ens5", True), ("ib0,ens", True), ("^ens", True), ("=ens5:5001", True)),
+        *(("=ens", False), ("ib0", False), ("^lo,docker,ens", False), ("^=lo,docker0", True)),
+    ],
+)
+def test_nccl_takes_beginnings_whole_names_behind_a_sign_and_lists_for_several_hosts(
+    named, is_taken
+):
+    refused = pytest.raises(ValueError, match=f"NCCL_SOCKET_IFNAME={re.escape(named)} names no int")
+    with nullcontext() if is_taken else refused:
+        name_interface("10.0.0.7", {"NCCL_SOCKET_IFNAME": named})
 
 
 def test_an_address_that_no_interface_holds_changes_nothing_and_is_told():
