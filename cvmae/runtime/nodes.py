@@ -10,10 +10,11 @@ __all__ = [
     "OF_ONE_NODE",
     "Node",
     "check_labels",
-    "has_room_for_data",
+    "check_room",
     "selector",
     "with_labels",
     "workers_beside_data",
+    "workers_taken",
     "workers_that_fit",
 ]
 
@@ -65,7 +66,7 @@ def workers_that_fit(nodes: Iterable[Node], scaling: ScalingConfig) -> int:
     """
     wanted = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     return sum(
-        min(int(node.resources.get(name, 0.0) / share) for name, share in wanted.items())
+        min(int(node.resources.get(name, 0.0) / share + 1e-9) for name, share in wanted.items())
         for node in with_labels(nodes, scaling.worker_labels)
     )
 
@@ -74,23 +75,24 @@ def workers_beside_data(nodes: Sequence[Node], scaling: ScalingConfig) -> int:
     """Return how many workers fit if one node keeps a whole CPU for Ray Data."""
     rooms = [0]
     for place, node in enumerate(nodes):
-        if has_room_for_data([node], scaling):
+        if node.cpus >= 1 and with_labels([node], scaling.data_labels):
             rest = Node({**node.resources, "CPU": node.cpus - 1}, node.labels)
             rooms.append(workers_that_fit([*nodes[:place], rest, *nodes[place + 1 :]], scaling))
     return max(rooms)
 
 
-def has_room_for_data(nodes: Iterable[Node], scaling: ScalingConfig) -> bool:
-    """Tell whether Ray Data, whose tasks take whole CPUs, can read on some node."""
-    return any(node.cpus >= 1 for node in with_labels(nodes, scaling.data_labels))
+def workers_taken(nodes: Iterable[Node], scaling: ScalingConfig) -> int:
+    """Return how many workers a run would take: an elastic one as many as there is room for."""
+    least = scaling.min_workers or scaling.num_workers
+    return max(least, min(scaling.num_workers, workers_that_fit(nodes, scaling)))
 
 
 def check_labels(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
     """Refuse work for nodes that are not there, which Ray would wait for without a word.
 
     Raises:
-        ValueError: No node has the labels, or those that have them are too small; the message
-            names the setting and the labels that there are.
+        ValueError: No node has the labels; the message names the setting and the labels that there
+            are.
     """
     for name in ("worker_labels", "data_labels"):
         labels = getattr(scaling, name)
@@ -100,18 +102,36 @@ def check_labels(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
                 f"{'these labels' if len(labels) > 1 else 'this label'} ({_told_labels(nodes)}): "
                 f"start one with `ray start --labels {','.join(labels)}`, or change the setting"
             )
-    least = scaling.min_workers or scaling.num_workers
-    if not (scaling.worker_labels or scaling.data_labels):
+
+
+def check_room(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
+    """Refuse workers beside which no node keeps a whole CPU for Ray Data, which would wait for it.
+
+    CPUs that are free on several nodes are of no use to a task that takes a whole one.
+
+    Raises:
+        ValueError: There is no room; the message shows the arithmetic.
+    """
+    wanted, room = workers_taken(nodes, scaling), workers_beside_data(nodes, scaling)
+    if room >= wanted:
         return
-    room = workers_beside_data(nodes, scaling)
-    if room < least:
+    each = (
+        f"(scaling.cpus_per_worker={scaling.cpus_per_worker:g}, scaling.use_gpu={scaling.use_gpu})"
+    )
+    if scaling.worker_labels or scaling.data_labels:
         raise ValueError(
             f"scaling.worker_labels={_told(scaling.worker_labels)} and scaling.data_labels="
             f"{_told(scaling.data_labels)}: beside 1 whole CPU for Ray Data on a node with the "
-            f"latter, nodes with the former have room for {counted(room, 'worker')} of {least} "
-            f"(scaling.cpus_per_worker={scaling.cpus_per_worker:g}, scaling.use_gpu="
-            f"{scaling.use_gpu}): give more nodes these labels, or lower scaling.num_workers"
+            f"latter, nodes with the former have room for {counted(room, 'worker')} of {wanted} "
+            f"{each}: give more nodes these labels, or lower scaling.num_workers"
         )
+    most = max((node.cpus for node in nodes), default=0.0)
+    raise ValueError(
+        f"scaling.num_workers={scaling.num_workers}: beside 1 whole CPU for Ray Data on one node, "
+        f"the nodes ({len(nodes)}, of {most:g} CPUs at most) have room for "
+        f"{counted(room, 'worker')} of {wanted} {each}: lower scaling.num_workers or "
+        "scaling.cpus_per_worker, or add a node with CPUs"
+    )
 
 
 def _told(labels: Sequence[str]) -> str:

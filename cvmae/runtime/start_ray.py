@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cvmae.runtime.nodes import Node, check_labels
+from cvmae.runtime.nodes import Node, check_labels, check_room
 from cvmae.runtime.ray_environment import prepare_environment, prepare_local_start
 from cvmae.runtime.tables import counted
 from cvmae.settings import ScalingConfig
@@ -41,9 +41,9 @@ def start_ray(scaling: ScalingConfig) -> None:
     a killed worker group through it; it listens on loopback.
 
     Raises:
-        ValueError: Less than one whole CPU would be left for Ray Data, or GPUs are too few:
-            either would be waited for in silence; the message shows the arithmetic. Likewise
-            where no node has the labels asked for. Or a local Ray has no folder for its sockets.
+        ValueError: No node would keep a whole CPU for Ray Data, or GPUs are too few: either would
+            be waited for in silence; the message shows the arithmetic. Likewise where no node has
+            the labels asked for. Or a local Ray has no folder for its sockets.
     """
     prepare_environment()
     is_local = "RAY_ADDRESS" not in os.environ
@@ -67,6 +67,7 @@ def check_nodes(scaling: ScalingConfig, nodes: Sequence[Node]) -> None:
     cpus, gpus = (sum(node.resources.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
     check_resources(scaling, cpus, gpus)
     check_labels(scaling, nodes)
+    check_room(scaling, nodes)
 
 
 def nodes_without_start() -> tuple[list[Node], bool]:

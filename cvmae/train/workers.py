@@ -31,7 +31,12 @@ from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.batches.on_ray import Cursor, brick_dataset, ray_bricks
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
-from cvmae.runtime.nodes import has_room_for_data, selector, workers_that_fit
+from cvmae.runtime.nodes import (
+    selector,
+    workers_beside_data,
+    workers_taken,
+    workers_that_fit,
+)
 from cvmae.runtime.preemption import Ask, Demand, PreemptedError, on_signal
 from cvmae.runtime.ranks import rank, world_size
 from cvmae.runtime.ray_hooks import drop_note, has_note, put_note, quiet_report_callback
@@ -231,20 +236,33 @@ def _count_nodes(config: Config, run_name: str, ended: threading.Event) -> None:
     while not ended.wait(COUNT_EVERY_S):
         with suppress(ray.exceptions.RayError):  # busy: the next look tells
             nodes = alive_nodes()
-            room, can_read = workers_that_fit(nodes, scaling), has_room_for_data(nodes, scaling)
-            if (is_enough := room >= least and can_read) == was_enough:
+            room, fit = workers_beside_data(nodes, scaling), workers_that_fit(nodes, scaling)
+            if (is_enough := room >= workers_taken(nodes, scaling)) == was_enough:
                 continue
             was_enough = is_enough
             if is_enough:
                 logger.info("%s: there is room for its workers again", run_name)
-            elif room >= least:
+            elif fit >= least:
                 logger.warning(
                     "%s waits for nodes: none that is left has a whole CPU for Ray Data "
-                    "(scaling.data_labels=%s): add one",
+                    "(scaling.data_labels=%s) beside %d workers (scaling.cpus_per_worker=%g): "
+                    "add one%s",
                     *(run_name, " ".join(scaling.data_labels) or "any"),
+                    *(workers_taken(nodes, scaling), scaling.cpus_per_worker),
+                    _or_fewer(config, room),
                 )
             else:
                 logger.warning("%s", _missing(config, run_name, least, room))
+
+
+def _or_fewer(config: Config, room: int) -> str:
+    """Return the other way out, where there is room for some workers."""
+    if not room:
+        return ""
+    return (
+        f", or end it and go on with --resume {config.output_dir} --scaling.num_workers {room}"
+        f"{' --scaling.min_workers 0' if config.scaling.min_workers > room else ''}"
+    )
 
 
 def _missing(config: Config, run_name: str, least: int, room: int) -> str:

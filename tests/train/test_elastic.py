@@ -61,8 +61,40 @@ def test_nodes_of_other_labels_are_no_room_for_workers_or_readers(tiny, monkeypa
     unread, back, missing = caplog.messages
     assert unread == (
         "cv waits for nodes: none that is left has a whole CPU for Ray Data "
-        "(scaling.data_labels=pool=cpu zone=a): add one"
+        "(scaling.data_labels=pool=cpu zone=a) beside 2 workers (scaling.cpus_per_worker=0.25): "
+        "add one"
     )
     assert back == "cv: there is room for its workers again"
     assert "room for 0 (" in missing
     assert "scaling.worker_labels=pool=gpu): add nodes" in missing
+
+
+@pytest.mark.ray
+def test_parts_of_cpus_on_several_nodes_are_no_room_for_readers(tiny, monkeypatch, caplog):
+    workers = pytest.importorskip("cvmae.train.workers")
+    head, host = (
+        {"Alive": True, "Resources": resources}
+        for resources in ({"CPU": 1.0}, {"CPU": 1, "GPU": 1})
+    )
+    config = replace(tiny, scaling=ScalingConfig(num_workers=4, use_gpu=True))
+    watch(workers, config, [[head, *[host] * 4], [host] * 4], monkeypatch, caplog)
+    assert caplog.messages == [
+        "cv waits for nodes: none that is left has a whole CPU for Ray Data "
+        "(scaling.data_labels=any) beside 4 workers (scaling.cpus_per_worker=0.25): add one, or "
+        f"end it and go on with --resume {config.output_dir} --scaling.num_workers 3"
+    ]
+
+
+@pytest.mark.ray
+def test_an_elastic_run_goes_on_where_some_workers_leave_room(tiny, monkeypatch, caplog):
+    workers = pytest.importorskip("cvmae.train.workers")
+    scaling = ScalingConfig(num_workers=4, min_workers=2, use_gpu=True)
+    head, host = (
+        {"Alive": True, "Resources": resources}
+        for resources in ({"CPU": 1.0}, {"CPU": 1, "GPU": 1})
+    )
+    looks = [[head, *[host] * 4], [head, *[host] * 2], [head, host]]
+    watch(workers, replace(tiny, scaling=scaling), looks, monkeypatch, caplog)
+    (missing,) = caplog.messages
+    assert "scaling.min_workers=2 it needs 2 workers" in missing
+    assert "room for 1 (" in missing
