@@ -1,8 +1,10 @@
 """One parquet file for each unit, written whole; a job goes on by what is there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -12,11 +14,12 @@ import pyarrow.parquet as pq
 from cvmae.arrays import Bools, Float32s, Floats, Ints
 from cvmae.infer.histories import Moments
 from cvmae.meds.measurements import Measurements
+from cvmae.meds.parquet import reading
 from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.rows import SUBJECT
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.storage.folders import join, local_copy, names, written
-from cvmae.storage.places import map_reads
+from cvmae.storage.places import map_reads, open_file, reaching
 
 __all__ = [
     "CodeSums",
@@ -66,9 +69,36 @@ def unit_file(number: int) -> str:
 
 
 def units_there(folder: str, numbers: Sequence[int]) -> set[int]:
-    """Return which units' files are in a folder."""
+    """Return which units' files are in a folder; their footers are read, not their rows.
+
+    Raises:
+        ValueError: A file is damaged; the message says what to do with it.
+    """
     found = set(names(folder))
-    return {number for number in numbers if unit_file(number) in found}
+    there = [number for number in numbers if unit_file(number) in found]
+    map_reads(folder, partial(_check_footer, folder), [unit_file(number) for number in there])
+    return set(there)
+
+
+def _check_footer(folder: str, name: str) -> None:
+    path = join(folder, name)
+    with _undamaged(path), reaching(folder, "output_dir"), open_file(folder, name) as source:
+        if METADATA not in (pq.read_metadata(source).metadata or {}):
+            raise RefusedDataError("has no sums of codes", "it is no file of a unit")
+
+
+@contextmanager
+def _undamaged(path: str) -> Iterator[None]:
+    """Say of a file that cannot be read how the job is gone on with."""
+    try:
+        with reading(path):
+            yield
+    except RefusedDataError:
+        job = path.rpartition("/")[0].rpartition("/")[0]
+        raise ValueError(
+            f"{path} is cut short, damaged or no file of this job: remove it, and --resume {job} "
+            "makes it anew"
+        ) from None
 
 
 def embedding_table(moments: Moments, embedding_LD: Float32s, has_rows_L: Bools) -> pa.Table:
@@ -126,6 +156,7 @@ def read_unit_files(folder: str, numbers: Sequence[int], asked_S: Ints) -> UnitF
 
     Raises:
         RefusedDataError: A subject has rows in two of them.
+        ValueError: A file is damaged; the message says what to do with it.
     """
     found_S = np.zeros(len(asked_S), np.bool_)
     sums, num_rows, counts = [], 0, dict[str, int]()
@@ -147,7 +178,7 @@ def read_unit_files(folder: str, numbers: Sequence[int], asked_S: Ints) -> UnitF
 
 def _read_unit_file(path: str) -> tuple[Ints, int, CodeSums, dict[str, int]]:
     """Return the subjects of a unit's file, its rows, the sums of its codes, and its counts."""
-    with local_copy(path) as copy:
+    with _undamaged(path), local_copy(path) as copy:
         table: Any = pq.read_table(copy, columns=[SUBJECT], partitioning=None)
     metadata = table.schema.metadata
     sums = CodeSums(**{n: np.array(v) for n, v in json.loads(metadata[METADATA]).items()})

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,32 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(settings, mon
     num_units = len(files(whole.output_dir)) - 1
     assert len(redone) == (num_units - 2) + num_units
     assert not list(Path(settings.output_dir, "embeddings").glob(".writing*"))
+
+
+def test_a_damaged_file_is_named_before_the_rest_is_worked_off(settings, monkeypatch):
+    name = sorted(interrupt(settings, monkeypatch, 2))[0]
+    path = Path(settings.output_dir, "embeddings", name)
+    whole, resumed = path.read_bytes(), replace(settings, resume=settings.output_dir)
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    foreign = path.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", whole[:-8] + b"\xff" * 4 + whole[-4:], foreign):
+        path.write_bytes(damage)
+        said = re.escape(f"{path} is cut short, damaged or no file of this job: remove it, and ")
+        with pytest.raises(ValueError, match=rf"^{said}--resume {settings.output_dir} makes it"):
+            embed(resumed)
+    assert len(files(settings.output_dir)) == 2  # nothing was worked off for it
+    path.unlink()
+    embed(resumed)
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_is_found_damaged_when_all_are_read_is_named(settings):
+    embed(settings)
+    path = next(Path(settings.output_dir, "embeddings").glob("unit_*.parquet"))
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff" * (len(whole) // 2) + whole[len(whole) // 2 :])  # its footer is whole
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is cut short, damaged or no"):
+        embed(replace(settings, resume=settings.output_dir))
 
 
 @pytest.mark.parametrize(
