@@ -27,6 +27,7 @@ from cvmae.infer.card import CARD, DATASET, model_card
 from cvmae.infer.evaluated import evaluated_lines
 from cvmae.infer.registered import Registry, find_registry, register
 from cvmae.infer.restoring import is_imputing
+from cvmae.infer.unit_job import device_of
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.files import dataset_facts
 from cvmae.meds.unit_index import UnitIndex
@@ -133,7 +134,7 @@ def _calibrated(found: HandedOn, config: Config) -> Loaded:
         return loaded
     if config.scaling.num_workers:
         start_ray(config.scaling)
-    device = "cuda" if config.scaling.num_workers and config.scaling.use_gpu else "cpu"
+    device = device_of(config.scaling)
     own = Calibration(model=loaded, dataset=dataset, config=config, device=device)
     residuals = own.residuals()
     if np.isnan(residuals.low_C).all():  # what it is given to may have more of its own

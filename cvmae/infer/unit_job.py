@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
@@ -23,7 +22,9 @@ from cvmae.infer.matching import require_common_code
 from cvmae.infer.notice import NOTE, write_notice
 from cvmae.meds.dataset import Dataset, Source, open_dataset
 from cvmae.meds.units import Unit, plan_units
+from cvmae.runtime.start_ray import trains_on_gpu
 from cvmae.runtime.tables import counted
+from cvmae.settings import ScalingConfig
 from cvmae.storage.folders import is_file, join, local_copy, remove_aside, written
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set, require_new
 
@@ -32,6 +33,7 @@ __all__ = [
     "Numbered",
     "UnitJob",
     "begin",
+    "device_of",
     "held_folder",
     "load_unchanged",
     "open_data",
@@ -125,16 +127,20 @@ def load_unchanged(config: Config) -> tuple[Loaded, str, str]:
     Raises:
         ValueError: Another checkpoint was written meanwhile.
     """
-    in_process, path = config.scaling.num_workers == 0, config.infer.checkpoint
+    path, device = config.infer.checkpoint, device_of(config.scaling)
     stamp = checkpoint_stamp(path)
-    model = load_model(path, "cuda" if in_process and torch.cuda.is_available() else "cpu")
+    model = load_model(path, "cpu" if config.scaling.num_workers else device)
     if checkpoint_stamp(path) != stamp:
         raise ValueError(
             f"infer.checkpoint={path}: another checkpoint was written there meanwhile; wait for "
             "the run to end, or give one checkpoint of it (checkpoints/step_*)"
         )
-    on_ray = "cuda" if config.scaling.use_gpu else "cpu"
-    return model, stamp, model.model.mask_token.device.type if in_process else on_ray
+    return model, stamp, device
+
+
+def device_of(scaling: ScalingConfig) -> str:
+    """Return where a model works: in this process on a GPU if there is one, on Ray if asked to."""
+    return "cuda" if trains_on_gpu(scaling) else "cpu"
 
 
 def require_same(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 import cvmae
 from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, flatten, override, write_config
+from cvmae.infer import export as verb
 from cvmae.infer.card import CARD
 from cvmae.infer.embed import embed_labels
 from cvmae.infer.export import export
@@ -146,6 +147,31 @@ def test_of_a_fine_tuning_the_best_epoch_is_handed_on(run, tmp_path, monkeypatch
     card = (tmp_path / "out" / CARD).read_text()
     assert "1 epoch (the best on tuning of 5)" in card
     assert "private-runs" not in (tmp_path / "out" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scaling", "device"),
+    [
+        (ScalingConfig(num_workers=0), "cuda"),
+        (ScalingConfig(num_workers=2), "cpu"),
+        (ScalingConfig(num_workers=2, use_gpu=True), "cuda"),
+    ],
+)
+def test_residuals_are_measured_on_the_device_that_other_jobs_use(
+    run, tmp_path, monkeypatch, scaling, device
+):
+    class EnoughError(Exception):
+        pass
+
+    def calibration(model, dataset, config, device):
+        raise EnoughError(device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(verb, "Calibration", calibration)
+    monkeypatch.setattr(verb, "start_ray", lambda scaling: None)
+    settings = replace(run, output_dir=str(tmp_path / "out"), scaling=scaling)
+    with pytest.raises(EnoughError, match=f"^{device}$"):
+        export(override(settings, {"infer.checkpoint": run.output_dir}))
 
 
 def test_the_card_says_what_the_model_is_and_is_not_for(run, exported):
