@@ -93,17 +93,17 @@ def read_outcomes(path: Path) -> dict[int, Outcome]:
     lines = _lines(path)
     number, header = next(lines, (1, ""))
     if tuple(header.split(",")) != OUTCOME_COLUMNS:
-        raise _malformed(path, number, header, f"the columns {','.join(OUTCOME_COLUMNS)}")
+        raise _malformed(path, number, f"the columns {','.join(OUTCOME_COLUMNS)}")
     outcomes: dict[int, Outcome] = {}
     for number, line in lines:
         try:
             record_id, _, _, stay, survival, died = (int(field) for field in line.split(","))
         except ValueError:
-            raise _malformed(path, number, line, "six whole numbers") from None
+            raise _malformed(path, number, "six whole numbers") from None
         if died not in (0, 1):
-            raise _malformed(path, number, line, "In-hospital_death to be 0 or 1")
+            raise _malformed(path, number, "In-hospital_death to be 0 or 1")
         if record_id in outcomes:
-            raise _malformed(path, number, line, "each RecordID once")
+            raise _malformed(path, number, "each RecordID once")
         outcomes[record_id] = Outcome(
             length_of_stay=stay if stay >= 0 else None,
             survival=survival if survival >= 0 else None,
@@ -119,12 +119,12 @@ def read_record(path: Path) -> Record:
     parameter, or repeat another one with time, parameter and value.
 
     Raises:
-        ValueError: A line is not what it should be; the message names file and line.
+        ValueError: A line is not what it should be; the message tells which, and no value.
     """
     lines = _lines(path)
     number, header = next(lines, (1, ""))
     if header != HEADER:
-        raise _malformed(path, number, header, f"the header {HEADER}")
+        raise _malformed(path, number, f"the header {HEADER}")
     told: dict[str, float] = {}
     rows: list[tuple[int, int, float]] = []
     seen: set[tuple[int, int, float]] = set()
@@ -135,10 +135,10 @@ def read_record(path: Path) -> Record:
             passed_over["without a parameter"] += 1
         elif name in ("RecordID", "Age", "Gender", "ICUType"):
             if told.setdefault(name, value) != value:
-                raise _malformed(path, number, line, f"one {name} a record")
+                raise _malformed(path, number, f"one {name} a record")
         elif name not in ORDER:
             known = ", ".join(("RecordID", "Age", "Gender", "ICUType", *sorted(ORDER)))
-            raise _malformed(path, number, line, f"a parameter of the challenge ({known})")
+            raise _malformed(path, number, f"a parameter of the challenge ({known})")
         elif name in SIZES and value == UNKNOWN:
             passed_over["unknown height or weight"] += 1
         # As it is stored, in four bytes.
@@ -166,49 +166,46 @@ def _fields(path: Path, number: int, line: str) -> tuple[int, str, float]:
     """Return minute, parameter and value of a line."""
     fields = line.split(",")
     if len(fields) != 3:
-        raise _malformed(path, number, line, "three fields, Time,Parameter,Value")
+        raise _malformed(path, number, "three fields, Time,Parameter,Value")
     hours, separator, minutes = fields[0].partition(":")
     whole = separator and (hours + minutes).isascii() and (hours + minutes).isdigit()
     minute = int(hours) * 60 + int(minutes) if whole and hours and len(minutes) == 2 else -1
     if not whole or not 0 <= minute <= LAST_MINUTE or int(minutes) > 59:
-        raise _malformed(path, number, line, "a time HH:MM from 00:00 to 48:00")
+        raise _malformed(path, number, "a time HH:MM from 00:00 to 48:00")
     name = fields[1].strip()
     try:
         value = float(fields[2]) if name else 0.0
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _malformed(path, number, line, "a value that is a finite number")
+        raise _malformed(path, number, "a value that is a finite number")
     return minute, name, value
 
 
 def _require_own(path: Path, told: Mapping[str, float]) -> None:
     if told.get("RecordID") != _record_id(path):
         raise ValueError(
-            f"{path} says RecordID {told.get('RecordID', 'nowhere')}: it should be that of its "
-            "name; unpack the files anew"
+            f"{_told(path)}, says another RecordID than its name, or none: unpack the files anew"
         )
     if told.get("ICUType") not in UNIT_TYPES:
         allowed = ", ".join(map(str, UNIT_TYPES))
-        raise ValueError(
-            f"{path} says ICUType {told.get('ICUType', 'nowhere')}: {allowed} are known"
-        )
+        raise ValueError(f"{_told(path)}, says no ICUType that is known: {allowed} are")
 
 
 def _require_same(folder: str, records: Set[int], told: Set[int], table: str) -> None:
     if not records:
         raise ValueError(f"{folder} has no file that ends in .txt: unpack the records there")
     for few, many, where in ((told, records, table), (records, told, folder)):
-        missing = sorted(many - few)
+        missing = many - few
         if missing:
             raise ValueError(
-                f"{len(missing)} of the records of {folder} and {table} are not in {where} (the "
-                f"first is {missing[0]}): unpack both anew, of the same version"
+                f"{len(missing)} of the records of {folder} and {table} are not in {where}: unpack "
+                "both anew, of the same version"
             )
 
 
 def _record_id(path: Path) -> int:
-    if not (path.stem.isascii() and path.stem.isdigit()):
+    if not _is_record(path):
         raise ValueError(f"{path} is no record: its name should be a RecordID, as in 132539.txt")
     return int(path.stem)
 
@@ -218,11 +215,26 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error.reason}): unpack it anew") from None
+        raise ValueError(f"{_told(path)}, is no text ({error.reason}): unpack it anew") from None
+    except OSError as error:  # whose own text names the file
+        raise OSError(f"{_told(path)}, cannot be read ({error.strerror})") from None
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
 
 
-def _malformed(path: Path, number: int, line: str, expected: str) -> ValueError:
-    return ValueError(f"{path}, line {number}: {line[:80]!r} is malformed: expected {expected}")
+def _malformed(path: Path, number: int, expected: str) -> ValueError:
+    """Say which line it is, and nothing of what it says: it is a patient's."""
+    return ValueError(f"{_told(path)}, line {number}, is malformed: expected {expected}")
+
+
+def _told(path: Path) -> str:
+    """Name a file; one of a record, whose name is a subject's, by its place among the others."""
+    if not _is_record(path):
+        return str(path)
+    place = sorted(path.parent.glob("*.txt")).index(path) + 1
+    return f"{path.parent}, file {place} of those that end in .txt, by name"
+
+
+def _is_record(path: Path) -> bool:
+    return path.stem.isascii() and path.stem.isdigit()
