@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from cvmae.checkpoint import load_model
 from cvmae.config import PRESETS, Config, override
 from cvmae.convert.convert import convert
 from cvmae.convert.settings import ConvertConfig
@@ -269,7 +270,8 @@ def test_faults_in_labels_are_told_without_them(root, written, secrets, tmp_path
             for verb, settings in asks.items()
         ]
     ids, values = secrets
-    more = ([*ids, FIRST_SUBJECT + 1], values | {str(number) for number in numbers})
+    own = {text for number in numbers for text in (str(number), repr(float(number)))}
+    more = ([*ids, FIRST_SUBJECT + 1], values | own)
     for told in results:
         assert found_in(told, more) == []
     assert found_in(said.getvalue(), more) == []
@@ -281,7 +283,8 @@ def test_faults_in_rows_that_are_asked_for_are_told_without_them(
     root, written, secrets, tmp_path, fault
 ):
     path = next((root / "data" / "held_out").glob("*.parquet"))
-    table = pq.read_table(path).filter(pc.is_valid(pc.field("numeric_value")))
+    codes = load_model(written[0] / "run").fitted.statistics.codes
+    table = pq.read_table(path).filter(pc.is_in(pc.field("code"), pa.array(codes)))
     rows = tmp_path / "rows.parquet"
     change = ROW_FAULTS.get(fault, lambda table, time: table)
     _write(change(table.select(["subject_id", "time", "code"]), "time"), rows, fault)
@@ -293,6 +296,7 @@ def test_faults_in_rows_that_are_asked_for_are_told_without_them(
     assert found_in(told, more) == []
     assert found_in(said.getvalue(), more) == []
     assert rows.name in told or fault == "a subject of nobody"
+    assert "none of the model's" not in told  # each is refused for what is wrong with it
 
 
 # --- a source that becomes a data set -------------------------------------------------------------
