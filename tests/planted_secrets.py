@@ -1,6 +1,10 @@
 """A hospital with ids and values that occur nowhere else by chance, and where they have got to."""
 
+import contextlib
+import io
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +20,19 @@ NOTED = re.compile(r"^(?:The files below )?(\S+?)/? are patient data", re.M)
 KEPT = re.compile(r"(unit_index|code_statistics)\.parquet")
 
 Secrets = tuple[list[int], set[str]]
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[io.StringIO]:
+    """Yield what is printed and logged while the block lasts, with tracebacks."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger().addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield said
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def plant(hospital: str, folder: Path) -> Path:

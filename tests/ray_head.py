@@ -21,6 +21,7 @@ class RayHead:
 
     address: str  # for `RAY_ADDRESS`
     jobs: str  # for `ray job submit --address`
+    logs: Path  # of all its processes
 
 
 @contextmanager
@@ -46,7 +47,8 @@ def start_head(num_cpus: int = 8) -> Iterator[RayHead]:
         )  # fmt: skip
         try:
             _wait_for(dashboard_port, head)
-            yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}")
+            logs = Path(folder, "session_latest", "logs")
+            yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", logs)
         finally:
             _end(head)
 

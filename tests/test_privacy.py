@@ -4,9 +4,6 @@ A hospital has ids and values that occur nowhere else by chance; every verb is r
 faults in the data, and all that comes out is searched.
 """
 
-import contextlib
-import io
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from tests.planted_secrets import (
     FIRST_SUBJECT,
     copied,
     found_in,
+    heard,
     leaks,
     not_ascending,
     plant,
@@ -62,19 +60,6 @@ SETTINGS = {
 def root(hospital, tmp_path_factory):
     """The hospital again, its subjects under other ids."""
     return plant(hospital, tmp_path_factory.mktemp("planted") / "meds")
-
-
-@contextlib.contextmanager
-def heard():
-    """Yield what is printed and logged while the block lasts, with tracebacks."""
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
-    logging.getLogger().addHandler(handler)
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield said
-    finally:
-        logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
