@@ -1,13 +1,15 @@
 """The verb `sweep`: every policy x epochs x axes x seed as a pretraining, and what they show."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from cvmae.checkpoint import TRIALS
 from cvmae.config import Config
+from cvmae.infer.best_trial import choose
 from cvmae.meds.dataset import open_dataset
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.runtime.start_ray import start_ray
@@ -286,8 +288,20 @@ def _tell(summary: Summary, config: Config, tracker: Tracker) -> str:
         f"curves, codes, ranking: {folder}/summary.json, {REPORT}, figures/, tables/, "
         "results.parquet, code_results.parquet",
     ]
-    places += _in_browser(tracker)
+    places += [*_handing_on(str(folder), tracker), *_in_browser(tracker)]
     return "\n\n".join(filter(None, [said, "\n".join(places)]))
+
+
+def _handing_on(folder: str, tracker: Tracker) -> list[str]:
+    """Say how the best model is registered, where the trials name one."""
+    with suppress(ValueError):
+        choose(folder)
+        store = "" if tracker.page else " --tracking.uri URI"
+        return [
+            f"to register the best model in MLflow: python jobs/export.py --infer.checkpoint "
+            f"{shlex.quote(folder)} --infer.register NAME{store} --output_dir NEW_FOLDER"
+        ]
+    return []
 
 
 def _in_browser(tracker: Tracker) -> list[str]:

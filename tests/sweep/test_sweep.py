@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cvmae.config import PRESETS, override, read_config
+from cvmae.config import PRESETS, Config, override, parse, read_config
 from cvmae.runtime.nodes import Node
 from cvmae.runtime.preemption import PreemptedError
 from cvmae.sweep import concurrency, driver, trials
@@ -190,6 +190,19 @@ def test_a_sweep_leaves_all_that_is_needed_to_draw_it_again(config, pretrained, 
     tables = {path.stem: json.loads(path.read_text()) for path in folder.glob("tables/*.json")}
     assert set(tables) == {"ranking", "convergence", "quartiles"}
     assert [row[0] for row in tables["ranking"]["data"]] == LABELS
+
+
+def test_a_sweep_says_how_its_best_model_is_registered_where_it_names_one(config, pretrained):
+    told = driver.sweep(config)
+    (line,) = [line for line in told.splitlines() if "to register" in line]
+    assert line == (
+        "to register the best model in MLflow: python jobs/export.py --infer.checkpoint "
+        f"{config.output_dir} --infer.register NAME --tracking.uri URI --output_dir NEW_FOLDER"
+    )
+    tree = parse(Config(), line.partition("export.py ")[2].split())
+    assert (tree.infer.checkpoint, tree.infer.register) == (config.output_dir, "NAME")
+    ratios = {"sweep.axes": ["mask.ratio=0.2,0.6"], "output_dir": f"{config.output_dir}_ratios"}
+    assert "to register" not in driver.sweep(override(config, ratios))  # they do not compare
 
 
 def ray_config(**changes):
