@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cvmae.checkpoint import Loaded
 from cvmae.config import Config
@@ -26,7 +27,6 @@ from cvmae.infer.unit_files import (
     write_unit_file,
 )
 from cvmae.infer.unit_job import (
-    WITHOUT_ROWS,
     Numbered,
     UnitJob,
     begin,
@@ -36,10 +36,12 @@ from cvmae.infer.unit_job import (
     require_use,
     subjects_asked,
     units_asked,
+    write_absent,
 )
 from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.labels import read_tasks
 from cvmae.meds.reading import read_unit_and_subjects
+from cvmae.meds.row_order import run_starts
 from cvmae.meds.splits import is_among
 from cvmae.meds.units import plan_units
 from cvmae.runtime.map_units import map_with
@@ -114,9 +116,7 @@ def asked_moments(labels: str) -> Moments | None:
     time_L = np.concatenate([task.time_us_L for task in tasks])
     order_L = np.lexsort((time_L, subject_L))
     moments = Moments(subject_id_L=subject_L, time_us_L=time_L).take(order_L)
-    new_L = np.ones(len(order_L), np.bool_)
-    new_L[1:] = (np.diff(moments.subject_id_L) != 0) | (np.diff(moments.time_us_L) != 0)
-    return moments.take(new_L)
+    return moments.take(run_starts(moments.subject_id_L, moments.time_us_L))
 
 
 def _plan(config: Config, model: Loaded, dataset: Dataset, moments: Moments | None) -> _Job:
@@ -180,7 +180,8 @@ def _finish(job: _Job) -> str:
     numbers = [number for number, _ in job.units]
     files = read_unit_files(folder, numbers, job.source.members[ASKED])
     found_S, num_rows = files.found_S, files.num_rows
-    num_absent = _write_absent(job, found_S, join(folder, WITHOUT_ROWS)) if job.moments else 0
+    absent_S = job.source.members[ASKED][~found_S]
+    num_absent = write_absent(folder, job.moments, absent_S, partial(_nothing, job))
     matching = Matching.of(files.sums, job.model.fitted.statistics)
     report = {
         "embeddings": num_rows + num_absent,
@@ -210,15 +211,7 @@ def _absent_line(job: _Job, num_subjects: int, num_embeddings: int) -> str:
     )
 
 
-def _write_absent(job: _Job, found_S: np.ndarray, path: str) -> int:
-    """Write zeros for the moments of subjects that no file has, and return how many they are."""
-    assert job.moments is not None, "without labels nobody is asked for who has no rows"
-    absent_S = job.source.members[ASKED][~found_S]
-    own = job.moments.take(is_among(absent_S, job.moments.subject_id_L))
-    if not own.num_moments:
-        return 0
-    width = width_of(job.model, job.pooling)
-    nothing_LD = np.zeros((own.num_moments, width), np.float32)
-    has_rows_L = np.zeros(own.num_moments, np.bool_)
-    write_unit_file(path, embedding_table(own, nothing_LD, has_rows_L), None)
-    return own.num_moments
+def _nothing(job: _Job, own: Moments) -> pa.Table:
+    """Return zeros for moments of which nothing was known."""
+    nothing_LD = np.zeros((own.num_moments, width_of(job.model, job.pooling)), np.float32)
+    return embedding_table(own, nothing_LD, np.zeros(own.num_moments, np.bool_))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from meds.schema import held_out_split, tuning_split
 
 from cvmae.checkpoint import RESIDUALS, Loaded
@@ -28,7 +29,6 @@ from cvmae.infer.unit_files import (
     write_unit_file,
 )
 from cvmae.infer.unit_job import (
-    WITHOUT_ROWS,
     Numbered,
     UnitJob,
     begin,
@@ -38,6 +38,7 @@ from cvmae.infer.unit_job import (
     require_use,
     subjects_asked,
     units_asked,
+    write_absent,
 )
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, Source
@@ -236,7 +237,8 @@ def _finish(config: Config, job: _Job) -> str:
     """Look at what all units have written, and write what follows from it."""
     folder, statistics = join(job.folder, FOLDER), job.model.fitted.statistics
     files = read_unit_files(folder, [number for number, _ in job.units], job.source.members[ASKED])
-    num_absent = _write_absent(job, files.found_S, join(folder, WITHOUT_ROWS)) if job.asked else 0
+    absent_S = job.source.members[ASKED][~files.found_S]
+    num_absent = write_absent(folder, job.asked, absent_S, partial(_nothing, job))
     counts = files.counts
     counts["rows_of_absent_subjects"] = num_absent
     counts["rows"] = files.num_rows + num_absent
@@ -253,12 +255,6 @@ def _finish(config: Config, job: _Job) -> str:
     )
 
 
-def _write_absent(job: _Job, found_S: np.ndarray, path: str) -> int:
-    """Write null for the rows of subjects that no file has, and return how many they are."""
-    assert job.asked is not None, "nobody is asked for who has no rows"
-    own = job.asked.of_subjects(job.source.members[ASKED][~found_S])
-    if own.num_rows:
-        nothing_L = np.full(own.num_rows, np.nan)
-        table = imputed_table(own, nothing_L, job.model.fitted.statistics, None)
-        write_unit_file(path, table, None)
-    return own.num_rows
+def _nothing(job: _Job, own: Asked) -> pa.Table:
+    """Return null for rows of which nothing was known."""
+    return imputed_table(own, np.full(own.num_rows, np.nan), job.model.fitted.statistics, None)

@@ -5,12 +5,13 @@ gone on with by what is there only if that is still the same.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded, checkpoint_stamp, load_model
@@ -20,7 +21,9 @@ from cvmae.infer.embed import ASKED, may_hold
 from cvmae.infer.histories import Moments
 from cvmae.infer.matching import require_common_code
 from cvmae.infer.notice import NOTE, write_notice
+from cvmae.infer.unit_files import write_unit_file
 from cvmae.meds.dataset import Dataset, Source, open_dataset
+from cvmae.meds.splits import is_among
 from cvmae.meds.units import Unit, plan_units
 from cvmae.runtime.start_ray import trains_on_gpu
 from cvmae.runtime.tables import counted
@@ -29,7 +32,6 @@ from cvmae.storage.folders import is_file, join, local_copy, remove_aside, writt
 from cvmae.storage.output import absolute_output, output_folder, refuse_in_data_set, require_new
 
 __all__ = [
-    "WITHOUT_ROWS",
     "Numbered",
     "UnitJob",
     "begin",
@@ -41,7 +43,10 @@ __all__ = [
     "require_use",
     "subjects_asked",
     "units_asked",
+    "write_absent",
 ]
+
+Rows = TypeVar("Rows", Asked, Moments)
 
 WITHOUT_ROWS = "without_rows.parquet"  # of subjects that the data set does not have
 
@@ -236,3 +241,25 @@ def begin(job: UnitJob, config: Config, facts: Mapping[str, Any]) -> None:
         aside.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     with written(join(config.output_dir, "config.yaml")) as aside:  # last: --resume asks for it
         write_config(config, aside)
+
+
+def write_absent(
+    folder: str, asked: Rows | None, absent_S: Ints, table_of: Callable[[Rows], pa.Table]
+) -> int:
+    """Write what is asked for of subjects whom the data set does not have.
+
+    Args:
+        folder: Of the units' files.
+        asked: All that is asked for; None: nobody by name.
+        absent_S: Subjects that no unit's file has, who ascend.
+        table_of: Gives the rows of a file, with nothing in them.
+
+    Returns:
+        How many rows there are; without any there is no file.
+    """
+    if asked is None:
+        return 0
+    own = asked.take(is_among(absent_S, asked.subject_id_L))
+    if len(own.subject_id_L):
+        write_unit_file(join(folder, WITHOUT_ROWS), table_of(own), None)
+    return len(own.subject_id_L)
