@@ -202,6 +202,13 @@ def test_a_node_on_which_ray_does_not_start_is_tried_three_times(
     )
 
 
+def test_rays_nodes_are_on_their_own_before_the_script_of_skypilot_ends():
+    lines = script_of(TASK).splitlines()
+    join = next(n for n, line in enumerate(lines) if "ray start --address" in line)
+    after = [line.split() for line in lines[join + 1 :] if line.strip()[:1] != "#"]
+    assert after[:2] == [["sleep", "10"], ["exit"]]
+
+
 def directives() -> list[str]:
     return re.findall(r"^#SBATCH (\S+)$", text_of(SCRIPT), re.M)
 
@@ -298,6 +305,18 @@ def await_nodes(monkeypatch):
     monkeypatch.setattr(installed, "nodes", fake.nodes)
     monkeypatch.setattr(installed, "cluster_resources", lambda: {"CPU": 6.0, "GPU": 2.0})
     return runpy.run_path(str(CLUSTER / "await_nodes.py"))["await_nodes"]
+
+
+def test_what_follows_the_number_of_nodes_is_run_in_the_place_of_the_wait(await_nodes, monkeypatch):
+    """In its place: a signal that ends a job reaches it."""
+    begun = []
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("os.execvp", lambda program, words: begun.append((program, words)))
+    words = ["cvmae", "pretrain", "--base", "paper"]
+    for program in ([], words):
+        monkeypatch.setattr(sys, "argv", ["await_nodes.py", "3", *program])
+        runpy.run_path(str(CLUSTER / "await_nodes.py"), run_name="__main__")
+    assert begun == [("cvmae", words)]
 
 
 def test_a_job_waits_until_all_nodes_have_joined(await_nodes, monkeypatch, capsys):
