@@ -271,6 +271,17 @@ def test_the_image_installs_as_make_does_and_is_not_root():
     assert all((CLUSTER.parent / name).exists() for name in copied)
 
 
+def test_the_image_is_told_its_commit_as_a_run_tells_its_own():
+    from cvmae.tracking.origin import IMAGE_COMMIT
+
+    assert f'\nARG COMMIT=""\nENV {IMAGE_COMMIT}=$COMMIT\n' in text_of("Dockerfile")
+    (asked,) = re.findall(r'--build-arg COMMIT="\$\((git .*?)\)"', text_of("Dockerfile"))
+    page = (CLUSTER.parent / "docs/cluster.md").read_text(encoding="utf-8")
+    assert re.findall(r'--build-arg COMMIT="\$\((git .*?)\)"', page) == [asked]
+    source = (CLUSTER.parent / "cvmae/tracking/origin.py").read_text(encoding="utf-8")
+    assert all(f'"{word}"' in source for word in shlex.split(asked))
+
+
 def test_what_goes_into_the_image_is_named_and_there():
     lines = [line for line in text_of("Dockerfile.dockerignore").splitlines() if line[:1] != "#"]
     assert lines[0] == "*"
