@@ -1,6 +1,5 @@
 """The image, Ray's launcher, SkyPilot's task and the Slurm script are what their tools read."""
 
-import os
 import re
 import runpy
 import shlex
@@ -157,49 +156,6 @@ def test_a_preempted_run_comes_again_in_slurm_and_skypilot():
     # B: the script alone, not the tasks, and before the time is over.
     (signal,) = [flag for flag in directives() if flag.startswith("--signal")]
     assert re.fullmatch(r"--signal=B:TERM@\d{2,}", signal)
-
-
-STAND_IN = """#!/bin/bash
-echo "$1" >> {folder}/calls
-code=$(sed -n "$(grep -c start {folder}/calls)p" {folder}/codes)
-exit "$code"
-"""
-
-
-@pytest.mark.parametrize(
-    ("codes", "num_calls", "ends_with"),
-    [([1, 1, 0], 3, 0), ([0], 1, 0), ([1, 1, 1, 0], 3, 1), ([143], 1, 143)],
-)
-def test_a_node_on_which_ray_does_not_start_is_tried_three_times(
-    codes, num_calls, ends_with, tmp_path
-):
-    """With a stand-in for Ray, and one for waiting."""
-    (tmp_path / "codes").write_text("\n".join(map(str, codes)))
-    for name in ("ray", "sleep"):
-        tried = STAND_IN.format(folder=tmp_path)
-        (tmp_path / name).write_text(tried if name == "ray" else "#!/bin/bash\n")
-        (tmp_path / name).chmod(0o755)
-    start = re.search(r"^ray_start='\n(.*?)'$", text_of(SCRIPT), re.S | re.M)[1]
-    done = subprocess.run(
-        ["bash", "-c", start, "ray", "--head"],
-        env={
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "SLURM_CPUS_ON_NODE": "2",
-            "SLURM_JOB_ID": "7",
-            "SLURMD_NODENAME": "n1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == ends_with
-    assert (tmp_path / "calls").read_text().split() == ["start"] * num_calls
-    told = done.stderr.splitlines()
-    assert len(told) == codes[:num_calls].count(1)
-    assert all(
-        line == f"Ray did not start on n1: it ended with 1, try {number} of 3"
-        for number, line in enumerate(told, start=1)
-    )
 
 
 def test_rays_nodes_are_on_their_own_before_the_script_of_skypilot_ends():

@@ -44,6 +44,7 @@ def start_node(environment: dict[str, str], **more: str) -> "subprocess.Popen[st
         ["bash", "-c", start, "ray", "--head"],
         env=environment | own | {"SLURM_CPUS_ON_NODE": "2"} | more,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
@@ -76,6 +77,27 @@ def test_a_step_that_is_ended_waits_for_ray_before_it_removes_its_folder(tmp_pat
     assert node.wait(30) == 143
     assert (tmp_path / "left").read_text() == "log\n"
     assert not Path((tmp_path / "folder").read_text().strip()).exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "num_calls", "ends_with"),
+    [([1, 1, 0], 3, 0), ([0], 1, 0), ([1, 1, 1, 0], 3, 1), ([143], 1, 143)],
+)
+def test_a_node_on_which_ray_does_not_start_is_tried_three_times(
+    codes, num_calls, ends_with, tmp_path
+):
+    (tmp_path / "codes").write_text("\n".join(map(str, codes)))
+    tried = (
+        'echo "$1" >> $NOTES/calls\nexit "$(sed -n "$(grep -c start $NOTES/calls)p" $NOTES/codes)"'
+    )
+    node = start_node(stand_ins(tmp_path, ray=tried, sleep=""))
+    _, said = node.communicate(timeout=30)
+    assert node.returncode == ends_with
+    assert (tmp_path / "calls").read_text().split() == ["start"] * num_calls
+    assert said.splitlines() == [
+        f"Ray did not start on gpu-node-0123: it ended with 1, try {number} of 3"
+        for number in range(1, codes[:num_calls].count(1) + 1)
+    ]
 
 
 @pytest.fixture
