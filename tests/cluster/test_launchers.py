@@ -14,7 +14,7 @@ import pytest
 from cvmae.command_line import load
 from cvmae.config import Config
 from tests.cluster.definitions import CLUSTER, document, errors, ray, skypilot
-from tests.pages import job_and_flags, logical_lines
+from tests.pages import WAIT, job_and_flags, logical_lines
 
 LAUNCHER, TASK, SCRIPT = "launcher_aws.yaml", "skypilot.yaml", "pretrain.slurm"
 # What the shell puts into the lines of a script, for the parsers of what they call.
@@ -245,6 +245,9 @@ def test_what_goes_into_the_image_is_named_and_there():
     assert [name for name in named if not (CLUSTER.parent / name).exists()] == []
     # Everything that the environment is installed from, or that tests read.
     assert {"Makefile", "pyproject.toml", "cluster", "cvmae", "jobs", "tests"} <= set(named)
+    # Lines and manifests call it by its path in the image.
+    (folder,) = re.findall(r"^WORKDIR (.*)$", text_of("Dockerfile"), re.M)
+    assert (CLUSTER.parent / Path(WAIT).relative_to(folder)).is_file()
     assert lines.index("**/*.parquet") > max(lines.index(f"!{name}") for name in named)
 
 
