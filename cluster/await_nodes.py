@@ -1,14 +1,18 @@
-"""Wait until a Ray at RAY_ADDRESS has as many nodes as are asked for: python await_nodes.py NUMBER.
+"""Wait until a Ray at RAY_ADDRESS has as many nodes as are asked for, then run what follows.
 
-A run that begins before they have joined would be refused as too large for the cluster.
+    python await_nodes.py NUMBER [PROGRAM ...]
+
+A run that begins before they have joined would be refused as too large for the cluster. The program
+takes the place of this one, so that a signal reaches it.
 """
 
+import os
 import sys
 import time
 
 import ray
 
-MOST_S = 300
+MOST_S = 1800  # a cloud takes minutes to find a node with GPUs, and more to load the image there
 
 
 def await_nodes(wanted: int, most_s: float = MOST_S) -> None:
@@ -18,7 +22,7 @@ def await_nodes(wanted: int, most_s: float = MOST_S) -> None:
         if time.monotonic() > deadline:
             sys.exit(
                 f"{alive} of {wanted} nodes have joined Ray in {most_s:g} s: see what `ray start` "
-                "printed on the others"
+                "printed on the others, or why they were not provided"
             )
         time.sleep(min(2.0, most_s))
         try:
@@ -35,4 +39,8 @@ def await_nodes(wanted: int, most_s: float = MOST_S) -> None:
 
 
 if __name__ == "__main__":
-    await_nodes(int(sys.argv[1]))
+    number, *program = sys.argv[1:]
+    await_nodes(int(number))
+    ray.shutdown()
+    if program:
+        os.execvp(program[0], program)

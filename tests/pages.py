@@ -5,10 +5,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["COMMANDS", "PAGES", "README", "ROOT", "Page", "job_and_flags", "logical_lines"]
+__all__ = ["COMMANDS", "PAGES", "README", "ROOT", "WAIT", "Page", "job_and_flags", "logical_lines"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBMIT = "ray job submit --working-dir . -- "
+WAIT = "/app/cluster/await_nodes.py"  # in the image
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def logical_lines(text: str) -> list[str]:
 
 def job_and_flags(command: str) -> tuple[str, list[str]]:
     """Return the verb that a line calls, here or submitted, and its flags."""
-    match = re.fullmatch(r"python jobs/(\w+)\.py(.*)", command.removeprefix(SUBMIT))
+    called = re.sub(rf"^python {WAIT} \d+ ", "", command.removeprefix(SUBMIT))
+    match = re.fullmatch(r"python jobs/(\w+)\.py(.*)", called)
     assert match, f"not a call of a job: {command}"
     return match[1], shlex.split(match[2])
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,34 +21,45 @@ class RayHead:
 
     address: str  # for `RAY_ADDRESS`
     jobs: str  # for `ray job submit --address`
+    agent: str  # of its node
     logs: Path  # of all its processes
+    own: Mapping[str, str]  # what it has in its environment, and who talks to it needs in his
 
 
 @contextmanager
-def start_head(num_cpus: int = 8) -> Iterator[RayHead]:
+def start_head(num_cpus: int = 8, **own: str) -> Iterator[RayHead]:
     """Start a head with as many logical CPUs as the jobs give a local Ray, and end it.
 
     Its job agent listens on a port of its own: one of another Ray of this machine, or of another
     node, would keep it from taking jobs.
+
+    Args:
+        num_cpus: Logical ones.
+        **own: Variables of its environment, such as a token.
     """
-    port, dashboard_port = free_port(), free_port()
+    port, dashboard_port, agent_port = free_port(), free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short: sockets live in it
         head = subprocess.Popen(
             [
                 str(BIN / "ray"), "start", "--head", "--block", f"--num-cpus={num_cpus}",
                 f"--port={port}", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}",
                 "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
-                f"--dashboard-agent-listen-port={free_port()}",
+                f"--dashboard-agent-listen-port={agent_port}",
                 f"--object-store-memory={512 << 20}",
             ],
-            env=outside(),
+            env=outside() | own,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             _wait_for(dashboard_port, head)
-            logs = Path(folder, "session_latest", "logs")
-            yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", logs)
+            yield RayHead(
+                address=f"127.0.0.1:{port}",
+                jobs=f"http://127.0.0.1:{dashboard_port}",
+                agent=f"http://127.0.0.1:{agent_port}",
+                logs=Path(folder, "session_latest", "logs"),
+                own=own,
+            )
         finally:
             _end(head)
 
@@ -81,10 +92,12 @@ def await_job_agent(head: RayHead) -> None:
     """Wait until a head takes jobs: the dashboard answers some seconds before the job agent."""
     from ray.job_submission import JobSubmissionClient
 
+    token = head.own.get("RAY_AUTH_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else None
     deadline = time.monotonic() + 120
     while True:
         try:
-            JobSubmissionClient(head.jobs).submit_job(entrypoint="true")
+            JobSubmissionClient(head.jobs, headers=headers).submit_job(entrypoint="true")
             return
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
@@ -103,6 +116,7 @@ def outside() -> dict[str, str]:
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # 30: nothing has to move elsewhere first
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }

@@ -39,6 +39,7 @@ RESUMED = "cvmae.resumed."  # before the names of what the last resume has chang
 PACKAGES = ("cvmae", "torch", "ray", "mlflow", "numpy")
 RAY_WORKER = "default_worker.py"  # what Ray starts its processes with
 GIT_PATIENCE_S = 10
+IMAGE_COMMIT = "CVMAE_COMMIT"  # set where the image is built, which has no history
 GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -168,7 +169,10 @@ def _user() -> str:
 
 
 def _commit() -> tuple[str, bool]:
-    """Return the commit of the program or of the working folder, and whether files were changed."""
+    """Return the commit of the program or of the working folder, and whether files were changed.
+
+    Ray's copy of a folder has no history either, and the image's commit is not that of its code.
+    """
     package = Path(cvmae.__file__).resolve().parents[1]
     # A checkout that merely holds the environment, as many do, says nothing of the package.
     folder = package if (package / ".git").exists() else Path.cwd()
@@ -182,5 +186,5 @@ def _commit() -> tuple[str, bool]:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "", False
+        said = "" if runs_in_a_copy() else os.environ.get(IMAGE_COMMIT, "")
     return said.removesuffix("-dirty"), said.endswith("-dirty")

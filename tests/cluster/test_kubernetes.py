@@ -2,13 +2,16 @@
 
 import copy
 import re
+import runpy
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from cvmae.command_line import load
 from tests.cluster.definitions import CLUSTER, document, errors, kuberay, kubernetes
+from tests.pages import WAIT
 
 IMAGE = "ghcr.io/OWNER/cvmae:TAG"
 JOB, RESIDENT = "kubernetes/rayjob.yaml", "kubernetes/raycluster.yaml"
@@ -92,6 +95,8 @@ def test_every_container_is_bounded_probed_and_without_root(name):
         assert {"cpu", "memory"} <= set(container["resources"]["limits"])
         assert set(container["resources"]["requests"]) == set(container["resources"]["limits"])
         assert {"readinessProbe", "livenessProbe"} <= set(container)
+    sidecar = cluster_of(name)["autoscalerOptions"]
+    for container in (sidecar, *containers_of(name)):
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
@@ -117,6 +122,21 @@ def test_volumes_are_the_claimed_one_and_memory(name):
 
 
 @pytest.mark.parametrize("name", [JOB, RESIDENT])
+def test_shared_memory_has_room_for_the_objects_of_ray(name):
+    """Ray else keeps them in a folder on disk, and says so in a log alone."""
+    from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION as SHARE
+
+    def gib(quantity: str) -> int:
+        return int(re.fullmatch(r"(\d+)Gi", quantity)[1])
+
+    for pod in pods_of(name):
+        _, memory = pod["spec"]["volumes"]
+        (container,) = pod["spec"]["containers"]
+        room, limit = memory["emptyDir"]["sizeLimit"], container["resources"]["limits"]["memory"]
+        assert gib(room) >= SHARE * gib(limit)
+
+
+@pytest.mark.parametrize("name", [JOB, RESIDENT])
 def test_the_rules_of_the_network_select_every_pod(name):
     policy = document("kubernetes/network.yaml")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -127,6 +147,15 @@ def test_the_rules_of_the_network_select_every_pod(name):
     assert open_to == [{"from": [{"podSelector": policy["podSelector"]}]}]
 
 
+def test_rules_that_a_site_may_need_are_ready_to_be_used():
+    text = (CLUSTER / "kubernetes/network.yaml").read_text(encoding="utf-8")
+    used, count = re.subn(r"^    # (- \{)", r"    \1", text, flags=re.M)
+    policy = yaml.safe_load(used)
+    assert findings(policy) == []
+    before = document("kubernetes/network.yaml")["spec"]["egress"]
+    assert count == len(policy["spec"]["egress"]) - len(before) == 3
+
+
 @pytest.mark.parametrize("name", [JOB, RESIDENT])
 def test_the_version_of_ray_is_the_one_of_the_image(name):
     pins = (CLUSTER / "constraints.txt").read_text(encoding="utf-8")
@@ -134,10 +163,14 @@ def test_the_version_of_ray_is_the_one_of_the_image(name):
 
 
 def test_the_entrypoint_of_a_job_fits_its_cluster():
-    verb, flags = re.fullmatch(r"cvmae (\w+) (.*)", document(JOB)["spec"]["entrypoint"]).groups()
+    entrypoint = document(JOB)["spec"]["entrypoint"]
+    nodes, verb, flags = re.fullmatch(rf"python {WAIT} (\d+) cvmae (\w+) (.*)", entrypoint).groups()
     assert verb == "pretrain"
     config = load(flags.split())
-    gpus = {group["groupName"]: group for group in cluster_of(JOB)["workerGroupSpecs"]}["gpu"]
+    groups = {group["groupName"]: group for group in cluster_of(JOB)["workerGroupSpecs"]}
+    gpus = groups["gpu"]
+    # The head, and those that are there without the autoscaler.
+    assert int(nodes) == 1 + sum(group["minReplicas"] for group in groups.values())
     assert config.scaling.use_gpu
     assert config.scaling.num_workers == gpus["replicas"] == gpus["minReplicas"]
     assert config.data.root.startswith("/data/")
@@ -146,7 +179,19 @@ def test_the_entrypoint_of_a_job_fits_its_cluster():
     assert f"--resume {config.output_dir}" in flags
 
 
-def test_both_kinds_of_cluster_have_the_same_pods():
+def test_an_attempt_is_given_up_after_its_wait_for_nodes_and_no_run_waits_for_ever():
+    spec = document(JOB)["spec"]
+    most_s = runpy.run_path(str(CLUSTER / "await_nodes.py"))["MOST_S"]
+    assert most_s < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+    assert f"gives up after {most_s} s" in (CLUSTER / JOB).read_text(encoding="utf-8")
+
+
+def test_both_kinds_of_cluster_have_the_same_pods_and_tell_them_apart():
     job, resident = pods_of(JOB), pods_of(RESIDENT)
     assert job[0]["spec"].pop("restartPolicy") == "Never"
+    for name, pods in ((JOB, job), (RESIDENT, resident)):
+        own = {"app.kubernetes.io/instance": document(name)["metadata"]["name"]}
+        for pod in pods:
+            labels = pod.pop("metadata")["labels"]
+            assert labels == {"app.kubernetes.io/name": "cvmae"} | own
     assert job == resident

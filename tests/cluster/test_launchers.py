@@ -1,6 +1,5 @@
 """The image, Ray's launcher, SkyPilot's task and the Slurm script are what their tools read."""
 
-import os
 import re
 import runpy
 import shlex
@@ -15,7 +14,7 @@ import pytest
 from cvmae.command_line import load
 from cvmae.config import Config
 from tests.cluster.definitions import CLUSTER, document, errors, ray, skypilot
-from tests.pages import job_and_flags, logical_lines
+from tests.pages import WAIT, job_and_flags, logical_lines
 
 LAUNCHER, TASK, SCRIPT = "launcher_aws.yaml", "skypilot.yaml", "pretrain.slurm"
 # What the shell puts into the lines of a script, for the parsers of what they call.
@@ -159,47 +158,11 @@ def test_a_preempted_run_comes_again_in_slurm_and_skypilot():
     assert re.fullmatch(r"--signal=B:TERM@\d{2,}", signal)
 
 
-STAND_IN = """#!/bin/bash
-echo "$1" >> {folder}/calls
-code=$(sed -n "$(grep -c start {folder}/calls)p" {folder}/codes)
-exit "$code"
-"""
-
-
-@pytest.mark.parametrize(
-    ("codes", "num_calls", "ends_with"),
-    [([1, 1, 0], 3, 0), ([0], 1, 0), ([1, 1, 1, 0], 3, 1), ([143], 1, 143)],
-)
-def test_a_node_on_which_ray_does_not_start_is_tried_three_times(
-    codes, num_calls, ends_with, tmp_path
-):
-    """With a stand-in for Ray, and one for waiting."""
-    (tmp_path / "codes").write_text("\n".join(map(str, codes)))
-    for name in ("ray", "sleep"):
-        tried = STAND_IN.format(folder=tmp_path)
-        (tmp_path / name).write_text(tried if name == "ray" else "#!/bin/bash\n")
-        (tmp_path / name).chmod(0o755)
-    start = re.search(r"^ray_start='\n(.*?)'$", text_of(SCRIPT), re.S | re.M)[1]
-    done = subprocess.run(
-        ["bash", "-c", start, "ray", "--head"],
-        env={
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "SLURM_CPUS_ON_NODE": "2",
-            "SLURM_JOB_ID": "7",
-            "SLURMD_NODENAME": "n1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == ends_with
-    assert (tmp_path / "calls").read_text().split() == ["start"] * num_calls
-    told = done.stderr.splitlines()
-    assert len(told) == codes[:num_calls].count(1)
-    assert all(
-        line == f"Ray did not start on n1: it ended with 1, try {number} of 3"
-        for number, line in enumerate(told, start=1)
-    )
+def test_rays_nodes_are_on_their_own_before_the_script_of_skypilot_ends():
+    lines = script_of(TASK).splitlines()
+    join = next(n for n, line in enumerate(lines) if "ray start --address" in line)
+    after = [line.split() for line in lines[join + 1 :] if line.strip()[:1] != "#"]
+    assert after[:2] == [["sleep", "10"], ["exit"]]
 
 
 def directives() -> list[str]:
@@ -264,6 +227,17 @@ def test_the_image_installs_as_make_does_and_is_not_root():
     assert all((CLUSTER.parent / name).exists() for name in copied)
 
 
+def test_the_image_is_told_its_commit_as_a_run_tells_its_own():
+    from cvmae.tracking.origin import IMAGE_COMMIT
+
+    assert f'\nARG COMMIT=""\nENV {IMAGE_COMMIT}=$COMMIT\n' in text_of("Dockerfile")
+    (asked,) = re.findall(r'--build-arg COMMIT="\$\((git .*?)\)"', text_of("Dockerfile"))
+    page = (CLUSTER.parent / "docs/cluster.md").read_text(encoding="utf-8")
+    assert re.findall(r'--build-arg COMMIT="\$\((git .*?)\)"', page) == [asked]
+    source = (CLUSTER.parent / "cvmae/tracking/origin.py").read_text(encoding="utf-8")
+    assert all(f'"{word}"' in source for word in shlex.split(asked))
+
+
 def test_what_goes_into_the_image_is_named_and_there():
     lines = [line for line in text_of("Dockerfile.dockerignore").splitlines() if line[:1] != "#"]
     assert lines[0] == "*"
@@ -271,6 +245,9 @@ def test_what_goes_into_the_image_is_named_and_there():
     assert [name for name in named if not (CLUSTER.parent / name).exists()] == []
     # Everything that the environment is installed from, or that tests read.
     assert {"Makefile", "pyproject.toml", "cluster", "cvmae", "jobs", "tests"} <= set(named)
+    # Lines and manifests call it by its path in the image.
+    (folder,) = re.findall(r"^WORKDIR (.*)$", text_of("Dockerfile"), re.M)
+    assert (CLUSTER.parent / Path(WAIT).relative_to(folder)).is_file()
     assert lines.index("**/*.parquet") > max(lines.index(f"!{name}") for name in named)
 
 
@@ -298,6 +275,18 @@ def await_nodes(monkeypatch):
     monkeypatch.setattr(installed, "nodes", fake.nodes)
     monkeypatch.setattr(installed, "cluster_resources", lambda: {"CPU": 6.0, "GPU": 2.0})
     return runpy.run_path(str(CLUSTER / "await_nodes.py"))["await_nodes"]
+
+
+def test_what_follows_the_number_of_nodes_is_run_in_the_place_of_the_wait(await_nodes, monkeypatch):
+    """In its place: a signal that ends a job reaches it."""
+    begun = []
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("os.execvp", lambda program, words: begun.append((program, words)))
+    words = ["cvmae", "pretrain", "--base", "paper"]
+    for program in ([], words):
+        monkeypatch.setattr(sys, "argv", ["await_nodes.py", "3", *program])
+        runpy.run_path(str(CLUSTER / "await_nodes.py"), run_name="__main__")
+    assert begun == [("cvmae", words)]
 
 
 def test_a_job_waits_until_all_nodes_have_joined(await_nodes, monkeypatch, capsys):

@@ -1,14 +1,19 @@
-"""``ray job submit --working-dir .`` on a cluster, as users type it."""
+"""``ray job submit --working-dir .`` on a cluster that asks for a token, as users type it."""
 
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
+from benchmarks.chaos.cluster import CLOSED
 from cvmae.checkpoint import find_checkpoint, load_state
-from tests.ray_head import BIN, RayHead, await_job_agent, outside
+from tests.cluster.definitions import document
+from tests.ray_head import BIN, RayHead, await_job_agent, outside, start_head
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
@@ -30,9 +35,10 @@ print("worker:", ray.get(imported.remote()))
 
 
 @pytest.fixture(scope="module")
-def head(ray_head: RayHead) -> RayHead:
-    await_job_agent(ray_head)
-    return ray_head
+def head() -> Iterator[RayHead]:
+    with start_head(**CLOSED) as head:
+        await_job_agent(head)
+        yield head
 
 
 def submit(head: RayHead, *entrypoint: str, folder: Path = REPOSITORY) -> "subprocess.Popen[str]":
@@ -40,17 +46,39 @@ def submit(head: RayHead, *entrypoint: str, folder: Path = REPOSITORY) -> "subpr
         [str(BIN / "ray"), "job", "submit", "--address", head.jobs, "--working-dir", ".", "--",
          *entrypoint],
         cwd=folder,
-        env=outside(),
+        env=outside() | head.own,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
 
 
+def test_a_head_with_a_token_turns_away_who_has_none_and_answers_the_probes_of_a_pod(head):
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(f"{head.jobs}/api/jobs/", timeout=30)
+    pods = document("kubernetes/raycluster.yaml")["spec"]["headGroupSpec"]["template"]["spec"]
+    (container,) = pods["containers"]
+    for kind in ("readinessProbe", "livenessProbe"):
+        line = container[kind]["exec"]["command"][-1]
+        port, path, word = re.search(r"http://localhost:(\d+)(\S+) \| grep (\w+)$", line).groups()
+        assert int(port) == ray._private.ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+        with urlopen(f"{head.agent}{path}", timeout=30) as answer:
+            assert word in answer.read().decode()
+
+
+def test_a_job_without_the_token_is_not_taken(head):
+    poor = RayHead(head.address, head.jobs, head.agent, own={"RAY_AUTH_MODE": "disabled"})
+    job = submit(poor, "true")
+    said, _ = job.communicate(timeout=400)
+    assert job.returncode != 0
+    assert "Unauthorized: Missing authentication token" in said
+
+
 def test_a_submitted_pretrain_leaves_a_checkpoint_and_an_mlflow_run(head, hospital, tmp_path):
     out = tmp_path / "run"
     job = submit(
         head,
+        "python", str(REPOSITORY / "cluster" / "await_nodes.py"), "1",
         "python", "jobs/pretrain.py", "--base", "tiny", "--data.root", hospital,
         "--data.min_count", "2", "--scaling.num_workers", "2", "--output_dir", str(out),
     )  # fmt: skip

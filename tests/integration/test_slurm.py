@@ -135,6 +135,7 @@ def test_a_job_on_two_hosts_is_preempted_queued_again_and_ends_as_if_undisturbed
         *("cluster/pretrain.slurm", *flags),
         ROOT=hospital,
         OUT=str(run),
+        NETWORK="198.18.",  # of the cables, as a site names it
     ).strip()
 
     def is_over() -> bool:
@@ -144,6 +145,7 @@ def test_a_job_on_two_hosts_is_preempted_queued_again_and_ends_as_if_undisturbed
     _, *hosts = slurm.network.hosts
     for host in hosts:
         assert "TrainWorker" in host.run("ps", "axww")
+    assert len(list(slurm.folder.glob("ray_*"))) == len(hosts)
     slurm.run("scancel", "--batch", "--signal=TERM", job)  # as before a preemption
     wait_until(
         lambda: slurm.told(job)["JobState"] == "PENDING", f"queued again: {log}", unless=is_over
@@ -155,4 +157,5 @@ def test_a_job_on_two_hosts_is_preempted_queued_again_and_ends_as_if_undisturbed
     wait_until(is_over, f"it ends: {log}", every_s=1)
     told = slurm.told(job)
     assert (told["JobState"], told["Restarts"]) == ("COMPLETED", "1"), log.read_text()[-4000:]
+    wait_until(lambda: not list(slurm.folder.glob("ray_*")), "Ray's folders are removed")
     assert_same_run(run, train_on_ranks(2, flags, tmp_path / "calm"))

@@ -56,6 +56,19 @@ def test_the_commit_is_that_of_the_working_folder_with_a_word_on_changes(tmp_pat
     assert commit_of(tmp_path, monkeypatch) == ("", "")
 
 
+def test_the_commit_of_an_image_is_that_of_its_build_and_not_of_what_is_submitted_to_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    (image := tmp_path / "image").mkdir()
+    (copy := tmp_path / "working_dir_files" / "_ray_pkg_1").mkdir(parents=True)
+    monkeypatch.setenv("CVMAE_COMMIT", "1f")
+    assert commit_of(image, monkeypatch) == ("1f", "")
+    monkeypatch.setenv("CVMAE_COMMIT", "1f-dirty")
+    assert commit_of(image, monkeypatch) == ("1f", "true")
+    assert commit_of(copy, monkeypatch) == ("", "")
+
+
 def test_versions_machine_and_user_are_told(monkeypatch):
     tags = origin.origin_tags()
     assert "torch 2." in tags["cvmae.versions"]
