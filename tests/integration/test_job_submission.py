@@ -67,7 +67,9 @@ def test_a_head_with_a_token_turns_away_who_has_none_and_answers_the_probes_of_a
 
 
 def test_a_job_without_the_token_is_not_taken(head):
-    poor = RayHead(head.address, head.jobs, head.agent, own={"RAY_AUTH_MODE": "disabled"})
+    poor = RayHead(
+        head.address, head.jobs, head.agent, head.logs, own={"RAY_AUTH_MODE": "disabled"}
+    )
     job = submit(poor, "true")
     said, _ = job.communicate(timeout=400)
     assert job.returncode != 0
