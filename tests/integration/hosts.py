@@ -29,8 +29,8 @@ exec env --ignore-signal=CHLD sleep infinity  # so the orphans of this host are 
 """
 FETCH = """
 import sys, urllib.request as web
-url, body = sys.argv[1:]
-head = {"Content-Type": "application/json"}
+url, body, *token = sys.argv[1:]
+head = {"Content-Type": "application/json"} | {"Authorization": f"Bearer {t}" for t in token}
 print(web.urlopen(web.Request(url, body.encode() or None, head), timeout=10).read().decode())
 """
 
@@ -83,10 +83,10 @@ class Host:
         assert process.returncode == 0, f"{command}: {said[-4000:]}"
         return said
 
-    def fetch(self, url: str, body: Any = None) -> Any:
+    def fetch(self, url: str, body: Any = None, *token: str) -> Any:
         """Return what a server says to this host; None if it does not answer or refuses."""
         text = json.dumps(body) if body is not None else ""
-        asked = [sys.executable, "-S", "-c", FETCH, url, text]
+        asked = [sys.executable, "-S", "-c", FETCH, url, text, *token]
         process = self.enter(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         said, _ = process.communicate(timeout=60)
         return json.loads(said) if process.returncode == 0 else None

@@ -1,4 +1,7 @@
-"""Ray on two hosts, and jobs that are submitted from a third: each has a network of its own."""
+"""Ray on two hosts, and jobs that are submitted from a third: each has a network of its own.
+
+The cluster asks for a token, as those of `cluster/` do.
+"""
 
 import json
 import re
@@ -7,11 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.chaos.cluster import QUICK
+from benchmarks.chaos.cluster import CLOSED, QUICK
 from cvmae.checkpoint import Progress, find_checkpoint, load_state
 from cvmae.command_line import load
 from tests.evaluate.trained import train_models
@@ -64,7 +68,7 @@ class Cluster:
                 *(f"--node-ip-address={host.address}", f"--temp-dir={self.folder / host.name}"),
                 *(f"--object-store-memory={256 << 20}", *flags),
             ],
-            env=outside() | QUICK | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
+            env=outside() | QUICK | CLOSED | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -76,7 +80,7 @@ class Cluster:
 
     def is_alive(self, host: Host) -> bool:
         """Tell whether the head counts a host among its nodes; those it had before are dead."""
-        listed = self.desk.fetch(f"{SERVER}/api/v0/nodes")
+        listed = self.ask("v0/nodes")
         nodes = listed["data"]["result"]["result"] if listed else []
         return any(n["node_ip"] == host.address and n["state"] == "ALIVE" for n in nodes)
 
@@ -87,14 +91,18 @@ class Cluster:
         with log.open("w") as out:
             return self.desk.enter(
                 [*line, *where, "--", "python", f"jobs/{verb}.py", *flags],
-                env=outside(),
+                env=outside() | CLOSED,
                 stdout=out,
                 stderr=out,
             )
 
     def stop(self, name: str) -> None:
         """Stop a job from the desk, as `ray job stop` does, which takes seconds to start."""
-        assert self.desk.fetch(f"{SERVER}/api/jobs/{name}/stop", {}) == {"stopped": True}
+        assert self.ask(f"jobs/{name}/stop", {}) == {"stopped": True}
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Return what the head says to the desk, which shows the token; None if it does not."""
+        return self.desk.fetch(f"{SERVER}/api/{path}", body, CLOSED["RAY_AUTH_TOKEN"])
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +116,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         wait_until(lambda: cluster.is_alive(cluster.head), "the head is there", every_s=0.5)
         cluster.join()
         try_job = {"entrypoint": "true"}
-        jobs = f"{SERVER}/api/jobs/"
-        wait_until(lambda: cluster.desk.fetch(jobs, try_job), "the head takes jobs", every_s=1)
+        wait_until(lambda: cluster.ask("jobs/", try_job), "the head takes jobs", every_s=1)
+        assert cluster.desk.fetch(f"{SERVER}/api/jobs/") is None  # without the token
         yield cluster
 
 
