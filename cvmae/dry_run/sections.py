@@ -47,7 +47,8 @@ def cluster_section(
     nodes, is_there = nodes_without_start()
     check_nodes(scaling, nodes)
     lines = [*_worker_lines(scaling, num_at_once, trains=trains), *_data_lines(scaling)]
-    where = "the running Ray" if is_there else "a local Ray, which the run starts"
+    here = f"which the run starts; it counts 8 CPUs at least, this machine has {os.cpu_count()}"
+    where = "the running Ray" if is_there else f"a local Ray, {here}"
     lines.append(Line(name="nodes there are", value=len(nodes), why=where))
     lines += [_node_line(number, node) for number, node in enumerate(nodes[:SHOWN_NODES], start=1)]
     room = workers_beside_data(nodes, scaling)

@@ -20,7 +20,7 @@ from cvmae.dry_run.timing import training_time
 from cvmae.meds.dataset import Dataset, open_dataset
 from cvmae.meds.splits import SPLITS, is_among
 from cvmae.plan.inputs import INPUTS
-from cvmae.plan.lines import Line, Section
+from cvmae.plan.lines import Line, Section, hours_line
 from cvmae.plan.memory import num_parameters
 from cvmae.plan.one_run import (
     Amount,
@@ -273,12 +273,8 @@ def _hours(config: Config, amount: Amount, num_codes: int, left: int) -> Line:
     cores, taken = cores_here(config.scaling), training_time(config, amount, num_codes, left)
     what = f"{taken.in_turn:.3g} h of steps, one after another, as timed here just now"
     beside = f"; {taken.of_cores:.3g} core hours with reading, on {cores:g} cores"
-    return Line(
-        name="hours",
-        value=taken.hours(cores),
-        unit="h",
-        why=f"{left} epochs: {what}{beside if math.isfinite(cores) else ''}",
-    )
+    why = f"{left} epochs: {what}{beside if math.isfinite(cores) else ''}"
+    return hours_line(taken.hours(cores), why)
 
 
 def _grid(
@@ -305,11 +301,9 @@ def _grid(
             Line(name="trials", value=len(trials), why=f"{len(trials) - len(waiting)} are over"),
             Line(name="trials at a time", value=at_once, why="resources, sweep.max_concurrent"),
             Line(name="epochs", value=sum(left), why="of all trials that are left"),
-            Line(
-                name="hours",
-                value=hours,
-                unit="h",
-                why=f"{how}, {at_once} at a time"
+            hours_line(
+                hours,
+                f"{how}, {at_once} at a time"
                 + (f"; ends early by {', '.join(limits)}" if limits else ""),
             ),
         ],

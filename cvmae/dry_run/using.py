@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from meds.schema import held_out_split
+import numpy as np
+from meds.schema import held_out_split, tuning_split
 
 from cvmae.arrays import Ints
 from cvmae.checkpoint import Loaded
@@ -38,7 +39,7 @@ from cvmae.infer.unit_job import (
 from cvmae.meds.dataset import Dataset, Source
 from cvmae.meds.units import plan_units
 from cvmae.plan.inputs import INPUTS
-from cvmae.plan.lines import Line, Section
+from cvmae.plan.lines import Line, Section, hours_line
 from cvmae.plan.memory import num_parameters
 from cvmae.runtime.tables import counted
 from cvmae.storage.folders import join
@@ -104,7 +105,8 @@ def _evaluation_hours(config: Config, compared: Comparison) -> Line:
     each = scoring_seconds(compared, config, columns)
     subjects = dataset.num_subjects[asked.split]
     # A value hidden alone takes a window's pass, as a subject does under one column.
-    scoring = each * (subjects + asked.leave_one_out / len(columns))
+    alone = min(asked.leave_one_out, subjects * compared.statistics.num_codes)
+    scoring = each * (subjects + alone / len(columns))
     rows, row = sum(shard.num_rows for shard in dataset.shards), INPUTS["pass_1"].otherwise
     reading = READINGS * rows * row
     if config.scaling.num_workers:
@@ -112,12 +114,10 @@ def _evaluation_hours(config: Config, compared: Comparison) -> Line:
         reading += tasks * INPUTS["unit_cpu"].otherwise
     cores = cores_here(config.scaling) if config.scaling.num_workers else 1
     at_once = cores if math.isfinite(cores) else config.scaling.num_workers
-    return Line(
-        name="hours",
-        value=(scoring + reading) / at_once / 3600,
-        unit="h",
-        why=f"of reconstruction on {at_once:g} cores: {each * 1e3:.2g} ms a subject, as timed here "
-        f"just now, evaluate.leave_one_out={asked.leave_one_out:,} values; all rows are read "
+    return hours_line(
+        (scoring + reading) / at_once / 3600,
+        f"of reconstruction on {at_once:g} cores: {each * 1e3:.2g} ms a subject, as timed here "
+        f"just now, {alone:,} values at most alone (evaluate.leave_one_out); all rows are read "
         f"{READINGS} times",
     )
 
@@ -160,18 +160,30 @@ def _embedding_hours(
 ) -> Line:
     """Return how long all units take, by a part of one that is embedded here and now."""
     seconds = embedding_seconds(model, source, units[len(units) // 2][1], config.infer.pooling)
-    return _hours_of_units(config, seconds, len(units), moments, "embedding")
+    return _hours_of_units(config, seconds, len(units), moments, "an embedding")
 
 
-def _imputing_hours(
-    config: Config, model: Loaded, source: Source, units: Sequence[Numbered], subjects: int
+def _restoring_hours(
+    config: Config, model: Loaded, dataset: Dataset, splits: Sequence[str], own_S: Ints
 ) -> Line:
-    """Return how long all units take at most, by subjects whose values are restored here and now.
+    """Return how long restoring takes at most, by subjects whose values are restored here and now.
 
-    At most, as if rows were missing in all windows of all subjects.
+    At most, as if rows were missing in all windows of those who are asked for.
+
+    Args:
+        config: Of the verb.
+        model: That restores.
+        dataset: Of which.
+        splits: Whose hidden values are restored for intervals or for their coverage.
+        own_S: Who is asked for.
     """
-    seconds = restoring_seconds(model, source, units[len(units) // 2][1], config)
-    return _hours_of_units(config, seconds, len(units), subjects, "subject")
+    everybody_S = subjects_asked(dataset, None)
+    units = plan_units(dataset, config.data.unit_rows)
+    of_all = Source(root=dataset.root, members={ASKED: everybody_S})
+    seconds = restoring_seconds(model, of_all, units[len(units) // 2], config)
+    subjects = len(own_S) + sum(dataset.num_subjects[split] for split in splits)
+    readings = len(units_asked(units, own_S)) + len(splits) * len(units)
+    return _hours_of_units(config, seconds, readings, subjects, "a subject")
 
 
 def _hours_of_units(
@@ -179,12 +191,10 @@ def _hours_of_units(
 ) -> Line:
     reading, each = seconds
     at_once = min(max(config.scaling.num_workers, 1), cores_here(config.scaling))
-    return Line(
-        name="hours",
-        value=(num_units * reading + number * each) / at_once / 3600,
-        unit="h",
-        why=f"all units, {at_once:g} at a time; reading one takes {reading:.2g} s, "
-        f"{number:,} x 1 {what} {each * 1e3:.2g} ms, as timed here just now",
+    return hours_line(
+        (num_units * reading + number * each) / at_once / 3600,
+        f"{counted(num_units, 'unit')} of {reading:.2g} s to read, {at_once:g} at a time; "
+        f"{number:,} x {each * 1e3:.2g} ms for {what}, as timed here just now",
     )
 
 
@@ -206,12 +216,9 @@ def impute_asked(config: Config) -> Iterator[Section]:
         level = config.infer.level
         how = f"residuals of {source}; infer.past_only={config.infer.past_only}"
         lines.append(Line(name="level of intervals", value=level, why=how))
-        units = units_asked(plan_units(dataset, config.data.unit_rows), subject_S)
-        if units and device == "cpu":
+        if device == "cpu":
             held = [held_out_split] if source == impute_set.OF_MODEL else [held_out_split, source]
-            subjects = len(subject_S) + sum(dataset.num_subjects[split] for split in held)
-            of_all = Source(root=dataset.root, members={ASKED: subject_S})
-            lines.append(_imputing_hours(config, model, of_all, units, subjects))
+            lines.append(_restoring_hours(config, model, dataset, held, subject_S))
         files = [(REPORT, "what became of the rows, and what intervals hold of held-out values")]
         yield from _units_asked(impute_set.JOB, config, dataset, subject_S, lines, files)
 
@@ -235,6 +242,9 @@ def export_asked(config: Config) -> Iterator[Section]:
         if found.dataset:
             yield data_section(found.dataset, config.data.unit_rows)[0]
             yield cluster_section(config.scaling)
+            if not config.scaling.use_gpu:
+                splits, nobody_S = [tuning_split], np.empty(0, np.int64)
+                lines.append(_restoring_hours(config, model, found.dataset, splits, nobody_S))
         yield Section(title="the model", lines=lines)
         files = [("model.safetensors", f"{4 * parameters / 1e6:.3g} MB"), (CARD, "what it is")]
         yield output_section(replace(config, output_dir=folder, resume=""), files)

@@ -25,7 +25,7 @@ from cvmae.settings import ScalingConfig
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.vocabulary import CandidateLookup, Candidates
 
-__all__ = ["Matching", "matching_lines", "require_common_code", "side_by_side"]
+__all__ = ["ENOUGH", "Matching", "matching_lines", "require_common_code", "side_by_side"]
 
 # Shape letters: C codes.
 

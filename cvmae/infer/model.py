@@ -19,7 +19,7 @@ from cvmae.infer.frames import (
 )
 from cvmae.infer.histories import last_moments
 from cvmae.infer.imputed import imputed_table
-from cvmae.infer.matching import Matching, matching_lines
+from cvmae.infer.matching import ENOUGH, Matching, matching_lines
 from cvmae.infer.placing import is_measured
 from cvmae.infer.pooling import Pooling, refuse_pooling
 from cvmae.infer.registered import is_in_mlflow, model_in_mlflow
@@ -87,8 +87,7 @@ class Model:
         finally:  # the process is not ours
             torch.set_num_threads(num_threads)
         refuse_not_finite(embeddings, self.loaded, "the model, rows of the frame")
-        for line in matching_lines(Matching.of(CodeSums.of(rows, statistics), statistics)):
-            logger.info("%s", line)
+        _tell(Matching.of(CodeSums.of(rows, statistics), statistics))
         embedding_LD = np.asarray(embeddings.embedding_LD[pooling])
         return like(embedding_table(moments, embedding_LD, embeddings.has_rows_L), measurements)
 
@@ -140,8 +139,7 @@ class Model:
             )
         finally:  # the process is not ours
             torch.set_num_threads(num_threads)
-        for line in matching_lines(Matching.of(CodeSums.of(rows, statistics), statistics)):
-            logger.info("%s", line)
+        _tell(Matching.of(CodeSums.of(rows, statistics), statistics))
         return like(
             imputed_table(wanted, z_L, statistics, self._residuals(past_only)), measurements
         )
@@ -159,6 +157,16 @@ class Model:
             past_only,
         )
         return None
+
+
+def _tell(matching: Matching) -> None:
+    """Log which codes were found; as a warning where values, or codes, are unlike the model's."""
+    found, *unlike = matching_lines(matching)
+    are_few = 2 * np.count_nonzero(matching.count_C) < len(matching.codes)
+    is_enough = matching.count_C.sum() >= ENOUGH  # of a patient's few rows that is as it should be
+    logger.log(logging.WARNING if are_few and is_enough else logging.INFO, "%s", found)
+    for line in unlike:
+        logger.warning("%s", line.strip())
 
 
 def load(path: str, device: str = "cpu") -> Model:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from cvmae.runtime.tables import shown, text_table
 
-__all__ = ["Line", "Section", "format_lines", "told"]
+__all__ = ["Line", "Section", "format_lines", "hours_line", "told"]
 
 
+SHORT_H = 0.1
 DRY_RUN = "This is a dry run: nothing was started, and nothing was written."
 
 
@@ -19,6 +20,12 @@ class Line:
     value: float | str
     unit: str = ""
     why: str
+
+
+def hours_line(hours: float, why: str) -> Line:
+    """Return how long work takes beside its start, short work in seconds as well."""
+    unit = "h" if hours >= SHORT_H else f"h ({hours * 3600:.0f} s)"
+    return Line(name="hours", value=hours, unit=unit, why=f"{why}; a start takes 10 to 60 s more")
 
 
 @dataclass(frozen=True, kw_only=True)

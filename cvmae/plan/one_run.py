@@ -10,7 +10,7 @@ from cvmae.config import Config
 from cvmae.model.flops import flops
 from cvmae.plan.cluster import BRICK_BYTES
 from cvmae.plan.inputs import INPUTS
-from cvmae.plan.lines import Line
+from cvmae.plan.lines import Line, hours_line
 from cvmae.plan.memory import (
     GIB,
     STRATEGIES,
@@ -238,11 +238,9 @@ def gpu_hours(config: Config, amount: Amount, *, epochs: int) -> Line:
     # No faster than it was measured: a smaller model does not fill a GPU.
     share = min(1.0, _work(ModelConfig(), amount) / _work(config.model, amount))
     epoch_s = amount.num_measurements / (num_gpus * share * speed.otherwise) + start.otherwise
-    return Line(
-        name="hours",
-        value=epochs * epoch_s / 3600,
-        unit="h",
-        why=f"{epochs} epochs, {num_gpus} GPUs x {share * speed.otherwise:.3g} measurements/s "
+    return hours_line(
+        epochs * epoch_s / 3600,
+        f"{epochs} epochs, {num_gpus} GPUs x {share * speed.otherwise:.3g} measurements/s "
         f"({speed.source}; by operations)",
     )
 

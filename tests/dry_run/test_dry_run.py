@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -10,15 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.benchmark import benchmark, benchmark_asked
 from benchmarks.settings import BenchmarkConfig
-from cvmae.checkpoint import COST, FORMAT, PROGRESS, find_checkpoint, read_progress
+from cvmae.checkpoint import COST, FORMAT, PROGRESS, find_checkpoint, load_model, read_progress
 from cvmae.command_line import VERBS, main, run_job
 from cvmae.config import override
+from cvmae.dry_run import using
 from cvmae.infer.embed_set import embed
+from cvmae.meds.dataset import open_dataset
 from cvmae.storage.manifest import write_manifest
 from cvmae.synthetic.hospital import SyntheticConfig, write_hospital
 from cvmae.train.finetune import finetune
@@ -125,13 +129,16 @@ def test_a_dry_run_writes_nothing_and_starts_no_ray(
     found = said(verb, flags, capsys)
     assert all_below(tmp_path, hospital, run.output_dir) == before
     assert len(found) > 3
-    if verb in ("pretrain", "sweep", "finetune", "embed", "impute", "evaluate"):
+    if verb in ("pretrain", "sweep", "finetune", "embed", "impute", "evaluate", "export"):
         assert number(found["hours"]) > 0
     on_ray = verb not in ("plan", "convert", "synthesize")
     assert ("workers" in found) == on_ray
     if on_ray:
         assert found["CPUs of workers"] == ("0.5", "2 x scaling.cpus_per_worker=0.25")
-        assert found["nodes there are"] == ("1", "a local Ray, which the run starts")
+        assert found["nodes there are"][0] == "1"
+        assert found["nodes there are"][1].startswith(
+            "a local Ray, which the run starts; it counts"
+        )
 
 
 def test_the_benchmark_has_a_dry_run(tmp_path, capsys):
@@ -360,3 +367,27 @@ def test_passes_cost_rows_and_on_ray_tasks(hospital, tmp_path, capsys):
 def approx3(value):
     """Return what three significant digits of a value agree with."""
     return pytest.approx(value, rel=5e-3)
+
+
+def test_few_rows_that_are_asked_for_are_calibrated_on_all(
+    run, hospital, tmp_path, capsys, monkeypatch
+):
+    model, dataset = load_model(run.output_dir), open_dataset(hospital)
+    some = dataset.members["train"][:1]
+    rows = tmp_path / "asked.parquet"
+    code = model.fitted.statistics.codes[0]
+    time = np.array(["2020-01-01"], "datetime64[us]")
+    pq.write_table(pa.table({"subject_id": some, "time": time, "code": [code]}), rows)
+    timed = []
+    monkeypatch.setattr(
+        using, "restoring_seconds", lambda *given: timed.append(given[1].members) or (1.0, 10.0)
+    )
+    flags = flags_of("impute", hospital, run, "", tmp_path)
+    found = said("impute", [*flags, "--infer.rows", str(rows)], capsys)
+    counts = dataset.num_subjects
+    units, own = number(found["units"]), number(found["units to impute"])
+    subjects = 1 + counts["tuning"] + counts["held_out"]
+    at_once = min(2, os.cpu_count())
+    seconds = (own + 2 * units + 10 * subjects) / at_once
+    assert number(found["hours"]) * 3600 == approx3(seconds)
+    assert [len(members["asked"]) for members in timed] == [sum(counts.values())]

@@ -95,6 +95,24 @@ def test_nothing_later_than_the_asked_time_counts(exported, rows):
     assert whole_LD[0].any()
 
 
+def test_values_of_another_unit_and_few_codes_are_warned_of(exported, rows, caplog):
+    model = cvmae.load(exported)
+    frame = rows.to_pandas()
+    with caplog.at_level("INFO", logger="cvmae"):
+        model.encode(frame)
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+    caplog.clear()
+    most = frame[frame["code"].isin(model.codes)]["code"].value_counts().index[0]
+    frame.loc[frame["code"] == most, "numeric_value"] *= 18
+    with caplog.at_level("INFO", logger="cvmae"):
+        model.encode(frame)
+        model.encode(frame[frame["code"] == most])
+        model.encode(frame[frame["code"] == most].head(5))  # a patient's, perhaps
+    told = [(r.levelname, "another unit" in r.getMessage()) for r in caplog.records]
+    found, warned = ("INFO", False), ("WARNING", True)
+    assert told == [found, warned, ("WARNING", False), warned, found]
+
+
 def test_what_diverged_is_refused_and_threads_are_left_alone(exported, rows):
     model = cvmae.load(str(exported))
     torch.set_num_threads(2)
