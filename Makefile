@@ -12,7 +12,8 @@
 #   make format  write what the linters can mend
 #
 # Without a GPU, the first time: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# (the default torch brings gigabytes of CUDA); the environment keeps it from then on.
+# (the default torch brings gigabytes of CUDA 13, for NVIDIA's driver 580 or later); the environment
+# keeps it from then on.
 
 PYTHON ?= python3.11
 TORCH_INDEX ?=

@@ -24,6 +24,7 @@ FILLED = {
     r"\$\{\w+:-(\w+)\}": r"\1",
     r"\$(SKYPILOT_NUM\w+|SLURM_CPUS\w*|port)": "2",
     r"\$\{?(\w+)\}?": r"\1",
+    r'"(jobs/\w+\.py)"': r"\1",
 }
 START = re.compile(r'ray start|^on "')
 
@@ -171,7 +172,7 @@ def directives() -> list[str]:
 
 def test_slurm_reads_the_directives_before_the_first_command():
     before = text_of(SCRIPT).partition("\nset -euo pipefail\n")[0]
-    assert len(re.findall(r"^#SBATCH ", before, re.M)) == len(directives()) == 9
+    assert len(re.findall(r"^#SBATCH ", before, re.M)) == len(directives()) == 10
     assert all(line.startswith("#") for line in before.splitlines())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cvmae.command_line import load
 from tests.cluster.definitions import CLUSTER, document
-from tests.pages import PAGES, ROOT, logical_lines
+from tests.pages import PAGES, ROOT, job_and_flags, logical_lines
 
 PAGE = next(page for page in PAGES if page.path.name == "cluster.md")
 LINES = [line for block in PAGE.blocks("sh") for line in logical_lines(block) if line]
@@ -47,10 +47,22 @@ def test_files_that_a_line_names_are_there(line):
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_the_line_for_slurm_parses():
-    (words,) = called("sbatch")
-    config = load(words[words.index("cluster/pretrain.slurm") + 1 :])
-    assert config.scaling.num_workers == 2
+def test_the_lines_for_slurm_on_several_nodes_parse():
+    lines = [words for words in called("sbatch") if "--wrap" not in words]
+    assert len(lines) == 2
+    for words in lines:
+        config = load(words[words.index("cluster/pretrain.slurm") + 1 :])
+        assert config.scaling.num_workers == 2
+
+
+def test_the_lines_for_slurm_on_one_node_call_jobs_without_ray():
+    calls = [words[words.index("--wrap") + 1] for words in called("sbatch") if "--wrap" in words]
+    verbs = set()
+    for call in calls:
+        verb, flags = job_and_flags(call)
+        assert load(flags).scaling.num_workers == 0
+        verbs.add(verb)
+    assert verbs == {"validate", "evaluate"}
 
 
 def test_what_kubectl_asks_for_has_the_names_of_the_manifests():

@@ -100,6 +100,17 @@ def test_a_node_on_which_ray_does_not_start_is_tried_three_times(
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({}, []), ({"SLURM_MEM_PER_NODE": "0"}, []), ({"SLURM_MEM_PER_NODE": "1000"}, ["314572800"])],
+)
+def test_rays_objects_take_a_share_of_the_memory_that_slurm_gives(given, told, tmp_path):
+    node = start_node(stand_ins(tmp_path, ray='echo "$*"'), **given)
+    words, _ = node.communicate(timeout=30)
+    assert re.findall(r"--object-store-memory=(\d+) --head", words) == told
+    assert node.returncode == 0
+
+
 @pytest.fixture
 def slurm(tmp_path) -> dict[str, str]:
     """A job of one node with two addresses, whose driver tells where it looks for Ray."""
@@ -108,7 +119,7 @@ def slurm(tmp_path) -> dict[str, str]:
         scontrol="echo one",
         hostname='echo "172.17.0.1 10.1.0.7 "',
         srun="",
-        python='[[ $1 == cluster/await_nodes.py ]] || echo "Ray at $RAY_ADDRESS"',
+        python='[[ $1 == cluster/await_nodes.py ]] || echo "$1, Ray at $RAY_ADDRESS"',
         squeue="echo RUNNING",
     )
 
@@ -138,3 +149,17 @@ def test_a_network_without_an_address_of_the_first_node_is_refused(slurm):
     done = run_script(slurm, NETWORK="10.2.")
     assert done.returncode == 1
     assert "none of 172.17.0.1 10.1.0.7 begins with NETWORK=10.2.: give" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "file"), [({}, "jobs/pretrain.py"), ({"VERB": "sweep"}, "jobs/sweep.py")]
+)
+def test_the_job_is_pretrain_or_another_by_its_verb(slurm, given, file):
+    done = run_script(slurm, **given)
+    assert f"{file}, Ray at " in done.stdout, done.stderr
+
+
+def test_a_verb_without_a_job_is_refused(slurm):
+    done = run_script(slurm, VERB="train")
+    assert done.returncode == 1
+    assert done.stderr.startswith("no jobs/train.py in ")

@@ -131,7 +131,7 @@ def test_a_job_on_two_hosts_is_preempted_queued_again_and_ends_as_if_undisturbed
     run, log = tmp_path / "run", tmp_path / "log"
     flags = short_run(hospital)
     job = slurm.run(
-        *("sbatch", "--parsable", f"--cpus-per-task={CPUS}", f"--output={log}"),
+        *("sbatch", "--parsable", f"--cpus-per-task={CPUS}", "--mem=3000", f"--output={log}"),
         *("cluster/pretrain.slurm", *flags),
         ROOT=hospital,
         OUT=str(run),
@@ -144,7 +144,9 @@ def test_a_job_on_two_hosts_is_preempted_queued_again_and_ends_as_if_undisturbed
     wait_until(lambda: step_of(run) >= 2 * EVERY, f"two checkpoints: {log}", unless=is_over)
     _, *hosts = slurm.network.hosts
     for host in hosts:
-        assert "TrainWorker" in host.run("ps", "axww")
+        processes = host.run("ps", "axww")
+        assert "TrainWorker" in processes
+        assert "--object-store-memory=943718400" in processes  # 0.3 of --mem
     assert len(list(slurm.folder.glob("ray_*"))) == len(hosts)
     slurm.run("scancel", "--batch", "--signal=TERM", job)  # as before a preemption
     wait_until(
