@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cvmae.batches.code_metrics import CodeMetrics
 from cvmae.config import Config, read_config, write_config
-from cvmae.model.finetuned import FinetunedVOMAE
+from cvmae.model.kind import misshapen, model_of
 from cvmae.model.vomae import VOMAE
 from cvmae.statistics.code_statistics import CodeStatistics
 from cvmae.statistics.fitted import FittedData
 from cvmae.statistics.residuals import Residuals
 from cvmae.storage.folders import (
+    exists,
     is_file,
     join,
     local_copy,
@@ -51,7 +52,6 @@ __all__ = [
     "has_checkpoints",
     "load_model",
     "load_state",
-    "misshapen",
     "open_checkpoint",
     "read_progress",
     "save_checkpoint",
@@ -172,7 +172,7 @@ def find_checkpoint(path: str | Path, which: Which = "last") -> Path:
         FileNotFoundError: There is none that is whole; the message says what was looked for.
         ValueError: `path` is a checkpoint that is not whole.
     """
-    return Path(next(_whole_checkpoints(path, which)))
+    return Path(_first_whole(path, which))
 
 
 @contextmanager
@@ -183,23 +183,30 @@ def open_checkpoint(path: str | Path, which: Which = "last") -> Iterator[Path]:
         FileNotFoundError: There is none that is whole and sound.
         ValueError: `path` is a checkpoint that is damaged or foreign.
     """
-    for folder in _whole_checkpoints(path, which):
+    passed: dict[str, str] = {}
+    for folder in _whole_checkpoints(path, which, passed):
         with local_copy(folder) as copy:
             flaw = damage(copy) or _misfit(copy, path)
             if not flaw:
+                _tell_passed(passed, folder)
                 yield copy
                 return
-        _pass_over(folder, flaw, path)
+        _pass_over(folder, flaw, path, passed)
 
 
-def checkpoint_stamp(path: str | Path, which: Which = "last") -> str:
+def checkpoint_stamp(path: str | Path, which: Which = "last", given: str = "") -> str:
     """Return a hash that changes with what is in the checkpoint that a path stands for.
+
+    Args:
+        path: Of a run or a checkpoint.
+        which: Of a run's checkpoints.
+        given: What messages call the path, where not by itself: the setting, too.
 
     Raises:
         FileNotFoundError: There is none that is whole.
         ValueError: `path` is a checkpoint that is not whole.
     """
-    with local_copy(join(next(_whole_checkpoints(path, which)), MANIFEST)) as manifest:
+    with local_copy(join(_first_whole(path, which, given), MANIFEST)) as manifest:
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
@@ -227,7 +234,7 @@ def load_model(
         progress = read_progress(folder)
         has_residuals = (folder / RESIDUALS).is_file()
         residuals = Residuals.read(folder / RESIDUALS) if has_residuals else None
-        model = _model_of(config, fitted.statistics.num_codes)
+        model = model_of(config, fitted.statistics.num_codes)
         model.load_state_dict(load_file(folder / MODEL, device="cpu"))
     return Loaded(
         model=model.to(device).eval(),
@@ -261,20 +268,13 @@ def read_progress(path: str | Path) -> Progress:
         FileNotFoundError: There is no whole checkpoint.
         ValueError: The file is damaged.
     """
-    return _progress_at(next(_whole_checkpoints(path, "last")))
+    return _progress_at(_first_whole(path, "last"))
 
 
 def clear_rubbish(run_folder: str | Path) -> None:
     """Remove what a killed process left half written; only the run's one writer may call it."""
     remove_aside(run_folder)
     remove_aside(join(run_folder, CHECKPOINTS))
-
-
-def _model_of(config: Config, num_codes: int) -> VOMAE:
-    """Return a model of a run's kind, with whatever weights."""
-    kind = FinetunedVOMAE if config.finetune.checkpoint else VOMAE
-    with torch.random.fork_rng(devices=[]):
-        return kind(config.model, num_codes, config.mask.target)
 
 
 def _misfit(folder: Path, path: str | Path) -> str:
@@ -285,51 +285,61 @@ def _misfit(folder: Path, path: str | Path) -> str:
     with local_copy(config) as file:
         settings = read_config(file)
     statistics = CodeStatistics.read(folder / STATISTICS / "code_statistics.parquet")
-    return misshapen(folder, settings, statistics.num_codes)
+    return misshapen(folder / MODEL, settings, statistics.num_codes)
 
 
-def misshapen(folder: Path, config: Config, num_codes: int) -> str:
-    """Say which weight of a checkpoint has not the shape that a model needs; '' where all have."""
-    with torch.device("meta"):
-        model = _model_of(config, num_codes)
-        expected = {k: list(v.shape) for k, v in model.state_dict().items()}
-    try:
-        with safe_open(folder / MODEL, "pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        return f"its weights are no safetensors ({error})"
-    for name in {**expected, **found}:
-        if expected.get(name) != found.get(name):
-            return (
-                f"its weights are of another model: {name} has shape {found.get(name)}, expected "
-                f"{expected.get(name)}"
-            )
-    return ""
+def _first_whole(path: str | Path, which: Which, given: str = "") -> str:
+    passed: dict[str, str] = {}
+    folder = next(_whole_checkpoints(path, which, passed, given))
+    _tell_passed(passed, folder)
+    return folder
 
 
-def _whole_checkpoints(path: str | Path, which: Which) -> Iterator[str]:
-    """Yield complete checkpoints, the wanted one first and then from the newest to the oldest."""
+def _whole_checkpoints(
+    path: str | Path, which: Which, passed: dict[str, str], given: str = ""
+) -> Iterator[str]:
+    """Yield complete checkpoints, the wanted one first and then from the newest to the oldest.
+
+    Those that are not complete are put into `passed`, with the reason.
+    """
     steps = [] if _is_checkpoint(path) else _steps(path)
     folders = [join(path, CHECKPOINTS, step) for step in reversed(steps)] or [str(path)]
     if which == "best" and steps:
-        best = _best(_progress_at(next(_whole_checkpoints(path, "last"))), steps)
+        best = _best(_progress_at(next(_whole_checkpoints(path, "last", {}))), steps)
         folders.sort(key=lambda folder: not folder.endswith(best or "none"))
     for folder in folders if steps or _is_checkpoint(path) else []:
         if flaw := incomplete(folder, FORMAT):
-            _pass_over(folder, flaw, path)
+            _pass_over(folder, flaw, path, passed)
         else:
             yield folder
-    raise FileNotFoundError(
-        f"{path} holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
+    _tell_passed(passed)
+    raise FileNotFoundError(f"{given or path}{_why_none(path)}")
+
+
+def _why_none(path: str | Path) -> str:
+    if not exists(path):
+        return ": there is no such folder: give a run folder, or one checkpoint of it"
+    why = (
+        " holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
         f"checkpoint with {MANIFEST} and what it lists"
-        + (f"; this is a sweep: take one of {TRIALS}/ in it" if is_file(join(path, SWEEP)) else "")
     )
+    if is_file(join(path, SWEEP)) or names(join(path, TRIALS)):
+        return f"{why}; this is a sweep, a folder of runs: take one of {TRIALS}/ in it"
+    runs = (name for name in names(path) if _steps(join(path, name)))
+    run = next(runs, "")
+    return f"{why}; this is a folder of runs: take one of them, such as {run}" if run else why
 
 
-def _pass_over(folder: str, flaw: str, path: str | Path) -> None:
+def _pass_over(folder: str, flaw: str, path: str | Path, passed: dict[str, str]) -> None:
     if _is_checkpoint(path):
         raise ValueError(f"{folder} is no whole checkpoint: {flaw}")
-    logger.warning("%s is passed over: %s", folder, flaw)
+    passed[folder] = flaw
+
+
+def _tell_passed(passed: Mapping[str, str], taken: str = "") -> None:
+    instead = f"; {Path(taken).name} is taken instead" if taken else ""
+    for folder, flaw in passed.items():
+        logger.warning("%s is passed over: %s%s", folder, flaw, instead)
 
 
 def _is_checkpoint(path: str | Path) -> bool:

@@ -144,7 +144,9 @@ def test_what_is_damaged_or_foreign_is_passed_over_by_name_and_the_one_before_co
     expected = build_model(tiny.model, 8, seed=1).state_dict()
     assert all(torch.equal(model[name], value) for name, value in expected.items())
     assert load_model(tiny.output_dir).progress.global_step == 1
-    assert f"{newest} is passed over: {reason}" in caplog.text
+    said = f"{newest} is passed over: {reason}"
+    (line, *_) = [text for text in caplog.messages if text.startswith(said)]
+    assert line.endswith("; step_00000001 is taken instead")
     if spoil is not weights_of_another_program and spoil is not of_a_wider_model:
         with pytest.raises(ValueError, match="is no whole checkpoint"):
             load_state(newest)
@@ -158,6 +160,21 @@ def test_a_whole_checkpoint_of_another_model_is_passed_over(tiny, save, tmp_path
     shutil.copytree(foreign, Path(tiny.output_dir) / "checkpoints" / "step_00000002")
     assert load_state(tiny.output_dir)[0].global_step == 1
     assert "step_00000002 is passed over: its weights are of another model" in caplog.text
+
+
+def test_a_folder_of_runs_is_told_from_a_run_and_from_nothing(tiny, save):
+    save(1)
+    run = Path(tiny.output_dir)
+    (run.parent / "note.txt").touch()
+    advice = f"this is a folder of runs: take one of them, such as {run.name}$"
+    with pytest.raises(FileNotFoundError, match=advice):
+        load_model(run.parent)
+    trials = run.parent / "sweep" / "trials"
+    shutil.copytree(run, trials / "0000")
+    with pytest.raises(FileNotFoundError, match="this is a sweep, a folder of runs: take one of"):
+        load_model(trials.parent)
+    with pytest.raises(FileNotFoundError, match=r"nowhere: there is no such folder"):
+        load_model(run.parent / "nowhere")
 
 
 def test_where_no_checkpoint_is_sound_the_run_does_not_begin_anew(tiny, save):

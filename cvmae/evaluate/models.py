@@ -217,7 +217,8 @@ def predict(
 
 
 def _stamped(name: str, path: str, which: Literal["last", "best"]) -> Contestant:
-    return Contestant(name=name, path=path, which=which, stamp=checkpoint_stamp(path, which))
+    stamp = checkpoint_stamp(path, which, given=f"evaluate.checkpoints={name}={path}")
+    return Contestant(name=name, path=path, which=which, stamp=stamp)
 
 
 def _found(name: str, path: str) -> Contestant:

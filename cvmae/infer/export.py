@@ -113,6 +113,7 @@ def find_model(config: Config) -> HandedOn:
 
 def _load(path: str) -> Loaded:
     """Load the last epoch of a pretraining; of a fine-tuning the best, by which it predicts."""
+    checkpoint_stamp(path, given=f"infer.checkpoint={path}")  # says so where there is none
     is_finetuned = False
     if is_file(place := join(path, CONFIG)):
         with local_copy(place) as file:

@@ -18,6 +18,7 @@ from cvmae.infer.matching import side_by_side
 from cvmae.meds.code_names import beginning
 from cvmae.meds.measurements import Measurements
 from cvmae.meds.parquet import open_parquet
+from cvmae.meds.refused import RefusedDataError
 from cvmae.meds.row_order import FIRST_US, LAST_US, run_starts
 from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE
 from cvmae.runtime.tables import counted
@@ -154,9 +155,16 @@ def read_asked_file(path: str, known: KnownCodes) -> Asked:
     folder, _, name = path.rpartition("/")
     if not is_file(path):
         raise FileNotFoundError(f"infer.rows={path}: there is no such file")
-    with open_parquet(folder, name) as parquet:
-        found = parquet.schema_arrow.names
-        table = parquet.read(columns=[n for n in (SUBJECT, TIME, CODE) if n in found])
+    columns = (SUBJECT, TIME, CODE)
+    try:
+        with open_parquet(folder, name) as parquet:
+            found = parquet.schema_arrow.names
+            table = parquet.read(columns=[column for column in columns if column in found])
+    except RefusedDataError as error:
+        raise ValueError(
+            f"infer.rows={path} {error.what}: give a parquet file with the columns "
+            f"{', '.join(columns)}"
+        ) from None
     try:
         return read_asked(table, known).in_order()
     except ValueError as error:

@@ -25,12 +25,15 @@ def width_of(loaded: Loaded, pooling: Pooling) -> int:
 
 
 def refuse_pooling(loaded: Loaded, poolings: Sequence[Pooling]) -> None:
-    """Refuse to ask a model for codes that was never told which code it is asked for.
+    """Refuse what is no pooling, and to ask a model for codes that was never told which it is.
 
     Raises:
-        ValueError: It was trained with mask.target=measurement, or fine-tuned, which moves the
-            encoder and leaves the decoder where it was.
+        ValueError: There is no such pooling, or the model was trained with
+            mask.target=measurement, or fine-tuned, which moves the encoder and leaves the decoder
+            where it was.
     """
+    if unknown := [pooling for pooling in poolings if pooling not in POOLINGS]:
+        raise ValueError(f"pooling={unknown[0]!r}: choose one of {', '.join(POOLINGS)}")
     if "mean+decoded" in poolings and loaded.config.finetune.checkpoint:
         raise ValueError(
             "infer.pooling=mean+decoded asks the decoder, and fine-tuning has trained this model's "

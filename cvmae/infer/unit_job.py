@@ -133,7 +133,7 @@ def load_unchanged(config: Config) -> tuple[Loaded, str, str]:
         ValueError: Another checkpoint was written meanwhile.
     """
     path, device = config.infer.checkpoint, device_of(config.scaling)
-    stamp = checkpoint_stamp(path)
+    stamp = checkpoint_stamp(path, given=f"infer.checkpoint={path}")
     model = load_model(path, "cpu" if config.scaling.num_workers else device)
     if checkpoint_stamp(path) != stamp:
         raise ValueError(

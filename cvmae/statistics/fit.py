@@ -120,7 +120,7 @@ def require_sequences(fitted: FittedData) -> None:
         if not fitted.unit_index.num_sequences[split].sum():
             raise ValueError(
                 f"no subject of {split} has two measurements of the vocabulary: check "
-                "data.code_pattern and the splits"
+                f"data.code_pattern, the splits and that its rows have a {VALUE}"
             )
 
 

@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 from cvmae.storage.places import is_remote, locate, reaching
 
 __all__ = [
+    "exists",
     "file_sizes",
     "is_file",
     "join",
@@ -127,6 +128,12 @@ def file_sizes(folder: str | Path) -> dict[str, int]:
         start = location.rstrip("/") + "/"
         found = filesystem.get_file_info(selector)
         return {info.path.removeprefix(start): info.size for info in found if info.is_file}
+
+
+def exists(path: str | Path) -> bool:
+    """Tell whether there is a file or a folder; object stores have no empty folders."""
+    with _reached(path) as (filesystem, location):
+        return bool(filesystem.get_file_info(location).type != pafs.FileType.NotFound)
 
 
 def is_file(path: str | Path) -> bool:

@@ -22,7 +22,7 @@ def load_pretrained(config: Config) -> tuple[Loaded, str]:
             another.
     """
     path = config.finetune.checkpoint
-    stamp = checkpoint_stamp(path)
+    stamp = checkpoint_stamp(path, given=f"finetune.checkpoint={path}")
     loaded = load_model(path)
     if checkpoint_stamp(path) != stamp:
         raise ValueError(

@@ -7,14 +7,15 @@ from typing import Any
 
 from cvmae.checkpoint import (
     CONFIG,
+    MODEL,
     STATISTICS,
     Progress,
     checkpoint_folder,
-    misshapen,
     open_checkpoint,
     read_progress,
 )
 from cvmae.config import Config, flatten, read_config
+from cvmae.model.kind import misshapen
 from cvmae.runtime.start_ray import trains_on_gpu
 from cvmae.runtime.tables import counted
 from cvmae.statistics.code_statistics import CodeStatistics
@@ -54,7 +55,7 @@ def check_same_run(config: Config, fitted: FittedData) -> Progress:
     """
     with open_checkpoint(config.output_dir) as folder:
         own, saved = FittedData.read(folder / STATISTICS), flatten(read_config(folder / CONFIG))
-        misfit = misshapen(folder, config, fitted.statistics.num_codes)
+        misfit = misshapen(folder / MODEL, config, fitted.statistics.num_codes)
         progress = read_progress(folder)
     on_gpu = trains_on_gpu(config.scaling)
     given, allow = flatten(with_precision(config, on_gpu=on_gpu)), config.resume_allow

@@ -18,7 +18,7 @@ from cvmae.meds.rows import CODE, SUBJECT, TIME, VALUE, Lookup
 from cvmae.meds.units import Piece
 from cvmae.validate.findings import SHOWN_ROWS
 
-__all__ = ["COUNTED", "DISORDER", "RowTally", "tally_rows"]
+__all__ = ["COUNTED", "DISORDER", "NO_VALUES", "RowTally", "tally_rows"]
 
 # Shape letters beside those of `cvmae.arrays`: N rows, D codes of their dictionary.
 
@@ -68,6 +68,12 @@ COUNTED = {
     ),
 }
 
+# What is said where a file has no column for values: it is true of the file, not of rows.
+NO_VALUES = (
+    f"has no column {VALUE!r}, though codes in it match",
+    "all these rows are left out: write it, as float32, if something was measured there",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowTally:
@@ -75,6 +81,7 @@ class RowTally:
 
     count: Mapping[str, int]  # kinds of DISORDER and COUNTED, and rows, matching, measurements
     rows: Mapping[str, tuple[int, ...]]
+    has_values: bool = True  # or at least a column for them
 
 
 def tally_rows(parquet: Any, piece: Piece, lookup: Lookup) -> RowTally:
@@ -107,7 +114,11 @@ def tally_rows(parquet: Any, piece: Piece, lookup: Lookup) -> RowTally:
         first_row += batch.num_rows
         if before[0] > piece.last_subject:
             break  # the rest is the next piece's
-    return RowTally(count=dict(count), rows={kind: tuple(some) for kind, some in rows.items()})
+    return RowTally(
+        count=dict(count),
+        rows={kind: tuple(some) for kind, some in rows.items()},
+        has_values=VALUE in names,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

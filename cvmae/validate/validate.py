@@ -22,7 +22,7 @@ from cvmae.meds.dataset import Dataset, Source, open_dataset
 from cvmae.meds.files import open_shard
 from cvmae.meds.listing import Listing
 from cvmae.meds.reading import read_splits
-from cvmae.meds.rows import find_shared
+from cvmae.meds.rows import VALUE, find_shared
 from cvmae.meds.splits import SPLITS, is_among, other_splits
 from cvmae.meds.subjects import scan_subjects
 from cvmae.meds.units import Piece, Unit, plan_units
@@ -35,13 +35,13 @@ from cvmae.storage.folders import join, written
 from cvmae.storage.output import output_folder
 from cvmae.storage.places import map_reads
 from cvmae.validate.findings import Finding, Level, Validation, as_finding, merge_findings
-from cvmae.validate.row_tally import COUNTED, DISORDER, RowTally, tally_rows
+from cvmae.validate.row_tally import COUNTED, DISORDER, NO_VALUES, RowTally, tally_rows
 
 __all__ = ["check", "validate"]
 
 
 REPORT = "validation.json"
-TRAIN, TUNING = SPLITS[:2]
+TRAIN, TUNING, HELD_OUT = SPLITS
 NO_SPLIT = "no split"
 SHOWN_CODES = 3
 
@@ -102,7 +102,10 @@ def check(config: Config) -> Validation:
     num_subjects: dict[str, int] = {}
     if not any(found.level == "refused" for found in findings):
         num_subjects = _num_subjects(dataset, files)
-        findings += [*_split_findings(dataset, files), *_fit_findings(config, dataset)]
+        findings += [
+            *_split_findings(dataset, files),
+            *_fit_findings(config, dataset, num_subjects),
+        ]
     return Validation(
         findings=merge_findings(findings), counts=dict(counts), num_subjects=num_subjects
     )
@@ -221,12 +224,15 @@ def _of_rows(
 ) -> Iterator[Finding]:
     for kind, (what, remedy) in kinds.items():
         if number := tally.count.get(kind, 0):
+            rows = tally.rows[kind]
+            if kind == "null_value" and not tally.has_values:
+                (what, remedy), rows = NO_VALUES, ()
             yield Finding(
                 level=level,
                 file=path,
                 what=what,
                 remedy=remedy,
-                rows=tally.rows[kind],
+                rows=rows,
                 count=number,
             )
 
@@ -287,14 +293,23 @@ def _split_findings(dataset: Dataset, files: Sequence[_Checked]) -> Iterator[Fin
             )
 
 
-def _fit_findings(config: Config, dataset: Dataset) -> Iterator[Finding]:
-    """Fit as pretraining would, and yield what it refuses, or which codes it leaves out."""
+def _fit_findings(
+    config: Config, dataset: Dataset, num_subjects: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Fit as pretraining would, and yield what it refuses or leaves out, or evaluation lacks."""
     try:
         fitted = (load_or_fit if config.data.statistics else fit)(config, dataset)
         require_sequences(fitted)
     except (ValueError, FileNotFoundError) as error:
         yield as_finding(error)
         return
+    if num_subjects[HELD_OUT] and not fitted.unit_index.num_sequences[HELD_OUT].sum():
+        yield Finding(
+            level="counted",
+            what=f"no subject of {HELD_OUT} has two measurements of the vocabulary",
+            remedy="evaluation has nothing to score: check data.code_pattern, the splits and that "
+            f"its rows have a {VALUE}",
+        )
     flagged = fitted.report["flagged_codes"]
     names_of = code_names(config.data.root, [*fitted.report["dropped_codes"], *flagged])
     reasons: dict[str, list[str]] = {}

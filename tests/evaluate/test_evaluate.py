@@ -207,7 +207,7 @@ def test_a_unit_is_scored_by_every_contestant_and_names_no_subject(runs):
         (["last value=cv"], "this name is taken"),
         (["untrained encoder=cv"], r"this name is taken \(.*, untrained encoder are"),
         (["hand-made features=cv"], r"this name is taken \(.*hand-made features"),
-        (["cv=nowhere"], "holds no whole checkpoint"),
+        (["cv=nowhere"], r"evaluate\.checkpoints=cv=.*nowhere: there is no such folder"),
     ],
 )
 def test_checkpoints_that_cannot_be_compared_are_refused(runs, checkpoints, message):

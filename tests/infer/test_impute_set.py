@@ -222,6 +222,15 @@ def test_codes_that_the_model_does_not_know_are_refused_by_name(settings, tmp_pa
         impute(config)
     with pytest.raises(FileNotFoundError, match=r"infer\.rows=.*: there is no such file"):
         impute(override(settings, {"infer.rows": tmp_path / "nowhere.parquet"}))
+    (tmp_path / "w.csv").write_text("subject_id,time,code\n0,5,LAB//zinc\n", encoding="utf-8")
+    expected = (
+        r"infer\.rows=.*w\.csv cannot be read as parquet .*: give a parquet file with the col"
+    )
+    with pytest.raises(ValueError, match=expected):
+        impute(override(settings, {"infer.rows": tmp_path / "w.csv"}))
+    nowhere = override(settings, {"infer.rows": path, "infer.checkpoint": tmp_path / "nowhere"})
+    with pytest.raises(FileNotFoundError, match=r"infer\.checkpoint=.*: there is no such folder"):
+        impute(nowhere)
     assert not Path(config.output_dir).exists()
 
 

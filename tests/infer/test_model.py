@@ -207,12 +207,24 @@ def test_a_folder_in_use_and_a_missing_model_are_refused(run, exported, tmp_path
         export(replace(config, output_dir=str(exported)))
     with pytest.raises(ValueError, match=r"infer\.checkpoint is empty"):
         export(replace(PRESETS["paper"], output_dir=str(tmp_path / "out")))
-    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"nothing: there is no such folder"):
         cvmae.load(str(tmp_path / "nothing"))
+    nowhere = override(config, {"infer.checkpoint": tmp_path / "nothing", "output_dir": "unused"})
+    with pytest.raises(FileNotFoundError, match=r"infer\.checkpoint=.*nothing: there is no such"):
+        export(nowhere)
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / ".sweep").touch()
-    with pytest.raises(FileNotFoundError, match="this is a sweep: take one of trials/ in it"):
+    with pytest.raises(
+        FileNotFoundError, match="this is a sweep, a folder of runs: take one of trials/ in it"
+    ):
         cvmae.load(str(tmp_path / "sweep"))
+    with pytest.raises(FileNotFoundError, match=r"holds no whole checkpoint.*what it lists$"):
+        cvmae.load(str(Path(run.output_dir) / "statistics"))
+
+
+def test_a_pooling_that_there_is_not_is_refused_with_those_that_there_are(exported, rows):
+    with pytest.raises(ValueError, match=r"pooling='avg': choose one of mean, mean\+decoded"):
+        cvmae.load(exported).encode(rows, pooling="avg")
 
 
 def test_the_page_says_how_to_use_a_model(run, rows, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from cvmae.settings import MOST_CODES, MaskConfig
 from cvmae.train.streams import make_plan
 from tests.prepared import training_data
 from tests.validate.broken_sets import (
+    FIVE,
     FOUR,
     ONE,
     REST,
@@ -276,7 +277,25 @@ def test_a_shard_without_values_beside_one_with_them(write_meds, how):
     assert fitted.statistics.differences(expected.statistics) == []
     assert fitted.report == expected.report
     found = [f for f in validation.findings if f.file == "data/b.parquet"]
-    assert [(f.what, f.rows) for f in found] == [("has no value, though its code matches", (0, 1))]
+    said = ("has no value, though its code matches", (0, 1))
+    if how == "absent":  # it is the file that lacks something, not a row
+        said = ("has no column 'numeric_value', though codes in it match", ())
+    assert [(f.what, f.rows, f.count) for f in found] == [(*said, 2)]
+
+
+@pytest.mark.parametrize("how", ["absent", "all null"])
+def test_a_split_whose_rows_have_no_value_is_said(write_meds, how):
+    shards, splits = whole({"a.parquet": SOUND}, TRAIN)
+    shards = {**shards, "z.parquet": rows_of(FOUR), "h.parquet": rows_of(FIVE)}
+    root = write_meds(shards, splits)
+    said = "no subject of held_out has two measurements"
+    assert not [f for f in accepted(root)[1].findings if said in f.what]
+    change(f"{root}/data/h.parquet", without_values(how))
+    found = the_finding(accepted(root)[1], said)
+    assert (found.level, found.file) == ("counted", "")
+    assert "numeric_value" in found.remedy
+    change(f"{root}/data/z.parquet", without_values(how))
+    assert "no subject of tuning has two measurements" in refusal(root)
 
 
 @pytest.mark.parametrize("how", ["absent", "null type", "all null"])
