@@ -232,7 +232,7 @@ def _told(path: Path) -> str:
     """Name a file; one of a record, whose name is a subject's, by its place among the others."""
     if not _is_record(path):
         return str(path)
-    place = sorted(path.parent.glob("*.txt")).index(path) + 1
+    place = sum(other < path for other in path.parent.glob("*.txt")) + 1
     return f"{path.parent}, file {place} of those that end in .txt, by name"
 
 

@@ -4,11 +4,12 @@ A figure from another machine is wrong by a factor; a few steps of the very mode
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from cvmae.infer.hidden import restore_hidden
 from cvmae.infer.histories import last_moments
 from cvmae.infer.pooling import Pooling
 from cvmae.meds.dataset import Source
-from cvmae.meds.reading import read_unit, read_unit_and_subjects
+from cvmae.meds.measurements import Measurements
+from cvmae.meds.reading import read_unit
 from cvmae.meds.units import Unit, plan_units
 from cvmae.model.vomae import build_model
 from cvmae.plan.one_run import Amount, CpuTime, cpu_time
@@ -45,9 +47,10 @@ __all__ = [
 MOST = 4096  # measurements of a step that is timed; of a larger one this part
 MOST_MOMENTS, MOST_SCORED = 256, 64  # subjects that are embedded; scored, or restored
 MOST_UNITS = 32  # that are looked into for these
-ROUNDS, MOST_SECONDS = 24, 5.0
+ROUNDS, MOST_SECONDS, STEP = 24, 5.0, 8
 SIGMA = 1.65  # of the logarithm of a patient's measurements, as in MIMIC-IV
 CPU = torch.device("cpu")
+Prepared = TypeVar("Prepared")
 
 # Shape letters beside those of `cvmae.arrays`: Q quantiles.
 
@@ -132,44 +135,35 @@ def slowest_of(num_ranks: int, seconds: Sequence[float]) -> float:
 
 
 def embedding_seconds(
-    model: Loaded, source: Source, unit: Unit, pooling: Pooling
+    model: Loaded, source: Source, units: Sequence[Unit], pooling: Pooling
 ) -> tuple[float, float]:
     """Time on a CPU what reading a unit takes, and embedding one of its subjects; in seconds."""
-    lookup = model.fitted.statistics.lookup
-    read_unit_and_subjects(source, unit, lookup, ASKED)  # what is compiled at first is compiled
-    begin = time.perf_counter()
-    measurements, _, _ = read_unit_and_subjects(source, unit, lookup, ASKED)
-    reading = time.perf_counter() - begin
-    moments = last_moments(measurements)
-    some = moments.take(np.arange(min(moments.num_moments, MOST_MOMENTS)))
+    reading, found = _read_some(model, source, units)
+    moments = last_moments(found)
     with _threads(model.config.train.num_threads):
-        embed_moments(model, measurements, some.take(np.arange(1)), [pooling])
-        begin = time.perf_counter()
-        embed_moments(model, measurements, some, [pooling])
-        taken = time.perf_counter() - begin
-    return reading, taken / max(some.num_moments, 1)
+        each = _mean_seconds(
+            lambda number: moments.take(np.arange(number)),
+            lambda some: embed_moments(model, found, some, [pooling]),
+            min(moments.num_moments, MOST_MOMENTS),
+        )
+    return reading, each
 
 
 def restoring_seconds(
-    model: Loaded, source: Source, unit: Unit, config: Config
+    model: Loaded, source: Source, units: Sequence[Unit], config: Config
 ) -> tuple[float, float]:
     """Time on a CPU what reading a unit takes, and restoring hidden values of one of its subjects.
 
     See `restore_hidden` for what `config` says; in seconds.
     """
-    lookup = model.fitted.statistics.lookup
-    read_unit(source, unit, lookup, ASKED)  # what is compiled at first is compiled
-    begin = time.perf_counter()
-    found, _ = read_unit(source, unit, lookup, ASKED)
-    reading = time.perf_counter() - begin
-    some_S = found.subject_id_S[:MOST_SCORED]
-    few, _ = read_unit(replace(source, members={ASKED: np.sort(some_S)}), unit, lookup, ASKED)
+    reading, found = _read_some(model, source, units)
     with _threads(model.config.train.num_threads):
-        restore_hidden(model, few, config)
-        begin = time.perf_counter()
-        restore_hidden(model, few, config)
-        taken = time.perf_counter() - begin
-    return reading, taken / max(len(some_S), 1)
+        each = _mean_seconds(
+            lambda number: _first(found, number),
+            lambda few: restore_hidden(model, few, config),
+            min(len(found.subject_id_S), MOST_SCORED),
+        )
+    return reading, each
 
 
 def scoring_seconds(compared: Comparison, config: Config, columns: Sequence[Column]) -> float:
@@ -178,31 +172,89 @@ def scoring_seconds(compared: Comparison, config: Config, columns: Sequence[Colu
     Returns:
         The mean of a few subjects; 0 where the looked at units hold none.
     """
-    split, asked = config.evaluate.split, config.evaluate
-    units = plan_units(compared.dataset, config.data.unit_rows)
-    source = compared.dataset.source
-    for unit in units[:: max(1, len(units) // MOST_UNITS)]:
-        found, _ = read_unit(source, unit, compared.statistics.lookup, split)
-        if not len(found.subject_id_S):
-            continue
-        some_S = found.subject_id_S[:MOST_SCORED]
-        own = partial(
-            score_unit,
-            unit,
-            split=split,
-            seed=asked.seed,
-            contestants=compared.contestants,
-            statistics=compared.statistics,
-            sequence_length=asked.sequence_length,
-            device="cpu",
-        )
-        few = replace(source, members={split: np.sort(some_S)})
-        own(source=replace(source, members={split: some_S[:1]}), columns=columns)
+    split, asked, source = config.evaluate.split, config.evaluate, compared.dataset.source
+    found_U = (
+        (unit, read_unit(source, unit, compared.statistics.lookup, split)[0].subject_id_S)
+        for unit in _spread(plan_units(compared.dataset, config.data.unit_rows))
+    )
+    unit, subject_S = next((both for both in found_U if len(both[1])), (None, ()))
+    if unit is None:
+        return 0.0
+    score = partial(
+        score_unit,
+        unit,
+        split=split,
+        seed=asked.seed,
+        contestants=compared.contestants,
+        statistics=compared.statistics,
+        sequence_length=asked.sequence_length,
+        device="cpu",
+    )
+    begin = time.perf_counter()
+    score(source=source, columns=())  # reads, and does nothing else
+    return _mean_seconds(
+        lambda number: replace(source, members={split: np.sort(subject_S[:number])}),
+        lambda few: score(source=few, columns=columns),
+        min(len(subject_S), MOST_SCORED),
+        beside=time.perf_counter() - begin,
+    )
+
+
+def _read_some(model: Loaded, source: Source, units: Sequence[Unit]) -> tuple[float, Measurements]:
+    """Read units until one holds a measurement; return the seconds that it took, and these."""
+    lookup = model.fitted.statistics.lookup
+    found, _ = read_unit(source, units[0], lookup, ASKED)  # what is compiled at first is compiled
+    reading = 0.0
+    for unit in _spread(units):
         begin = time.perf_counter()
-        own(source=few, columns=())  # reads, and does nothing else
-        read = time.perf_counter()
-        own(source=few, columns=columns)
-        return max(time.perf_counter() - read - (read - begin), 0.0) / len(some_S)
+        found, _ = read_unit(source, unit, lookup, ASKED)
+        reading = time.perf_counter() - begin
+        if len(found.subject_id_S):
+            break
+    return reading, found
+
+
+def _first(measurements: Measurements, number: int) -> Measurements:
+    """Return those of the first so many subjects."""
+    end = measurements.offsets_S[number]
+    return Measurements(
+        subject_id_S=measurements.subject_id_S[:number],
+        offsets_S=measurements.offsets_S[: number + 1],
+        code_index_N=measurements.code_index_N[:end],
+        time_us_N=measurements.time_us_N[:end],
+        numeric_value_N=measurements.numeric_value_N[:end],
+    )
+
+
+def _spread(units: Sequence[Unit]) -> Sequence[Unit]:
+    """Return some of many units, from the middle on."""
+    middle = len(units) // 2
+    return [*units[middle:], *units[:middle]][:: max(1, len(units) // MOST_UNITS)]
+
+
+def _mean_seconds(
+    prepare: Callable[[int], Prepared],
+    work: Callable[[Prepared], object],
+    number: int,
+    beside: float = 0.0,
+) -> float:
+    """Return what one of so many takes: of one alone, of eight and so on while time allows.
+
+    Args:
+        prepare: Returns what some of them are worked off by.
+        work: What is timed.
+        number: How many there are.
+        beside: What is in the time and does not count.
+    """
+    some = 1
+    while number:
+        prepared = prepare(some)
+        begin = time.perf_counter()
+        work(prepared)
+        taken = time.perf_counter() - begin
+        if some >= number or taken > MOST_SECONDS / STEP:
+            return max(taken - beside, 0.0) / some
+        some = min(some * STEP, number)
     return 0.0
 
 
@@ -212,9 +264,9 @@ def _rounds(engine: Engine, batches: Iterable[Batch]) -> list[float]:
         begin = time.perf_counter()
         engine.step([batch], number)
         taken.append(time.perf_counter() - begin)
-        if sum(taken) > MOST_SECONDS and number:
+        if sum(taken) > MOST_SECONDS:
             break
-    return taken[1:]  # the first one meets everything for the first time
+    return taken[1:] or taken  # the first one meets everything for the first time
 
 
 def _random_batch(

@@ -13,6 +13,7 @@ from cvmae.config import Config, resolved_path
 from cvmae.dry_run.sections import cluster_section, cores_here, data_section, output_section
 from cvmae.dry_run.timing import embedding_seconds, restoring_seconds, scoring_seconds
 from cvmae.evaluate.evaluate import Comparison, find_comparison
+from cvmae.evaluate.models import device_of as where_models_score
 from cvmae.evaluate.own_masks import declare_columns
 from cvmae.evaluate.report import page
 from cvmae.infer import embed_set, impute_set
@@ -21,13 +22,14 @@ from cvmae.infer.card import CARD
 from cvmae.infer.embed import ASKED
 from cvmae.infer.export import find_model
 from cvmae.infer.frames import read_asked_file
-from cvmae.infer.impute_report import REPORT
+from cvmae.infer.impute_report import COVERAGE, REPORT
 from cvmae.infer.pooling import refuse_pooling, width_of
 from cvmae.infer.restoring import refuse_imputing
 from cvmae.infer.unit_files import units_there
 from cvmae.infer.unit_job import (
     Numbered,
     UnitJob,
+    device_of,
     held_folder,
     load_unchanged,
     open_data,
@@ -37,12 +39,12 @@ from cvmae.infer.unit_job import (
     units_asked,
 )
 from cvmae.meds.dataset import Dataset, Source
-from cvmae.meds.units import plan_units
+from cvmae.meds.units import Unit, plan_units
 from cvmae.plan.inputs import INPUTS
 from cvmae.plan.lines import Line, Section, hours_line
 from cvmae.plan.memory import num_parameters
 from cvmae.runtime.tables import counted
-from cvmae.storage.folders import join
+from cvmae.storage.folders import is_file, join
 from cvmae.storage.output import output_folder
 
 __all__ = ["embed_asked", "evaluate_asked", "export_asked", "impute_asked"]
@@ -85,7 +87,7 @@ def evaluate_asked(config: Config) -> Iterator[Section]:
                 why=", ".join(task.name for task in compared.tasks) or "evaluate.labels is empty",
             ),
         ]
-        if not config.scaling.use_gpu:
+        if where_models_score(config.scaling) == "cpu":
             lines.append(_evaluation_hours(config, compared))
         yield Section(title="what is compared", lines=lines)
         files = [
@@ -150,25 +152,37 @@ def embed_asked(config: Config) -> Iterator[Section]:
         units = units_asked(plan_units(dataset, config.data.unit_rows), subject_S)
         if units and device == "cpu":
             source = Source(root=dataset.root, members={ASKED: subject_S})
-            lines.append(_embedding_hours(config, model, source, units, moments))
+            waiting = _waiting(embed_set.JOB, config, units)
+            lines.append(_embedding_hours(config, model, source, waiting, moments / len(units)))
         report = ("report.json", "how the data set and the model's vocabulary agree")
         yield from _units_asked(embed_set.JOB, config, dataset, subject_S, lines, [report])
 
 
 def _embedding_hours(
-    config: Config, model: Loaded, source: Source, units: Sequence[Numbered], moments: int
+    config: Config, model: Loaded, source: Source, units: Sequence[Unit], in_unit: float
 ) -> Line:
-    """Return how long all units take, by a part of one that is embedded here and now."""
-    seconds = embedding_seconds(model, source, units[len(units) // 2][1], config.infer.pooling)
-    return _hours_of_units(config, seconds, len(units), moments, "an embedding")
+    """Return how long units take, by a part of one that is embedded here and now.
+
+    Args:
+        config: Of the verb.
+        model: That embeds.
+        source: Of whom.
+        units: That are left.
+        in_unit: Embeddings of each, in the mean.
+    """
+    seconds = (0.0, 0.0)
+    if units:
+        seconds = embedding_seconds(model, source, units, config.infer.pooling)
+    return _hours_of_units(config, seconds, len(units), in_unit * len(units), "an embedding")
 
 
 def _restoring_hours(
     config: Config, model: Loaded, dataset: Dataset, splits: Sequence[str], own_S: Ints
 ) -> Line:
-    """Return how long restoring takes at most, by subjects whose values are restored here and now.
+    """Return how long restoring takes, by subjects whose values are restored here and now.
 
-    At most, as if rows were missing in all windows of those who are asked for.
+    As if a share of the values of those who are asked for were missing; many times of a subject
+    that lie apart, or before its first measurement, take more.
 
     Args:
         config: Of the verb.
@@ -180,21 +194,30 @@ def _restoring_hours(
     everybody_S = subjects_asked(dataset, None)
     units = plan_units(dataset, config.data.unit_rows)
     of_all = Source(root=dataset.root, members={ASKED: everybody_S})
-    seconds = restoring_seconds(model, of_all, units[len(units) // 2], config)
-    subjects = len(own_S) + sum(dataset.num_subjects[split] for split in splits)
-    readings = len(units_asked(units, own_S)) + len(splits) * len(units)
+    seconds = restoring_seconds(model, of_all, units, config)
+    own = units_asked(units, own_S)
+    waiting = _waiting(impute_set.JOB, config, own)
+    subjects = len(own_S) * len(waiting) / max(len(own), 1)
+    subjects += sum(dataset.num_subjects[split] for split in splits)
+    readings = len(waiting) + len(splits) * len(units)
     return _hours_of_units(config, seconds, readings, subjects, "a subject")
 
 
+def _waiting(job: UnitJob, config: Config, own: Sequence[Numbered]) -> list[Unit]:
+    """Return the units of a job that are not there yet."""
+    there = units_there(join(config.output_dir, job.folder), [number for number, _ in own])
+    return [unit for number, unit in own if number not in there]
+
+
 def _hours_of_units(
-    config: Config, seconds: tuple[float, float], num_units: int, number: int, what: str
+    config: Config, seconds: tuple[float, float], num_units: int, number: float, what: str
 ) -> Line:
     reading, each = seconds
     at_once = min(max(config.scaling.num_workers, 1), cores_here(config.scaling))
     return hours_line(
         (num_units * reading + number * each) / at_once / 3600,
         f"{counted(num_units, 'unit')} of {reading:.2g} s to read, {at_once:g} at a time; "
-        f"{number:,} x {each * 1e3:.2g} ms for {what}, as timed here just now",
+        f"{number:,.0f} x {each * 1e3:.2g} ms for {what}, as timed here just now",
     )
 
 
@@ -218,6 +241,8 @@ def impute_asked(config: Config) -> Iterator[Section]:
         lines.append(Line(name="level of intervals", value=level, why=how))
         if device == "cpu":
             held = [held_out_split] if source == impute_set.OF_MODEL else [held_out_split, source]
+            if is_file(join(config.output_dir, COVERAGE)):
+                held = []
             lines.append(_restoring_hours(config, model, dataset, held, subject_S))
         files = [(REPORT, "what became of the rows, and what intervals hold of held-out values")]
         yield from _units_asked(impute_set.JOB, config, dataset, subject_S, lines, files)
@@ -242,7 +267,7 @@ def export_asked(config: Config) -> Iterator[Section]:
         if found.dataset:
             yield data_section(found.dataset, config.data.unit_rows)[0]
             yield cluster_section(config.scaling)
-            if not config.scaling.use_gpu:
+            if device_of(config.scaling) == "cpu":
                 splits, nobody_S = [tuning_split], np.empty(0, np.int64)
                 lines.append(_restoring_hours(config, model, found.dataset, splits, nobody_S))
         yield Section(title="the model", lines=lines)

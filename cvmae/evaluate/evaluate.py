@@ -40,6 +40,7 @@ from cvmae.evaluate.report.downstream_section import downstream_table
 from cvmae.evaluate.report.page import REPORT, methods_table, write_report
 from cvmae.evaluate.results import Results, Settings, build_results, to_json
 from cvmae.evaluate.to_runs import run_results
+from cvmae.infer.embed import may_hold
 from cvmae.infer.matching import require_common_code
 from cvmae.meds.code_names import code_names
 from cvmae.meds.dataset import Dataset, open_dataset
@@ -110,9 +111,10 @@ def find_comparison(config: Config, folder: str) -> Comparison:
     root = config.data.root or load(choose_reference(contestants), "cpu").config.data.root
     refuse_in_data_set(folder, root)
     dataset = open_dataset(root, [config.evaluate.split])
+    asked_S = dataset.members[config.evaluate.split]
     require_common_code(
         dataset.source,
-        plan_units(dataset, config.data.unit_rows),
+        [unit for unit in plan_units(dataset, config.data.unit_rows) if may_hold(unit, asked_S)],
         statistics,
         config.evaluate.split,
         replace(config.scaling, num_workers=0),  # a dry run starts no Ray, and is to refuse it, too

@@ -144,7 +144,7 @@ def _code_entries(matching: Matching, residuals: Residuals, tested: Tested) -> l
 
 def _left_out(counts: Mapping[str, int]) -> list[str]:
     said = {
-        "rows_nothing_known": "null: no measurement of the subject to go by",
+        "rows_nothing_known": "null: no measurement of the subject to go by, or none until then",
         "rows_of_absent_subjects": "null: the data set does not have the subject",
         "rows_measured_beside": "left out: the same code has a value at the same time",
         "rows_without_time": "left out: neither a value nor a time",

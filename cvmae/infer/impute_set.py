@@ -48,7 +48,7 @@ from cvmae.runtime.map_units import map_with
 from cvmae.runtime.start_ray import start_ray
 from cvmae.runtime.tables import counted
 from cvmae.statistics.residuals import Residuals
-from cvmae.storage.folders import is_file, join, local_copy, remove_folder, written
+from cvmae.storage.folders import is_file, join, local_copy, remove_aside, remove_folder, written
 
 __all__ = ["JOB", "facts_of", "impute", "residuals_of"]
 
@@ -183,6 +183,8 @@ def _test(config: Config, model: Loaded, dataset: Dataset, device: str, source: 
     """
     path = join(config.output_dir, RESIDUALS)
     parts = join(config.output_dir, FOLDER, CALIBRATION)
+    for split in (tuning_split, held_out_split):
+        remove_aside(join(parts, split))
     calibration = Calibration(
         model=model, dataset=dataset, config=config, device=device, folder=parts
     )

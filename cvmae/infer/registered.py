@@ -16,7 +16,7 @@ from cvmae.tracking.journal import Journal
 from cvmae.tracking.origin import first_line
 from cvmae.tracking.results import run_folder_of, run_settings
 from cvmae.tracking.sqlite import sqlite_path
-from cvmae.tracking.store import before_mlflow, name_store
+from cvmae.tracking.store import before_mlflow, named_store, require_database_folder
 
 __all__ = ["Registry", "find_registry", "is_in_mlflow", "model_in_mlflow", "register"]
 
@@ -61,7 +61,8 @@ def find_registry(config: Config, path: str) -> Registry:
         )
     # A user's own is taken with its password; whatever it is, it is named for all processes alike.
     tracking = replace(config.tracking, uri=uri)
-    named = name_store(replace(config, tracking=tracking))
+    named = named_store(replace(config, tracking=tracking))
+    require_database_folder(replace(config, tracking=tracking), named.tracking.uri)
     return Registry(
         name=name,
         uri=named.tracking.uri,

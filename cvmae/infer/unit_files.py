@@ -93,7 +93,9 @@ def _undamaged(path: str) -> Iterator[None]:
     try:
         with reading(path):
             yield
-    except RefusedDataError:
+    except RefusedDataError as error:
+        if error.what.startswith("may not be read"):
+            raise
         job = path.rpartition("/")[0].rpartition("/")[0]
         raise ValueError(
             f"{path} is cut short, damaged or no file of this job: remove it, and --resume {job} "

@@ -33,6 +33,7 @@ __all__ = [
     "named_store",
     "open_tracker",
     "prepare_store",
+    "require_database_folder",
     "store_uri",
 ]
 
@@ -61,10 +62,24 @@ def name_store(config: Config) -> Config:
             it would be made with it, where nobody looks for it.
     """
     named = named_store(config)
-    uri = named.tracking.uri
+    if store_uri(named):
+        require_database_folder(config, named.tracking.uri)
+    return named
+
+
+def require_database_folder(config: Config, uri: str) -> None:
+    """Refuse a database in a folder that is not there.
+
+    Args:
+        config: As it was given, with or without `tracking.uri`.
+        uri: Of the store, as `named_store` names it.
+
+    Raises:
+        ValueError: See `name_store`.
+    """
     folder = Path(sqlite_path(uri) or "/").parent
     if folder.is_dir() or folder.is_relative_to(resolved_path(config.output_dir)):
-        return named
+        return
     shown = f"{'tracking.uri' if config.tracking.uri else 'MLFLOW_TRACKING_URI'}={uri!r}"
     if config.resume:
         raise ValueError(

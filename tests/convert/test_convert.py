@@ -10,6 +10,7 @@ import pytest
 
 from cvmae.command_line import run_job
 from cvmae.config import PRESETS, override
+from cvmae.convert import physionet2012
 from cvmae.convert.convert import convert
 from cvmae.convert.physionet2012_codes import UNIT_TYPES, VARIABLES, describe_codes
 from cvmae.convert.settings import ConvertConfig
@@ -297,3 +298,10 @@ def test_rebuilt_records_of_the_shared_set_become_its_rows_again(real_data, tmp_
 def test_codes_are_described_as_in_the_shared_set(real_data):
     expected = pq.read_table(real_data / "physionet2012" / "metadata" / "codes.parquet")
     assert describe_codes().to_pylist() == expected.sort_by("code").to_pylist()
+
+
+def test_a_record_that_is_gone_is_told_of_by_its_place_alone(tmp_path):
+    for name in ("132539.txt", "132541.txt"):
+        (tmp_path / name).touch()
+    gone = tmp_path / "132540.txt"
+    assert physionet2012._told(gone) == f"{tmp_path}, file 2 of those that end in .txt, by name"

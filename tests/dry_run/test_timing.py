@@ -97,43 +97,93 @@ def test_a_step_is_really_taken_and_threads_are_left_as_they_were():
     assert torch.get_num_threads() == threads
 
 
-def test_an_embedding_is_timed_on_one_unit(run, hospital, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Let time pass only in what is timed; return what moves it."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def pass_by(seconds):
+        now[0] += seconds
+
+    return pass_by
+
+
+def of_everybody(run, hospital):
     model, dataset = load_model(run.output_dir), open_dataset(hospital)
     everybody = np.sort(np.concatenate(list(dataset.members.values())))
     units = plan_units(dataset, run.data.unit_rows)
-    source = Source(root=dataset.root, members={ASKED: everybody})
+    return model, Source(root=dataset.root, members={ASKED: everybody}), units
+
+
+def test_more_and_more_are_timed_as_long_as_time_allows(clock):
+    sizes = []
+
+    def work(number):
+        sizes.append(number)
+        clock(0.01 * number)
+
+    assert timing._mean_seconds(lambda number: number, work, 100) == pytest.approx(0.01)
+    assert sizes == [1, 8, 64]  # the last of which took its share of the time
+    sizes.clear()
+    assert timing._mean_seconds(lambda number: number, work, 20) == pytest.approx(0.01)
+    assert sizes == [1, 8, 20]
+    sizes.clear()
+    slow = timing._mean_seconds(lambda number: number, lambda number: clock(60.0), 100, beside=20.0)
+    assert slow == 40
+    assert timing._mean_seconds(lambda number: number, work, 0) == 0
+    assert sizes == []
+
+
+def test_a_step_that_takes_long_is_taken_once(clock):
+    steps = []
+
+    class Engine:
+        def step(self, batches, number):
+            steps.append(number)
+            clock(100.0)
+
+    assert timing._rounds(Engine(), [None] * 9) == [100.0]
+    assert steps == [0]
+
+
+def test_an_embedding_is_timed_on_one_unit(run, hospital, monkeypatch, clock):
+    model, source, units = of_everybody(run, hospital)
     sizes = []
 
     def embed(loaded, measurements, moments, poolings):
         sizes.append(moments.num_moments)
+        clock(0.1 * moments.num_moments)
 
-    clock = iter([0.0, 0.25, 1.0, 3.0])
     monkeypatch.setattr(timing, "embed_moments", embed)
     monkeypatch.setattr(timing, "MOST_MOMENTS", 5)
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert embedding_seconds(model, source, units[0], "mean") == (0.25, 2.0 / 5)
+    assert embedding_seconds(model, source, units, "mean") == (0.0, pytest.approx(0.1))
     assert sizes == [1, 5]
 
 
-def test_values_of_a_few_subjects_are_restored(run, hospital, monkeypatch):
-    model, dataset = load_model(run.output_dir), open_dataset(hospital)
-    everybody = np.sort(np.concatenate(list(dataset.members.values())))
-    unit = plan_units(dataset, run.data.unit_rows)[0]
-    source = Source(root=dataset.root, members={ASKED: everybody})
+def test_of_units_without_a_subject_none_is_embedded(run, hospital, monkeypatch, clock):
+    model, source, units = of_everybody(run, hospital)
+    nobody = Source(root=source.root, members={ASKED: np.array([-1])})
+    assert embedding_seconds(model, nobody, units, "mean")[1] == 0
+    assert restoring_seconds(model, nobody, units, run)[1] == 0
+
+
+def test_values_of_a_few_subjects_are_restored(run, hospital, monkeypatch, clock):
+    model, source, units = of_everybody(run, hospital)
     sizes = []
 
     def restore(loaded, measurements, config):
         sizes.append(len(measurements.subject_id_S))
+        assert measurements.offsets_S[-1] == len(measurements.numeric_value_N)
+        clock(0.2 * len(measurements.subject_id_S))
 
-    clock = iter([0.0, 0.25, 1.0, 3.0])
     monkeypatch.setattr(timing, "restore_hidden", restore)
     monkeypatch.setattr(timing, "MOST_SCORED", 5)
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert restoring_seconds(model, source, unit, run) == (0.25, 2.0 / 5)
-    assert sizes == [5, 5]
+    assert restoring_seconds(model, source, units, run) == (0.0, pytest.approx(0.2))
+    assert sizes[0] == 1
 
 
-def test_a_few_subjects_are_scored_under_all_columns(run, hospital, tmp_path, monkeypatch):
+def test_a_few_subjects_are_scored_under_all_columns(run, hospital, tmp_path, monkeypatch, clock):
     changes = {"evaluate.checkpoints": (f"cv={run.output_dir}",), "output_dir": str(tmp_path)}
     config = override(run, changes)
     compared = find_comparison(config, str(tmp_path))
@@ -141,11 +191,11 @@ def test_a_few_subjects_are_scored_under_all_columns(run, hospital, tmp_path, mo
 
     def score(unit, *, source, split, columns, **given):
         seen.append((len(source.members[split]), len(columns)))
+        clock(0.05 + 0.01 * len(source.members[split]) * len(columns))
 
-    clock = iter([0.0, 1.0, 4.0])
     monkeypatch.setattr(timing, "score_unit", score)
     monkeypatch.setattr(timing, "MOST_SCORED", 4)
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    # 3 s with reading, which takes 1 s by itself.
-    assert scoring_seconds(compared, config, ("uniform", "own")) == 2 / 4
-    assert seen == [(1, 2), (4, 0), (4, 2)]
+    # Reading takes 0.05 s by itself.
+    assert scoring_seconds(compared, config, ("uniform", "own")) == pytest.approx(0.02)
+    assert seen[1:] == [(1, 2), (4, 2)]
+    assert seen[0][1] == 0

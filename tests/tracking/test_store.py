@@ -63,6 +63,8 @@ def test_a_database_in_a_folder_that_is_not_there_is_refused_and_not_made(
     # The folder of the run itself is made with the run.
     own = f"sqlite:///{tmp_path}/new/tracking/own.db"
     assert name(own, output_dir=tmp_path / "new") == own
+    # In one process MLflow is not written.
+    assert name(wrong, **{"scaling.num_workers": 0}) == wrong
 
 
 @pytest.mark.parametrize("uri", ["file:///runs/mlruns", "file:mlruns", "./mlruns", "runs.db"])
