@@ -297,7 +297,7 @@ def test_a_model_whose_weights_are_no_numbers_embeds_nothing(settings, tmp_path)
     ("changes", "error", "message"),
     [
         ({"infer.checkpoint": ""}, ValueError, "infer.checkpoint is empty"),
-        ({"infer.checkpoint": "nowhere"}, FileNotFoundError, "no whole checkpoint"),
+        ({"infer.checkpoint": "nowhere"}, FileNotFoundError, "there is no such folder"),
         ({"infer.labels": "nowhere"}, FileNotFoundError, "holds no label set"),
         ({"output_dir": ""}, ValueError, "output_dir is empty"),
     ],

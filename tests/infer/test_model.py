@@ -156,6 +156,7 @@ def test_of_a_fine_tuning_the_best_epoch_is_handed_on(run, tmp_path, monkeypatch
         return tuned
 
     monkeypatch.setattr("cvmae.infer.export.load_model", remember)
+    monkeypatch.setattr("cvmae.infer.export.checkpoint_stamp", lambda path, given: "stamp")
     write_config(tuned.config, tmp_path / "config.yaml")
     config = override(
         PRESETS["paper"], {"infer.checkpoint": tmp_path, "output_dir": tmp_path / "out"}
