@@ -19,6 +19,7 @@ __all__ = [
     "has_note",
     "own_ray_named",
     "put_note",
+    "quiet_exit",
     "quiet_report_callback",
     "task_attempt",
     "trial_actor",
@@ -78,11 +79,12 @@ def quiet_report_callback() -> Any:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     callback = TuneReportCallback()
-    callback._training_actor_item_queue.actor.__ray_call__.remote(_say_nothing_of_what_is_ignored)
+    callback._training_actor_item_queue.actor.__ray_call__.remote(quiet_exit)
     return callback
 
 
-def _say_nothing_of_what_is_ignored(actor: Any) -> None:
+def quiet_exit(actor: Any = None) -> None:
+    """Let this process, whose work is done, say nothing of exceptions that are ignored."""
     sys.unraisablehook = lambda unraisable: None
 
 

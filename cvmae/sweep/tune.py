@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from cvmae.config import Config
 from cvmae.runtime.logs import setup_logging
-from cvmae.runtime.ray_hooks import trial_actor
+from cvmae.runtime.ray_hooks import quiet_exit, trial_actor
 from cvmae.runtime.start_ray import alive_nodes
 from cvmae.statistics.fitted import TrainingData
 from cvmae.sweep.attempt import Attempt
@@ -91,7 +91,9 @@ def _trial(
     settings: dict[str, Any], trials: dict[str, Trial], parent_run_id: str, data: TrainingData
 ) -> None:
     setup_logging(logging.WARNING)  # the sweep's table says how far it is
-    tune.report({"error": run_trial(trials[settings["trial"]], parent_run_id, data)})
+    error = run_trial(trials[settings["trial"]], parent_run_id, data)
+    quiet_exit()  # Ray's signal to end may meet it on its way out
+    tune.report({"error": error})
 
 
 def _trial_name(trial: Any) -> str:

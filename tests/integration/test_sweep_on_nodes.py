@@ -53,6 +53,23 @@ def finished(folder: Path) -> set[str]:
     return {path.parents[1].name for path in folder.glob("trials/*/tables/code_metrics.json")}
 
 
+def without_exits(said: str) -> list[str]:
+    """Return lines but for tracebacks of processes that a signal of Ray met on their way out.
+
+    On a starved machine that may be any of them, and Python says that it ignores it.
+    """
+    kept, leaving = [], ""
+    for line in said.splitlines():
+        process = line.partition(")")[0]
+        if "Exception ignored in" in line:
+            leaving = process
+        if not leaving or process != leaving:
+            kept.append(line)
+        elif "SystemExit" in line:
+            leaving = ""
+    return kept
+
+
 def test_a_submitted_sweep_whose_driver_is_killed_resumes_on_two_nodes(
     two_nodes, hospital, tmp_path
 ):
@@ -87,7 +104,7 @@ def test_a_submitted_sweep_whose_driver_is_killed_resumes_on_two_nodes(
     assert {path: path.stat().st_mtime_ns for path in written} == stamps  # not repeated
     assert "cv lr 0.0005" in said
     assert re.search(r"\d+ of 12 done, \d running, ETA \d\d:\d\d:\d\d", said)
-    assert [line for line in said.splitlines() if FROM_RAY.search(line)] == []
+    assert [line for line in without_exits(said) if FROM_RAY.search(line)] == []
     ray.init(address=two_nodes.address, logging_level="error", log_to_driver=False)
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
     ray.shutdown()
