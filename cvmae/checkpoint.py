@@ -319,14 +319,16 @@ def _whole_checkpoints(
 def _why_none(path: str | Path) -> str:
     if not exists(path):
         return ": there is no such folder: give a run folder, or one checkpoint of it"
+    if is_file(path):
+        return " is a file: give a run folder, or one checkpoint of it"
     why = (
         " holds no whole checkpoint: expected a run folder with checkpoints/step_*, or one "
         f"checkpoint with {MANIFEST} and what it lists"
     )
     if is_file(join(path, SWEEP)) or names(join(path, TRIALS)):
         return f"{why}; this is a sweep, a folder of runs: take one of {TRIALS}/ in it"
-    runs = (name for name in names(path) if _steps(join(path, name)))
-    run = next(runs, "")
+    children = (name for name in names(path) if not is_file(join(path, name)))
+    run = next((name for name in children if _steps(join(path, name))), "")
     return f"{why}; this is a folder of runs: take one of them, such as {run}" if run else why
 
 

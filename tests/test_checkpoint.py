@@ -358,3 +358,11 @@ def test_a_manifest_lists_every_file_with_the_hash_that_other_tools_show(save):
         assert shown == [entry["sha256"] for entry in files.values()]
     with open_checkpoint(folder) as same:
         assert same == folder
+
+
+def test_a_file_in_the_place_of_a_run_is_said_to_be_one(tmp_path):
+    (tmp_path / "run").write_text("no folder")
+    with pytest.raises(FileNotFoundError, match="run is a file: give a run folder"):
+        find_checkpoint(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+        find_checkpoint(tmp_path)  # where the file is
