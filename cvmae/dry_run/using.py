@@ -292,10 +292,10 @@ def _units_asked(
     section, units = data_section(dataset, config.data.unit_rows)
     yield section
     yield cluster_section(config.scaling)
-    own = [number for number, _ in units_asked(units, subject_S)]
-    there = len(units_there(join(config.output_dir, job.folder), own))
-    how = f"{there} of {len(own)} are there"
-    waiting = Line(name=f"units to {job.verb}", value=len(own) - there, why=how)
+    own = units_asked(units, subject_S)
+    left = len(_waiting(job, config, own))
+    how = f"{len(own) - left} of {len(own)} are there"
+    waiting = Line(name=f"units to {job.verb}", value=left, why=how)
     yield Section(title=f"what {job.verb} makes", lines=[*lines, waiting])
     yield output_section(
         config, [(f"{job.folder}/", f"{counted(len(own), 'file')}, one a unit"), *files]
